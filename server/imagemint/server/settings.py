@@ -1,15 +1,26 @@
 """Settings of ``imagemint serve``. The command builds and validates them once."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from imagemint.server.repository_addresses import check_address, is_address
 
-_ADDRESS = r"^(.+):(\d{1,5})$"
-_COLLECTOR = r"^https?://[^/@\s]+:\d{1,5}$"
+_ADDRESS = re.compile(r"(.+):(\d{1,5})")
+_COLLECTOR = re.compile(r"https?://[^/@\s]+:\d{1,5}")
+# As browsers spell it: in lower case, and without a path.
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^A-Z/?#@\s]+")
 _LARGEST_PORT = 65_535
 _LARGEST_BATCH = 65_536
 _MOST_SIZES = 64
@@ -23,7 +34,28 @@ _LONGEST_S = 10**6
 # 99th percentile latency is a tenth lower; see docs/notes/serving-performance.md.
 _CPU_BATCH = 32
 _GPU_BATCH = 64
-_POLICY = r"^(all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*)$"
+_POLICY = re.compile(r"all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*")
+_VARIANT = re.compile(r"[a-z0-9-]{1,32}")
+
+
+def _spelled(form: re.Pattern[str], wanted: str) -> AfterValidator:
+    """Returns a check that a text has a form, whose error says what is wanted, not the form."""
+
+    def check(text: str) -> str:
+        if form.fullmatch(text) is None:
+            raise ValueError(f"must be {wanted}")
+        return text
+
+    return AfterValidator(check)
+
+
+Address = Annotated[str, _spelled(_ADDRESS, "HOST:PORT")]
+Policy = Annotated[str, _spelled(_POLICY, "all, latest:N, or numbers of versions such as 1,3")]
+Variant = Annotated[str, _spelled(_VARIANT, "auto, reference, or the name of a variant")]
+Origin = Annotated[
+    str, _spelled(_ORIGIN, "* or an origin such as https://example.org, without a path")
+]
+Collector = Annotated[str, _spelled(_COLLECTOR, "http://HOST:PORT or https://HOST:PORT")]
 
 
 def _to_text(value: object) -> object:
@@ -46,18 +78,18 @@ class ServeSettings(BaseModel):
     """PEM file with public Ed25519 keys, as `imagemint sign key` writes them. Bundles that none of
     them signed are refused. The file is read again for each bundle. Default: no signature is
     required."""
-    grpc_address: str = Field(default="127.0.0.1:8001", pattern=_ADDRESS)
+    grpc_address: Address = "127.0.0.1:8001"
     """HOST:PORT of the gRPC services. Port 0 selects a free port."""
-    metrics_address: str = Field(default="127.0.0.1:8002", pattern=_ADDRESS)
+    metrics_address: Address = "127.0.0.1:8002"
     """HOST:PORT of the Prometheus endpoint /metrics. Port 0 selects a free port."""
-    http_address: str | None = Field(default=None, pattern=_ADDRESS)
+    http_address: Address | None = None
     """HOST:PORT of the HTTP interface and its page, usually port 8000. Port 0 selects a free port.
     Default: no HTTP."""
     http_page: bool = True
     """Serve the page at / of the HTTP interface."""
     http_metrics: bool = False
     """Serve /metrics at the HTTP interface too, without an API key. Not with several processes."""
-    http_allow_origins: list[str] = Field(default=[], max_length=_MOST_SIZES)
+    http_allow_origins: list[Origin] = Field(default=[], max_length=_MOST_SIZES)
     """Origins whose pages may call the HTTP interface from a browser (CORS), such as
     https://example.org; * means all. Default: only the server's own page."""
     http_receive_timeout_s: float = Field(default=10.0, ge=_SHORTEST_S, le=_LONGEST_S)
@@ -74,7 +106,7 @@ class ServeSettings(BaseModel):
     """Which of a bundle's graphs serves. reference takes model.onnx. auto takes the variant made
     for the device, such as int8 on a CPU, if the bundle has one; its pixels and serial numbers are
     different."""
-    variants: dict[str, str] = {}
+    variants: dict[str, Variant] = {}
     """Graphs of single models, in place of variant: auto, reference, or the name of one; a bundle
     that lacks it is refused. On the command line mnist=fp32."""
     instances: int | None = Field(default=None, ge=1, le=256)
@@ -133,10 +165,10 @@ class ServeSettings(BaseModel):
     events. explicit: by RepositoryModelLoad and RepositoryModelUnload."""
     poll_interval_s: float = Field(default=5.0, ge=_SHORTEST_S, le=86_400)
     """Time between two scans of the repository, in the modes poll and watch."""
-    version_policy: str = Field(default="all", pattern=_POLICY)
+    version_policy: Policy = "all"
     """Versions to serve: all; latest:N for the newest N that load; or a list of numbers such as
     1,3."""
-    version_policies: dict[str, Annotated[str, Field(pattern=_POLICY)]] = {}
+    version_policies: dict[str, Policy] = {}
     """Version policies of single models; each replaces version_policy. On the command line:
     mnist=latest:2, or a JSON object as in the environment."""
     default_versions: dict[str, Annotated[int, Field(ge=1, lt=10**18)]] = {}
@@ -196,7 +228,7 @@ class ServeSettings(BaseModel):
     access_log: float = Field(default=0.01, ge=0, le=1)
     """Share of successful calls that are logged, selected by request id. Failed calls are always
     logged."""
-    trace_endpoint: str | None = Field(default=None, pattern=_COLLECTOR)
+    trace_endpoint: Collector | None = None
     """OTLP gRPC collector, as http://HOST:PORT or https://HOST:PORT. Needs the extra `trace`.
     Default: no tracing."""
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 from setting_bounds import numbers_of, refused_values
 
-from imagemint.client.settings import gather_settings
+from imagemint.client.settings import UsageError, gather_settings
 from imagemint.server.commands.serve import Serve
 from imagemint.server.settings import ServeSettings, join_address, split_address
 
@@ -192,3 +192,39 @@ def test_load_models_needs_explicit_control():
     """With other controls all models are loaded, so a list would be misleading."""
     with pytest.raises(ValidationError, match="load_models needs model_control explicit"):
         ServeSettings(load_models=["mnist"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--grpc-address", "localhost"], "must be HOST:PORT (got 'localhost')"),
+        (["--version-policy", "latest"], "must be all, latest:N, or numbers"),
+        (["--version-policies", "tiny=latest"], "must be all, latest:N, or numbers"),
+        (["--version-policies", "tiny"], "must be NAME=VALUE"),
+        (["--variants", "tiny="], "must be auto, reference, or the name"),
+        (["--trace-endpoint", "collector:4317"], "must be http://HOST:PORT or"),
+        (["--http-allow-origins", "https://a.example/"], "without a path"),
+        (["--http-allow-origins", "https://A.example"], "without a path"),
+        (["--http-allow-origins", "a.example"], "without a path"),
+    ],
+)
+def test_wrong_text_is_refused_with_its_form(arguments, wanted):
+    """The error names the flag and says what is wanted, in words."""
+    with pytest.raises(UsageError) as caught:
+        gather_settings(Serve, "imagemint serve", arguments)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{arguments[0]}: ")
+    assert wanted in fault
+
+
+def test_pairs_of_a_variable_are_refused_with_their_form(monkeypatch):
+    """A variable holds a JSON object; the error of another text says so."""
+    monkeypatch.setenv("IMAGEMINT_DEFAULT_VERSIONS", "tiny=1")
+    with pytest.raises(UsageError, match=r"IMAGEMINT_DEFAULT_VERSIONS: must be NAME=VALUE"):
+        gather_settings(Serve, "imagemint serve", [])
+
+
+def test_origins_of_browsers_are_accepted():
+    """All origins, those with a port, and that of a page without a host."""
+    origins = ["*", "https://a.example", "http://localhost:3000", "http://[::1]:80", "null"]
+    assert ServeSettings(http_allow_origins=origins).http_allow_origins == origins

@@ -1,6 +1,7 @@
 """Gathers the settings of a command from flags, environment and file, and reports all errors."""
 
 import inspect
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pydantic_settings import (
 from imagemint.client.spelling import suggest
 
 PREFIX = "IMAGEMINT_"
+_PAIRS = 'must be NAME=VALUE as a flag, {"NAME": "VALUE"} as a variable, a table in a file'
 
 CommandT = TypeVar("CommandT", bound=BaseModel)
 
@@ -63,7 +65,8 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
         variables = _Variables(sources)()
     except SettingsError as error:
         said = str(error).removeprefix("error parsing CLI: ")
-        raise UsageError(_find_unknown_flags(said, command, prog) or [said]) from None
+        faults = _find_unknown_flags(said, command, prog) or [_describe_pairs(said)]
+        raise UsageError(faults) from None
     path = flags.pop("config", None) or variables.get("config")
     variables.pop("config", None)
     keys = _read_file(sources, Path(path)) if path else {}
@@ -162,6 +165,12 @@ def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[
     ]
 
 
+def _describe_pairs(said: str) -> str:
+    """Returns the fault of a flag whose pairs cannot be read, or the text of another fault."""
+    found = re.match(r"Parsing error encountered for (\w+): ", said)
+    return said if found is None else f"{_to_flag(found[1])}: {_PAIRS}"
+
+
 def _describe_faults(
     command: type[BaseModel], error: ValidationError, origins: Sequence[_Origin]
 ) -> list[str]:
@@ -174,6 +183,8 @@ def _describe_faults(
     lines = []
     for fault in error.errors(include_url=False):
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "dict_type":
+            message = _PAIRS
         if not fault["loc"]:
             lines.append(message)
             continue
