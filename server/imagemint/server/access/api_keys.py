@@ -26,7 +26,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import structlog
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from imagemint.server.file_changes import WatchedFiles, read_file
 
@@ -38,12 +46,24 @@ PREFIX = "imk_"
 _KEY_BYTES = 32
 _LARGEST_FILE = 2**20
 _MOST_CLIENTS = 1_000
+_MOST_FAULTS = 10
 # An operator may paste a key where its digest belongs. No logged error may repeat it.
 _LOOKS_LIKE_KEY = re.compile(rf"{PREFIX}[\w-]{{8,}}")
 # Seconds between two checks of the file. Each check costs a system call.
 _CHECK_INTERVAL_S = 1.0
 
+# As in imagemint.engine.manifest_checks, which the command `imagemint key` does not need.
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _check_models(models: str | list[str]) -> str | list[str]:
+    """Refuses names that no model can have: such a key would be refused everywhere."""
+    wrong = [] if isinstance(models, str) else [m for m in models if not _MODEL_NAME.fullmatch(m)]
+    if wrong:
+        raise ValueError(f'{wrong[0]!r} is not the name of a model; all models are models = "*"')
+    return models
 
 
 def _wrap_in_list(value: object) -> object:
@@ -63,7 +83,7 @@ class Client(BaseModel):
         list[Digest], BeforeValidator(_wrap_in_list), Field(min_length=1, max_length=8)
     ]
     """SHA-256 of the key in lower-case hexadecimal; a list while one key replaces another."""
-    models: Literal["*"] | list[str] = "*"
+    models: Annotated[Literal["*"] | list[str], AfterValidator(_check_models)] = "*"
     """Names of the models that the client may use; "*" for all."""
     rate_images_per_s: float | None = Field(default=None, gt=0, le=1e9)
     """Images per second in the long run. Default: no limit."""
@@ -164,12 +184,18 @@ def _parse(path: Path, content: bytes) -> list[Client]:
     except RecursionError:
         raise KeyFileError(f"{path}: nested too deeply") from None
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        told = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in faults[:10]
-        )
-        raise KeyFileError(f"{path}: {_mask_keys(told)}") from None
+        raise KeyFileError(f"{path}: {describe_faults(error)}") from None
+
+
+def describe_faults(error: ValidationError) -> str:
+    """Returns what is wrong with a client or a file of clients, without keys."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    told = []
+    for fault in faults[:_MOST_FAULTS]:
+        place = ".".join(map(str, fault["loc"]))
+        message = fault["msg"].removeprefix("Value error, ")
+        told.append(f"{place}: {message}" if place else message)
+    return _mask_keys("; ".join(told))
 
 
 def _mask_keys(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
-from imagemint.server.access.api_keys import Client, compute_digest, new_key
+from imagemint.server.access.api_keys import Client, compute_digest, describe_faults, new_key
 
 
 class Key(BaseModel):
@@ -38,8 +38,7 @@ class Key(BaseModel):
         try:
             self._client(compute_digest(""))
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ValueError("; ".join(problems)) from None
+            raise ValueError(describe_faults(error)) from None
         return self
 
     def _client(self, digest: str) -> Client:

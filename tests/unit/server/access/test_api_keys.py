@@ -141,6 +141,8 @@ def test_default_burst_is_a_second_of_the_rate(path, rate, burst, expected):
         (make_entry(max_concurrent_calls='"4"'), "max_concurrent_calls"),
         (make_entry(modles='["mnist"]'), "modles"),
         (make_entry(models='"mnist"'), "models"),
+        (make_entry(models='["mnist", "*"]'), r"key.0.models: '\*' is not the name of a model"),
+        (make_entry(models='[""]'), "models: '' is not"),
         (make_entry(name='a"b'), "line"),
         (make_entry(name="a b"), "name"),
         ("a = " + "[" * 100_000, "nested"),
@@ -286,8 +288,18 @@ def test_command_omits_defaults(capsys):
     assert set(tomllib.loads(capsys.readouterr().out)["key"][0]) == {"name", "sha256"}
 
 
-@pytest.mark.parametrize("arguments", [["a b"], ["a", "--burst-images", "3"], []])
-def test_command_refuses_what_the_file_would_refuse(arguments):
-    """The command checks its arguments before it makes a key."""
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a b"], "name: "),
+        (["a", "--burst-images", "3"], "burst_images requires rate_images_per_s"),
+        (["a", "--models", "mnist,Emoji"], "models: 'Emoji' is not the name of a model"),
+        ([], "required"),
+    ],
+)
+def test_command_refuses_what_the_file_would_refuse(arguments, told):
+    """The command checks its arguments before it makes a key, and says what is wrong."""
+    with pytest.raises(UsageError) as caught:
         gather_settings(Key, "imagemint key", arguments)
+    (fault,) = caught.value.faults
+    assert fault.startswith(told) or told == "required" in fault
