@@ -139,3 +139,38 @@ def test_missing_tls_file_is_an_error(address, tmp_path):
         pytest.raises(FileNotFoundError, match=r"none\.pem"),
     ):
         blocking.models()
+
+
+def test_file_without_pem_is_an_error(address, tmp_path):
+    """A file of another format raises an OSError with its path, instead of a failed connection."""
+    (tmp_path / "roots.der").write_bytes(b"\x30\x82")
+    tls = Tls(tmp_path / "roots.der")
+    with Client(address, tls=tls) as blocking, pytest.raises(OSError, match=r"roots\.der is not a"):
+        blocking.models()
+
+
+async def test_metadata_names_are_lower_case(address, mint):
+    """HTTP spells names as it likes; gRPC demands lower case."""
+    pairs = [("Authorization", "Bearer a"), ("trace-bin", b"\0\n")]
+    async with AsyncClient(address, metadata=pairs) as asynchronous:
+        await asynchronous.models()
+    assert mint.metadata[-1]["authorization"] == "Bearer a"
+    assert mint.metadata[-1]["trace-bin"] == b"\0\n"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("a b", "x"),
+        (":path", "x"),
+        ("", "x"),
+        ("key", "secret\n"),
+        ("key", "s\u00e9cret"),
+        ("k", b"\0"),
+    ],
+)
+def test_metadata_that_cannot_be_sent_is_refused(pair):
+    """The error names the pair, and never shows its value."""
+    with pytest.raises(ValueError, match="metadata: ") as caught:
+        Client("127.0.0.1:1", metadata=[pair])
+    assert "cret" not in str(caught.value)

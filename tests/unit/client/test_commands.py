@@ -65,6 +65,21 @@ def test_api_key_is_sent_with_every_call(imagemint, mint, monkeypatch):
     assert key not in out + err
 
 
+def test_api_key_of_a_file_is_sent_without_its_line_end(imagemint, mint, monkeypatch):
+    """Secrets often end with a newline. An empty variable is no key, and no other text is sent."""
+    monkeypatch.setenv("IMAGEMINT_API_KEY", "imk_x\n")
+    assert imagemint("models")[0] == 0
+    assert {each["authorization"] for each in mint.metadata} == {"Bearer imk_x"}
+    mint.metadata.clear()
+    monkeypatch.setenv("IMAGEMINT_API_KEY", "")
+    assert imagemint("models")[0] == 0
+    assert "authorization" not in mint.metadata[-1]
+    monkeypatch.setenv("IMAGEMINT_API_KEY", "imk_\u00e9")
+    status, out, err = imagemint("models")
+    assert (status, out) == (2, "")
+    assert err == "imagemint models: IMAGEMINT_API_KEY: must be printable ASCII\n"
+
+
 def test_directory_has_pictures_as_sent(imagemint, tmp_path):
     """Each image is a file, named by index and class, with the bytes of the server."""
     out = tmp_path / "a" / "out"

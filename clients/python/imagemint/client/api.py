@@ -97,10 +97,11 @@ class AsyncClient:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs to send with every call, such as credentials.
+        metadata: pairs to send with every call, such as credentials. Values are printable ASCII,
+            or any bytes if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server.
+        ValueError: `target` names no server, or gRPC cannot send `metadata`.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class AsyncClient:
         self._targets = channel.parse_targets(target)
         self._tls = tls
         self._timeout_s = timeout_s
-        self._metadata = tuple(metadata)
+        self._metadata = channel.parse_metadata(metadata)
         self._lifetime = Lifetime(", ".join(self._targets))
         # The first call opens it, because a channel belongs to a running event loop.
         self._channel: aio.Channel | None = None

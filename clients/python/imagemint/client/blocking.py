@@ -84,10 +84,11 @@ class Client:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs to send with every call, such as credentials.
+        metadata: pairs to send with every call, such as credentials. Values are printable ASCII,
+            or any bytes if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server.
+        ValueError: `target` names no server, or gRPC cannot send `metadata`.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ RECONNECT_MS = 100
 # gRPC's default waits up to two minutes between attempts, long after a server is back.
 LONGEST_RECONNECT_MS = 2_000
 
+_PEM_BEGIN = b"-----BEGIN "
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Options: TypeAlias = list[tuple[str, str | int]]
 
 
@@ -53,7 +58,7 @@ class Tls:
         """Reads the files.
 
         Raises:
-            OSError: a file cannot be read.
+            OSError: a file cannot be read, or is not a PEM file.
         """
         return Certificates(
             _read(self.root_certificates_path),
@@ -80,6 +85,25 @@ def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
         if not host or not 0 < port < 2**16:
             raise ValueError(f"{name!r} is not HOST:PORT")
     return names
+
+
+def parse_metadata(metadata: Sequence[tuple[str, str | bytes]]) -> Metadata:
+    """Returns pairs of metadata with names in lower case, which gRPC demands.
+
+    Raises:
+        ValueError: gRPC cannot send a pair. The message names it, but not its value, which may be a
+            secret.
+    """
+    pairs = tuple((name.lower(), value) for name, value in metadata)
+    for name, value in pairs:
+        if _METADATA_NAME.fullmatch(name) is None:
+            raise ValueError(
+                f"metadata: {name!r} is not a name of letters, digits, and the characters - _ ."
+            )
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if not name.endswith("-bin") and not (text.isascii() and text.isprintable()):
+            raise ValueError(f"metadata: the value of {name!r} is not printable ASCII")
+    return pairs
 
 
 def split_address(name: str) -> tuple[str, int]:
@@ -205,4 +229,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _read(path: Path | str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
+    if path is None:
+        return None
+    content = Path(path).read_bytes()
+    if _PEM_BEGIN not in content:  # gRPC would only say that it cannot reach the server
+        raise OSError(f"{path} is not a PEM file")
+    return content

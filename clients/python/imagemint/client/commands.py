@@ -30,6 +30,15 @@ def _check_server(value: str) -> str:
     return value
 
 
+def _check_key(value: SecretStr | None) -> SecretStr | None:
+    """Returns the key without the line end of the file that it came from; None if it is empty."""
+    if value is None or not (key := value.get_secret_value().strip()):
+        return None
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("must be printable ASCII")
+    return SecretStr(key)
+
+
 class Connection(BaseModel):
     """Settings of the connection to the server, which the commands share."""
 
@@ -51,7 +60,7 @@ class Connection(BaseModel):
     """PEM file of the client's certificate."""
     tls_server_name: str | None = None
     """Name that the server's certificate must have. Default: that of the address."""
-    api_key: SecretStr | None = None
+    api_key: Annotated[SecretStr | None, AfterValidator(_check_key)] = None
     """API key, if the server requires one. Prefer IMAGEMINT_API_KEY: other users can see flags."""
 
     def client(self) -> Client:
