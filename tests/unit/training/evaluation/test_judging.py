@@ -132,7 +132,6 @@ def test_real_images_are_resized_to_the_model(judge, npz, test_digits):
         str(npz(np.kron(test_digits.images, np.ones((1, 2, 2, 3), np.uint8)), test_digits.labels)),
         CPU,
     )
-    source.image_shape = (56, 56, 3)
     with pytest.raises(DatasetError, match=r"the judge cannot look at images of \[56, 56, 3\]"):
         evaluate(source, *open_extractor(judge, None, CPU), Protocol())
 
@@ -175,10 +174,12 @@ def test_results_of_a_run_are_reported(measured, train, tmp_path):
     [
         (np.zeros((4, 28, 28, 1), np.float32), np.zeros(4, int), "images are float32"),
         (np.zeros((4, 28, 28), np.uint8), np.zeros(4, int), r"uint8 \[4, 28, 28\]"),
-        (np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, int), r"\['N', 28, 28, 1\]"),
+        (np.zeros((6, 1, 28, 28), np.uint8), np.zeros(6, int), r"\['N', 28, 28, 1\]"),
         (np.zeros((5, 28, 28, 1), np.uint8), np.zeros(5, int), "at least 6"),
         (np.zeros((6, 28, 28, 1), np.uint8), np.zeros(3, int), "must hold 6 classes"),
         (np.zeros((6, 28, 28, 1), np.uint8), np.full(6, 10), "0 to 9"),
+        (np.zeros((6, 28, 28, 1), np.uint8), np.zeros(6), "class_id is float64"),
+        (np.zeros((6, 28, 28, 1), np.uint8), np.full(6, "0"), "class_id is <U1"),
     ],
 )
 def test_incompatible_images_are_refused(measured, npz, image, class_id, text):

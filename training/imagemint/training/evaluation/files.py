@@ -23,6 +23,9 @@ UNCONDITIONAL = -1
 """The class in an npz of `imagemint generate`, of a model without classes."""
 _NAMED_CLASS = re.compile(r"_class(\d+)$")
 
+_IMAGE_AXES = 3
+_CHANNELS = (1, 3)
+
 Images = NDArray[np.uint8]
 Classes = NDArray[np.int64]
 
@@ -65,7 +68,7 @@ class NpzSource(FileSource):
             generate` writes it; classes of -1 are those of a model without classes.
 
     Raises:
-        DatasetError: the file does not exist, or an array is missing.
+        DatasetError: the file does not exist, an array is missing, or classes are no integers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +79,12 @@ class NpzSource(FileSource):
                 self.images, classes = arrays["image"], arrays["class_id"]
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
+        if not np.issubdtype(classes.dtype, np.integer):
+            raise DatasetError(f"{path}: class_id is {classes.dtype}, should hold integers")
         self.sha256 = hashlib.sha256(content).hexdigest()
+        shape = self.images.shape[1:]
+        if self.images.dtype == np.uint8 and len(shape) == _IMAGE_AXES and shape[-1] in _CHANNELS:
+            self.image_shape = shape
         self._classes = None if (classes == UNCONDITIONAL).all() else classes
         self.num_classes = 0 if self._classes is None else int(self._classes.max()) + 1
 
