@@ -56,6 +56,19 @@ async def test_sigterm_during_the_start_stops_the_server(tmp_path, processes):
         assert not {"ready", "health says SERVING"}.intersection(events)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_absent_models_of_settings_are_told(tmp_path, processes):
+    """A pin of a misspelt model pins nothing; the log says so before `ready`."""
+    write_bundle(tmp_path, "good")
+    options = ("--default-versions=goood=1", "--variants=good=reference,bad=auto")
+    async with process(f"--repository={tmp_path}", f"--processes={processes}", *options) as server:
+        told = await line_of(server, "settings name models that are not in the repository")
+        await line_of(server, "ready")
+    assert (told["default_versions"], told["variants"]) == (["goood"], ["bad"])
+    assert told["level"] == "warning"
+    assert "version_policies" not in told
+
+
 async def test_ready_waits_for_the_first_model(tmp_path):
     """After start_timeout_s, a server without a model waits for one, or until all are refused."""
     write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))

@@ -33,7 +33,7 @@ from imagemint.server.repository import (
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.repository_addresses import is_address
 from imagemint.server.rpc.server import RpcServer
-from imagemint.server.settings import ServeSettings
+from imagemint.server.settings import ServeSettings, find_absent_models
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs
 from imagemint.server.telemetry.metrics import Metrics
@@ -200,6 +200,8 @@ class App:
             await self._opened.aclose()
             raise
         if not self._peers.several:  # the supervisor logs it once for all
+            if absent := find_absent_models(self._settings, self.served):
+                _log.warning("settings name models that are not in the repository", **absent)
             _log.info(
                 "ready",
                 grpc_address=self.grpc_address,

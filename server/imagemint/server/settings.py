@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -309,6 +310,20 @@ class ServeSettings(BaseModel):
                 f" ({self.max_images_per_request}): the largest request could never be accepted"
             )
         return self
+
+
+def find_absent_models(settings: ServeSettings, known: Collection[str]) -> dict[str, list[str]]:
+    """Returns the models that settings name and that are not known, by setting.
+
+    Such a name is no error, because the model may come later, but it is often misspelt.
+    """
+    named: dict[str, Collection[str]] = {
+        "default_versions": settings.default_versions,
+        "version_policies": settings.version_policies,
+        "variants": settings.variants,
+    }
+    absent = {key: sorted(set(models).difference(known)) for key, models in named.items()}
+    return {key: names for key, names in absent.items() if names}
 
 
 def split_address(address: str) -> tuple[str, int]:

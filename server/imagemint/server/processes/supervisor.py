@@ -18,7 +18,7 @@ from imagemint.server.processes.questions import Questions
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
 from imagemint.server.processes.worker_keeper import Keeper, KeeperContext
 from imagemint.server.processes.worker_metrics import Figures, parse_figures
-from imagemint.server.settings import ServeSettings
+from imagemint.server.settings import ServeSettings, find_absent_models
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs, real_stderr
 from imagemint.server.telemetry.metrics_endpoint import expose
@@ -86,6 +86,8 @@ class Supervisor:
             opened.callback(asyncio.create_task(self._tick()).cancel)
             await _wait_for_any(keeping, self._all_ready, asked)
             if not asked.is_set():
+                if absent := find_absent_models(settings, self._keepers[0].models):
+                    _log.warning("settings name models that are not in the repository", **absent)
                 _log.info(
                     "ready",
                     grpc_address=address,
