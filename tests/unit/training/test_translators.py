@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import are_equal, stop_after
 from small_translations import CPU, pairs_of, pictures, small_task, train
 
@@ -17,9 +18,12 @@ from imagemint.training.loop.examples import (
     read_examples,
     translate_images,
 )
+from imagemint.training.loop.provenance import write_options
 from imagemint.training.recipes import TRANSLATION_RECIPES
 from imagemint.training.recipes.pix2pix import Pix2pixRecipe
 from imagemint.training.recipes.srgan import SrganRecipe
+from imagemint.training.recipes.style_transfer import StyleTransferRecipe
+from imagemint.training.translators import read_translator
 
 
 @pytest.mark.parametrize("name", TRANSLATION_RECIPES)
@@ -36,6 +40,21 @@ def test_translator_trains_and_resumes(name, tmp_path, monkeypatch, read_files):
     rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert np.isfinite([figure for row in rows for figure in row.values()]).all()
     assert {"loss_D", "loss_G"} <= rows[-1].keys()
+
+
+def test_style_of_a_picture_is_recorded(tmp_path, monkeypatch):
+    """A run with a style of one's own resumes in another directory, and an export tells no path."""
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(pictures().images[0]).save(tmp_path / "pictures/style.png")
+    monkeypatch.chdir(tmp_path)
+    task = small_task(StyleTransferRecipe, style="pictures/style.png")
+    run = tmp_path / "run"
+    train(task.with_images(12), run)
+    write_options(run, task.describe("fp32"))
+    options = json.loads((run / "options.json").read_text())["options"]
+    monkeypatch.chdir("/")
+    train(small_task(StyleTransferRecipe, **options), run, resume=True)
+    assert read_translator(run).options["style"] == "style.png"
 
 
 def test_weights_change_and_follow_the_seed(tmp_path):

@@ -125,7 +125,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         direction=direction,
         task=about["task"],
         recipe=about["recipe"],
-        options=about["options"],
+        options=_without_folders(recipe, about["options"]),
         dataset=dataset,
         license=about["license"],
         seed=recipe.seed,
@@ -134,6 +134,12 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         weights_sha256=about["generator_sha256"],
         evaluations=evaluations,
     )
+
+
+def _without_folders(recipe: TranslationRecipe, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options with names of files for their paths, which are those of one machine."""
+    paths = {name for name in options if isinstance(getattr(recipe, name, None), Path)}
+    return {name: Path(it).name if name in paths else it for name, it in options.items()}
 
 
 def _find_checkpoint(run: Path) -> Path:

@@ -49,7 +49,7 @@ def describe_run(
     """
     return {
         "recipe": options.name,
-        "options": {name: getattr(options, name) for name in type(options).model_fields},
+        "options": options.model_dump(mode="json"),
         "dataset": data.name,
         "dataset_sha256": data.sha256,
         "license": data.license,

@@ -33,7 +33,7 @@ def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -
     """
     left_out = NOT_REMEMBERED | recipe_options.keys()
     kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
-    for name in ("dataset", "labels_file", "classifier"):
+    for name in ("dataset", "labels_file", "classifier", "judge"):
         if kept.get(name) and Path(kept[name]).expanduser().exists():
             # The resume may run in another directory.
             kept[name] = str(Path(kept[name]).expanduser().absolute())

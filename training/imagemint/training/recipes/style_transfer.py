@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from imagemint.training.datasets.pictures import decode_picture
@@ -59,6 +59,12 @@ class StyleTransferRecipe(TranslationRecipe):
     alone."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
+
+    @field_validator("style")
+    @classmethod
+    def _find_from_anywhere(cls, style: Path | None) -> Path | None:
+        """Returns an absolute path, because the resume may run in another directory."""
+        return None if style is None else style.expanduser().absolute()
 
     @property
     def needs_judge(self) -> bool:
