@@ -344,10 +344,12 @@ class Export(BaseModel):
 
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
         from imagemint.training.data_options import DataOptions  # noqa: PLC0415
+        from imagemint.training.translators import is_translator  # noqa: PLC0415 - torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         extractor, judge = evaluation.open_extractor(self.classifier, self.inception, device)
-        run = None if self.source is None else self._open_run(self.source)
+        of_generator = self.source is not None and not is_translator(self.source)
+        run = self._open_run(self.source) if self.source and of_generator else None
         return partial(
             evaluation.compare,
             extractor=extractor,

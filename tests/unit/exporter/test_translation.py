@@ -16,6 +16,7 @@ from imagemint.exporter import parity, translation
 from imagemint.exporter.draft import GraphOptions
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.translation import export_translator, run_translator
+from imagemint.training import evaluation
 from imagemint.training.errors import CheckpointError
 from imagemint.training.recipes import TRANSLATION_RECIPES
 from imagemint.training.recipes.translation import TranslationRecipe
@@ -99,6 +100,15 @@ def test_export_command_writes_everything(run_of, tmp_path, capsys):
     graph = onnx.load(directory / "model.onnx").graph
     assert not {node.op_type for node in graph.node} & {"If", "Loop", "BatchNormalization"}
     assert [value.name for value in graph.input] == ["source"]
+
+
+def test_command_refuses_variants(run_of, tmp_path, monkeypatch, capsys):
+    """The command says that a translator has no variants."""
+    monkeypatch.setattr(evaluation, "open_extractor", lambda *_: (None, None))
+    arguments = ["--name", "s", "--repository", str(tmp_path)]
+    arguments += ["--precision", "int8", "--classifier", str(tmp_path)]
+    assert main(["export", str(run_of("pix2pix")), *arguments]) == 1
+    assert "variants are compared by the images of serials" in capsys.readouterr().err
 
 
 def test_samples_show_source_result_truth(run_of, tmp_path):
