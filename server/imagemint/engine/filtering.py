@@ -221,7 +221,9 @@ class Selection:
 
     def _exhausted(self, failed: npt.NDArray[np.int64]) -> FilterExhausted:
         found = len(self.rejected) - len(failed)
-        seen = ", ".join(f"{name} up to {best:.3g}" for name, best in self._best.items())
+        # All digits: 0.99998 rounded to 1 would seem to pass a bound of 0.99999.
+        best = {name: np.float32(value) for name, value in self._best.items()}
+        seen = ", ".join(f"{name} up to {value!s}" for name, value in best.items())
         return FilterExhausted(
             self._first_index + int(failed[0]), self._filter.max_tries, self._computed, found, seen
         )

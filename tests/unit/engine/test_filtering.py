@@ -91,6 +91,13 @@ def test_a_filter_that_nothing_passes_says_what_was_seen():
     assert "class_confidence up to 0.31" in str(caught.value)
 
 
+def test_best_score_of_an_error_is_below_the_bound():
+    """The error shows the best score in full, because a rounded one would seem to pass."""
+    selection = Selection(ImageFilter(min_class_confidence=0.99999, max_tries=1), SPEC, 7, 0, 1)
+    with pytest.raises(FilterExhausted, match=r"up to 0\.99998, realness up to 0\.5\."):
+        selection.settle(Scores(np.float32([0.99998]), np.float32([0.5])))
+
+
 @pytest.mark.parametrize(
     ("image_filter", "field"),
     [
