@@ -160,6 +160,11 @@ def add_critic(
     parts: dict[str, nn.Module] = {}
     critic = pb.Critic()
     if "class" in of.scores:
+        if not spec.conditional:
+            raise ExportError(
+                "the critic's class score is the probability of the class that was asked for, and"
+                " the model has no classes"
+            )
         classifier, judge = _get_classifier(of, spec)
         parts["class_confidence"] = _Confidence(classifier)
         critic.class_confidence.protocol = f"softmax of {judge}"

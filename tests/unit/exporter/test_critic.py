@@ -1,6 +1,7 @@
 """Tests of imagemint.exporter.critic: the scores of the exported graph are those of PyTorch."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -127,3 +128,12 @@ def test_what_does_not_fit_is_refused(exported, parts, tmp_path, changed, why):
     """The error names the missing part."""
     with pytest.raises(ExportError, match=why):
         with_critic(exported, CriticParts(**{**vars(parts), **changed}), tmp_path)
+
+
+def test_class_score_needs_classes(exported, parts, tmp_path):
+    """A model without classes has no probability of a class, and the error says so."""
+    spec = replace(exported.spec, class_labels=())
+    assert not spec.conditional
+    backend = OnnxBackend(exported, device="cpu")
+    with pytest.raises(ExportError, match="has no classes"):
+        add_critic(tmp_path, spec, backend, exported.manifest, parts)
