@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from imagemint.training.errors import DatasetError
+from imagemint.training.errors import DatasetError, TrainingError
 from imagemint.training.losses.style import (
     GramLoss,
     StyleOptions,
@@ -125,6 +125,15 @@ def test_styles_are_read_at_a_size(tmp_path):
     assert read_style(None, 32, 3).shape == (1, 3, 32, 32)
     with pytest.raises(DatasetError, match=r"none\.png"):
         read_style(tmp_path / "none.png", 32, 3)
+
+
+@pytest.mark.parametrize("out", ["result.jpg", "result", "folder.png"])
+def test_command_refuses_other_files(tmp_path, out):
+    """The result is a PNG, so another suffix is refused before the work begins, as is a folder."""
+    (tmp_path / "folder.png").mkdir()
+    command = Stylize(content="a.png", style="b.png", out=tmp_path / out, classifier="none")
+    with pytest.raises(TrainingError, match=f"{out}: the result is a PNG file"):
+        command.run()
 
 
 def test_command_writes_a_picture(tmp_path, judge, capsys):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
-from imagemint.training.errors import CheckpointError
+from imagemint.training.errors import CheckpointError, TrainingError
 from imagemint.training.run_command import choose_device
 
 
@@ -55,6 +55,8 @@ class Stylize(BaseModel):
         from imagemint.training.recipes.style_transfer import read_style  # noqa: PLC0415 - torch
         from imagemint.training.style_transfer import stylize  # noqa: PLC0415 - torch
 
+        if self.out.suffix.lower() != ".png" or self.out.is_dir():
+            raise TrainingError(f"--out {self.out}: the result is a PNG file, such as result.png")
         device = choose_device(self.device)
         model, about = load_classifier(self.classifier, device)
         if not isinstance(model.features, nn.Sequential):

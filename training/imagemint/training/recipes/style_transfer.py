@@ -129,7 +129,7 @@ def read_style(path: Path | None, size: int, channels: int) -> Tensor:
         try:
             picture = decode_picture(path.read_bytes())
         except (OSError, DatasetError) as error:
-            raise DatasetError(f"style {path}: {error}") from error
+            raise DatasetError(f"{path}: {error}") from error
         scale = size / min(picture.size)
         wide, tall = (max(round(side * scale), size) for side in picture.size)
         picture = picture.resize((wide, tall), Image.Resampling.BICUBIC)
