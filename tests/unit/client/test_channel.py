@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from imagemint import client
 from imagemint.client import AsyncClient, Client, Tls, channel
@@ -138,6 +139,43 @@ def test_missing_tls_file_is_an_error(address, tmp_path):
         Client(address, tls=Tls(tmp_path / "none.pem")) as blocking,
         pytest.raises(FileNotFoundError, match=r"none\.pem"),
     ):
+        blocking.models()
+
+
+@pytest.mark.parametrize("part", ["private_key_path", "certificate_chain_path"])
+def test_key_and_certificate_belong_together(part):
+    """Half a pair raises at once. gRPC would abort the process."""
+    with pytest.raises(ValueError, match="belong together"):
+        Tls(**{part: "a.pem"})
+
+
+def test_key_of_another_certificate_is_an_error(
+    address, certificate, authority, write_certificate, tmp_path
+):
+    """The error names both files, instead of a failed connection. An encrypted key is one, too."""
+    path, key, roots = certificate
+    _, other = write_certificate(authority, tmp_path)
+    read = serialization.load_pem_private_key(key.read_bytes(), None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        read.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    for wrong in (other, locked):
+        tls = Tls(roots, wrong, path)
+        with (
+            Client(address, tls=tls) as blocking,
+            pytest.raises(OSError, match="is not the key of"),
+        ):
+            blocking.models()
+
+
+def test_server_that_needs_tls_is_asked_about(tls_address):
+    """A plain connection to a TLS server fails with a hint."""
+    with Client(tls_address) as blocking, pytest.raises(client.Unavailable, match="TLS settings"):
         blocking.models()
 
 

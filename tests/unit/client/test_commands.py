@@ -80,6 +80,14 @@ def test_api_key_of_a_file_is_sent_without_its_line_end(imagemint, mint, monkeyp
     assert err == "imagemint models: IMAGEMINT_API_KEY: must be printable ASCII\n"
 
 
+def test_half_a_pair_for_tls_is_refused(imagemint, mint):
+    """A key without its certificate would abort the process."""
+    status, out, err = imagemint("models", "--tls-private-key", "a.key")
+    assert (status, out) == (2, "")
+    assert err == ("imagemint models: set tls_private_key and tls_certificate_chain together\n")
+    assert not mint.requests
+
+
 def test_directory_has_pictures_as_sent(imagemint, tmp_path):
     """Each image is a file, named by index and class, with the bytes of the server."""
     out = tmp_path / "a" / "out"

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -43,6 +44,9 @@ class Tls:
     """Encryption settings. All paths are PEM files.
 
     `Tls()` trusts the certificate authorities that gRPC includes.
+
+    Raises:
+        ValueError: only one of private key and certificate chain is given.
     """
 
     root_certificates_path: Path | str | None = None
@@ -54,12 +58,19 @@ class Tls:
     server_name: str | None = None
     """Name that the server's certificate must have. Default: the host of the target."""
 
+    def __post_init__(self) -> None:
+        if (self.private_key_path is None) != (self.certificate_chain_path is None):
+            # gRPC would abort the whole process.
+            raise ValueError("a private key and its certificate chain belong together; give both")
+
     def certificates(self) -> Certificates:
         """Reads the files.
 
         Raises:
-            OSError: a file cannot be read, or is not a PEM file.
+            OSError: a file cannot be read, is not a PEM file, or key and certificate are no pair.
         """
+        if self.private_key_path is not None and self.certificate_chain_path is not None:
+            _check_pair(self.private_key_path, self.certificate_chain_path)
         return Certificates(
             _read(self.root_certificates_path),
             _read(self.private_key_path),
@@ -226,6 +237,22 @@ def _is_ip(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Returns whether `host`, a name or an address without brackets, is a loopback address."""
     return host == "localhost" or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _check_pair(key: Path | str, chain: Path | str) -> None:
+    """Checks that a key and a certificate belong together: gRPC would only fail to connect.
+
+    Raises:
+        OSError: they do not, or one of them cannot be read.
+    """
+    for path in (key, chain):
+        _read(path)
+    try:
+        # Without a password, OpenSSL would ask for that of an encrypted key.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, key, password="")
+    except ssl.SSLError as error:
+        why = error.reason or "not valid"
+        raise OSError(f"{key} is not the key of the certificate in {chain}: {why}") from None
 
 
 def _read(path: Path | str | None) -> bytes | None:

@@ -7,9 +7,9 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls, parse_targets
@@ -62,6 +62,12 @@ class Connection(BaseModel):
     """Name that the server's certificate must have. Default: that of the address."""
     api_key: Annotated[SecretStr | None, AfterValidator(_check_key)] = None
     """API key, if the server requires one. Prefer IMAGEMINT_API_KEY: other users can see flags."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_private_key is None) != (self.tls_certificate_chain is None):
+            raise ValueError("set tls_private_key and tls_certificate_chain together")
+        return self
 
     def client(self) -> Client:
         """Returns a client of the server."""
