@@ -52,7 +52,7 @@ from imagemint.training.loop.checkpoints import list_checkpoints
 from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.training_loop import train
-from imagemint.training.recipes.mnist import MnistRecipe
+from imagemint.training.recipes import RECIPES
 from imagemint.training.trained import read_generator
 
 ARMS = ("real", "classical", "synthetic", "synthetic-filtered", "mixed", "mixed-filtered")
@@ -134,18 +134,14 @@ class Cell:
     def train_generator(self) -> Path:
         """Trains the generator, or continues; returns its run."""
         run, options = self.folder / "generator", self.options
-        recipe = MnistRecipe(
-            generator_channels=options.generator_channels,
-            discriminator_channels=options.discriminator_channels,
-            images=options.generator_images,
-            augment="diff",
-            seed=self.seed,
+        recipe = RECIPES[options.recipe](
+            images=options.generator_images, augment="diff", seed=self.seed
         )
         # A generator of few images may fail; that is a result, not a reason to stop.
         schedule = Schedule(
             snapshot_interval=32_000, collapse_grace=_NEVER, divergence_factor=float("inf")
         )
-        train(
+        state = train(
             GeneratorTask(recipe, self.real),
             run,
             schedule=schedule,
@@ -153,6 +149,8 @@ class Cell:
             resume=bool(list_checkpoints(run)),
             quiet=True,
         )
+        if state.images_seen < recipe.images:  # SIGINT or SIGTERM came
+            raise SystemExit(f"{run} is stopped at {state.images_seen} images")
         return run
 
 
@@ -308,9 +306,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000, help="of each classifier")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=16, help="channels of the classifiers")
-    parser.add_argument("--generator-images", type=int, default=480_000, help="shown in training")
-    parser.add_argument("--generator-channels", type=int, default=64)
-    parser.add_argument("--discriminator-channels", type=int, default=24)
+    parser.add_argument("--recipe", default="acgan", help="of the generator, with classes")
+    parser.add_argument("--generator-images", type=int, default=64_000, help="shown in training")
     add_record(parser, "few-data.json")
     run_queue(parser.parse_args())
 
