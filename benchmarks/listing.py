@@ -132,7 +132,12 @@ def show(side: str, epoch: int, row: Mapping[str, float]) -> None:
 def main() -> None:
     """Prints a row for each epoch; with --json also writes them to a file, as they come."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder that holds mnist/")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("IMAGEMINT_DATA"),
+        help="folder of the data sets; default: IMAGEMINT_DATA, else the user's cache",
+    )
     parser.add_argument("--classifier", type=Path, required=True, help="the judge")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)

@@ -59,7 +59,12 @@ def recipe(data: LabelledImages, images: int) -> float:
 def main() -> None:
     """Prints the ratio; with --json also writes it to a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder that holds mnist/")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("IMAGEMINT_DATA"),
+        help="folder of the data sets; default: IMAGEMINT_DATA, else the user's cache",
+    )
     parser.add_argument("--images", type=int, default=60 * RECIPE.batch_size)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="file for the result")
