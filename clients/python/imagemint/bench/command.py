@@ -120,9 +120,11 @@ class Bench(Connection):
 
     def run(self) -> int:
         """Measures and prints every point, and writes the files that are asked for."""
-        for path in (self.json_, self.plot):
-            if path and not self.overwrite:  # fail before the measurement, which takes minutes
+        for path in (self.json_, self.plot):  # fail before the measurement, which takes minutes
+            if path and not self.overwrite:
                 outputs.check_free(path, outputs.Kind.FILE)
+            if path:
+                outputs.check_writable(path)
         found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
         try:
             with ClientProcesses(self._target(), self.clients) as clients:

@@ -1,6 +1,7 @@
 """The server's own metrics, read before and after a measurement."""
 
 import re
+import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass
@@ -53,11 +54,18 @@ def read_metrics(address: str, model: str) -> ServerMetrics:
     """Reads http://`address`/metrics.
 
     Raises:
-        OSError: there is no answer at this address.
+        OSError: there is no answer at this address; the message names it.
     """
     handlers = []
     if is_loopback(split_address(address)[0]):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy of the environment
     opener = urllib.request.build_opener(*handlers)
-    with opener.open(f"http://{address}/metrics", timeout=_TIMEOUT_S) as answer:
-        return parse_metrics(answer.read().decode(), model)
+    url = f"http://{address}/metrics"
+    try:
+        with opener.open(url, timeout=_TIMEOUT_S) as answer:
+            return parse_metrics(answer.read().decode(), model)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"cannot read {url}: {error}") from None
+    except OSError as error:
+        raise OSError(f"cannot read {url}: {getattr(error, 'reason', error)}") from None

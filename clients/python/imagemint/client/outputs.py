@@ -127,13 +127,29 @@ def _list_pictures(path: Path) -> list[Path]:
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file that replaces `path` at the end, and is deleted after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def check_writable(path: Path) -> None:
+    """Checks that `write_atomically` can write a file; creates its folder if it is missing.
+
+    Raises:
+        OSError: it cannot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    partial.open("wb").close()
+    partial.unlink()
 
 
 def write_folder(
