@@ -19,6 +19,7 @@ _PAPERS = {
     "next-frame": "https://arxiv.org/abs/1511.06380",
     "style-transfer": "https://arxiv.org/abs/1603.08155",
 }
+_ROUNDING = 1e-6
 _HEAD = """\
 <!-- Written by `python benchmarks/translation_zoo.py page` from benchmarks/results/translation. -->
 # The zoo of translators
@@ -211,8 +212,11 @@ def _table(record: Record) -> list[str]:
 def _cell(figure: EvaluationFigure | None) -> str:
     if figure is None:
         return ""
-    spread = "" if figure.deviation is None else f" ± {figure.deviation:.1g}"
-    return f"{_number(figure.value)}{spread}"
+    if figure.deviation is None:
+        return _number(figure.value)
+    # Equal values have a deviation that is only rounding.
+    error = figure.deviation if figure.deviation > _ROUNDING * abs(figure.value) else 0
+    return f"{_number(figure.value)} ± {error:.1g}"
 
 
 def _number(value: float | None) -> str:

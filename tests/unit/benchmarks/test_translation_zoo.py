@@ -84,6 +84,13 @@ def test_page_shows_baselines_side_by_side(recorded):
     assert "No run of colorize" in page
 
 
+def test_deviation_of_equal_values_is_zero(recorded):
+    """The mean of equal values has a deviation by rounding, which the page does not show."""
+    equal = replace(FIGURES[0], value=58.9225, deviation=2.5e-8)
+    page = write_page([replace(recorded, figures=[equal, *FIGURES[1:]])])
+    assert "| psnr | 58.9 ± 0 | 12.5 ± 0.5 |  |" in page
+
+
 def test_definitions_stand_once(recorded):
     """Each metric, baseline, judge and command is described once, for all runs and steps."""
     page = write_page([recorded, replace(recorded, name="other")])
