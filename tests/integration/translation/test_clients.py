@@ -102,6 +102,18 @@ async def test_models_describe_their_source(translator):
     assert (await translator.model("digits")).manifest().source is None
 
 
+async def test_source_above_the_limit_of_a_request(translator):
+    """It is an invalid request, which is not retried, also in the middle of a stream."""
+    large = b"x" * 5_000_000
+    with pytest.raises(InvalidRequest, match=r"too large for one call: .*\(50000.. vs\. 4194304\)"):
+        await translator.translate("fixed", [large])
+    # The client sends four messages of eight sources ahead of what it reads.
+    stream = translator.translate_many("fixed", [draw(1)] * 100 + [large], timeout_s=5)
+    assert await anext(stream)
+    with pytest.raises(InvalidRequest, match="too large for one call"):
+        [each async for each in stream]
+
+
 async def run_command(*words):
     """Runs the command on a separate thread; returns its status."""
     return await asyncio.to_thread(cli.main, [str(word) for word in words])

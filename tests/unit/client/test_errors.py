@@ -51,6 +51,14 @@ async def test_each_code_raises_its_class(address, mint, fault, code):
     assert str(error) == "because"
 
 
+async def test_large_metadata_is_an_invalid_request(address):
+    """Its code is that of a full queue, but a retry cannot help."""
+    async with AsyncClient(address, metadata=[("note", "x" * 100_000)]) as asynchronous:
+        with pytest.raises(InvalidRequest, match="too large for one call") as caught:
+            await asynchronous.generate("tiny")
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_all_violations_are_available(address, mint, fault):
     """Every violation is in the error and in its text."""
     violations = [

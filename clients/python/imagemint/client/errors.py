@@ -222,7 +222,8 @@ def translate_error(
 ) -> ImagemintError:
     """Translates a gRPC error, with its google.rpc details.
 
-    Details that cannot be parsed are ignored. The status code determines the class.
+    Details that cannot be parsed are ignored. The status code determines the class, except of a
+    message that is larger than gRPC takes: that is an InvalidRequest.
 
     Args:
         error: error of gRPC.
@@ -235,6 +236,8 @@ def translate_error(
     retry = _find_detail(details, error_details_pb2.RetryInfo) if details else None
     request = _find_detail(details, error_details_pb2.RequestInfo) if details else None
     text = error.details() or error.code().name
+    if details is None and _is_about_size(error.code(), text):
+        return InvalidRequest(f"too large for one call: {text}", code=error.code())
     return BY_CODE[error.code()](
         text if details else _explain(error.code(), text, server, timeout_s),
         reason=info.reason if info else "",
@@ -247,6 +250,16 @@ def translate_error(
         retry_delay_s=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
         request_id=_read_request_id(request, info),
     )
+
+
+def _is_about_size(code: grpc.StatusCode, text: str) -> bool:
+    """Returns whether gRPC has refused a message, or metadata, because of its size.
+
+    It does so with the code that a server has for a full queue, but a retry cannot help. Only its
+    text tells them apart.
+    """
+    signs = ("message larger than max", "metadata size exceeds")
+    return code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(sign in text for sign in signs)
 
 
 def invalid(field: str, description: str) -> InvalidRequest:
