@@ -170,7 +170,8 @@ export function invalid(field: string, description: string): InvalidRequest {
 
 /**
  * Translates an error of gRPC. Details that cannot be parsed are ignored, because the status code
- * determines the class.
+ * determines the class, except of a message that is larger than gRPC takes: that is an
+ * InvalidRequest.
  *
  * @param error error of grpc-js
  * @param server address or addresses, for messages about unreachable servers
@@ -180,6 +181,9 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
   const info = findDetail(details, ErrorInfoSchema);
   const delay = findDetail(details, RetryInfoSchema)?.retryDelay;
   const text = error.details || Code[error.code] || error.message;
+  if (details === undefined && isAboutSize(error.code, text)) {
+    return new InvalidRequest(`too large for one call: ${text}`, { code: error.code });
+  }
   return new ERROR_BY_CODE[error.code](explain(error.code, text, details, server), {
     reason: info?.reason ?? "",
     metadata: info?.metadata ?? {},
@@ -192,6 +196,15 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
     requestId:
       findDetail(details, RequestInfoSchema)?.requestId ?? info?.metadata["request_id"] ?? "",
   });
+}
+
+/**
+ * Whether gRPC has refused a message, or metadata, because of its size. It does so with the code
+ * that a server has for a full queue, but a retry cannot help. Only its text tells them apart.
+ */
+function isAboutSize(code: Code, text: string): boolean {
+  const signs = ["message larger than max", "metadata size exceeds"];
+  return code === Code.RESOURCE_EXHAUSTED && signs.some((sign) => text.includes(sign));
 }
 
 /** Whether `error` comes from grpc-js. */

@@ -5,7 +5,13 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Metadata, status as Code, type ServiceError } from "@grpc/grpc-js";
 
-import { ERROR_BY_CODE, ImagemintError, QueueFull, translateError } from "../src/errors.js";
+import {
+  ERROR_BY_CODE,
+  ImagemintError,
+  InvalidRequest,
+  QueueFull,
+  translateError,
+} from "../src/errors.js";
 import { ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../src/gen/google/rpc/status_pb.js";
 
@@ -46,6 +52,14 @@ test("google.rpc details are read", () => {
   assert.equal(error.reason, "QUEUE_FULL");
   assert.equal(error.retryDelayMs, 1500);
   assert.deepEqual({ ...error.metadata }, { model: "mnist" });
+});
+
+test("a message that is too large is an invalid request", () => {
+  const text = "SERVER: Received message larger than max (6760914 vs. 4194304)";
+  const error = translateError(serviceError(Code.RESOURCE_EXHAUSTED, text), "host:1");
+  assert.ok(error instanceof InvalidRequest);
+  assert.equal(error.code, Code.RESOURCE_EXHAUSTED);
+  assert.equal(error.message, `too large for one call: ${text}`);
 });
 
 test("details that cannot be parsed are ignored", () => {
