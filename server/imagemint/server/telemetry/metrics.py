@@ -202,8 +202,8 @@ class Metrics:
         )
         self.reloads = self._counter(
             "reloads",
-            "Reloads of changed files (what: certificate or api_keys): ok, or failed, and the old "
-            "files stay in use.",
+            "Reloads of changed files (what: certificate, http_certificate or api_keys): ok, or "
+            "failed, and the old files stay in use.",
             "what",
             "outcome",
         )
