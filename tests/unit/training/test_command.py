@@ -249,6 +249,10 @@ def test_resume_uses_the_options_of_the_run(tmp_path, capsys):
     capsys.readouterr()
     assert main([*resume, "--batch-size", "16"]) == 1
     assert "option batch_size is 8 there and 16 here" in capsys.readouterr().err
+    assert main([*resume, "--per-class", "2"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("; --per-class was None and is 2\n")
+    assert "--dataset was" not in said
 
 
 def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):

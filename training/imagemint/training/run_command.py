@@ -96,7 +96,10 @@ class LoopSettings(RunSettings):
             latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.loop.resume import settings_to_record  # noqa: PLC0415
+        from imagemint.training.loop.resume import (  # noqa: PLC0415
+            describe_changes,
+            settings_to_record,
+        )
 
         about = task.describe(passes.precision)
         options = about | {
@@ -106,7 +109,11 @@ class LoopSettings(RunSettings):
             "settings": settings_to_record(self, about["options"]),
         }
         if self.resume:
-            found = find_fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
+            try:
+                found = find_fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
+            except CheckpointError as error:
+                changes = describe_changes(self.out, options["settings"])
+                raise CheckpointError(f"{error}{changes}") from error
             _log.info("resuming from %s", found)
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")

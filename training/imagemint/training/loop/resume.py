@@ -17,6 +17,10 @@ from imagemint.training.loop.checkpoints import (
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
 """Settings of the machine and of one call, which a run does not record."""
+_OF_DATA = (
+    *("dataset", "label_column", "image_column", "labels_file", "strict"),
+    *("size", "channels", "per_class", "judge"),
+)
 _SETTINGS = "settings"
 _SCHEDULE = "schedule"
 
@@ -71,6 +75,24 @@ def resume_settings(
         return type(settings).model_validate({k: v for k, v in values.items() if k in names})
     except ValidationError as error:
         raise CheckpointError(f"{run}: {error}") from error
+
+
+def describe_changes(run: Path, settings: Mapping[str, Any]) -> str:
+    """Returns the settings of the data that differ from those of a run, as the end of an error.
+
+    The checkpoints tell the digest of the data alone, which says nothing to a person.
+
+    Args:
+        run: directory of the run.
+        settings: as `settings_to_record` returns them.
+    """
+    kept = read_settings(run)
+    changed = [
+        f"--{name.replace('_', '-')} was {kept[name]!r} and is {settings[name]!r}"
+        for name in _OF_DATA
+        if name in kept and name in settings and kept[name] != settings[name]
+    ]
+    return "".join(f"; {each}" for each in changed)
 
 
 def read_class_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
