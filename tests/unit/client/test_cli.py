@@ -237,6 +237,15 @@ def test_every_unknown_option_is_reported(run_command):
     )
 
 
+def test_flag_of_a_placed_argument_is_refused(run_command):
+    """An argument without a flag is no suggestion. Its flag has an error of its own."""
+    err = run_command("fail --how x --hw y")[2]
+    assert [line.split(" (")[0] for line in err.splitlines()] == [
+        "imagemint fail: --how: HOW is given by its place, without a flag",
+        "imagemint fail: --hw: there is no such option",
+    ]
+
+
 def test_unknown_variable_is_ignored(run_command, monkeypatch):
     """Variables of other commands are no error."""
     monkeypatch.setenv("IMAGEMINT_GRPC_ADDRESS", "x")

@@ -6,12 +6,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    CliPositionalArg,
     CliSettingsSource,
     EnvSettingsSource,
     SettingsError,
@@ -22,6 +23,8 @@ from imagemint.client.spelling import suggest
 
 PREFIX = "IMAGEMINT_"
 _PAIRS = 'must be NAME=VALUE as a flag, {"NAME": "VALUE"} as a variable, a table in a file'
+
+_PLACED = get_args(CliPositionalArg[str])[1]  # the mark of an argument without a flag
 
 CommandT = TypeVar("CommandT", bound=BaseModel)
 
@@ -156,11 +159,16 @@ def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[
     _, complaint, rest = said.partition("unrecognized arguments: ")
     if not complaint:
         return []
-    known = [_to_flag(_setting_name(name, field)) for name, field in command.model_fields.items()]
-    known += ["--config", "--help"]
+    fields = {
+        _to_flag(_setting_name(name, field)): field for name, field in command.model_fields.items()
+    }
+    placed = {flag for flag, field in fields.items() if _PLACED in field.metadata}
+    known = [*(flag for flag in fields if flag not in placed), "--config", "--help"]
     flags = [each.partition("=")[0] for each in rest.split() if each.startswith("--")]
     return [
-        f"{flag}: there is no such option{suggest(flag, known)} ({prog} --help lists them)"
+        f"{flag}: {flag[2:].upper()} is given by its place, without a flag"
+        if flag in placed
+        else f"{flag}: there is no such option{suggest(flag, known)} ({prog} --help lists them)"
         for flag in flags
     ]
 
