@@ -109,7 +109,7 @@ class Catalogue:
             del models[name]
         self.models = dict(sorted(models.items()))
         self._metrics.count_failed_versions(
-            name, sum(v.state is State.FAILED for v in versions.values()) if versions else None
+            name, sum(v.is_refused for v in versions.values()) if versions else None
         )
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:

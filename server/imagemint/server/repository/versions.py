@@ -145,6 +145,11 @@ class Version:
         """Whether callers can request the version; it is not necessarily ready."""
         return self.state not in (State.UNLOADING, State.UNLOADED)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether its present files are refused. It may still serve with its earlier ones."""
+        return self.state is State.FAILED or (self.state is State.READY and bool(self.reason))
+
 
 @dataclass(frozen=True)
 class Model:

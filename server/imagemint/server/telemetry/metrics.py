@@ -242,7 +242,8 @@ class Metrics:
         )
         self.model_failed_versions = self._gauge(
             "model_failed_versions",
-            "Versions that are refused now.",
+            "Versions whose files are refused now. One that was ready serves on with its earlier "
+            "files.",
             "model",
         )
         self.registry.register(DroppedLines())

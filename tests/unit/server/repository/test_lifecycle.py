@@ -257,13 +257,19 @@ def test_changed_bytes_of_a_served_version_are_refused(tmp_path, new_repository)
 
 
 def test_broken_files_do_not_affect_a_served_version(tmp_path, new_repository):
-    """The version in memory serves on, whatever happens to its files."""
+    """The version in memory serves on, whatever happens to its files, and operators are told."""
     directory = write_bundle(tmp_path)
     repository = new_repository(tmp_path)
+    value = repository._lifecycle._metrics.registry.get_sample_value
+    assert value("imagemint_model_failed_versions", {"model": "tiny"}) == 0
     truncate(directory)
     repository.refresh()
     assert repository.resolve("tiny").version == 1
     assert "it still serves, but" in read_reason(repository, 1)
+    assert value("imagemint_model_failed_versions", {"model": "tiny"}) == 1
+    replace_bytes(directory, seed=0)  # the original ones
+    repository.refresh()
+    assert value("imagemint_model_failed_versions", {"model": "tiny"}) == 0
 
 
 def test_changed_bytes_are_refused_after_a_removal(tmp_path, new_repository):
