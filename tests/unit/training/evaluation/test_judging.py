@@ -113,17 +113,23 @@ def test_judge_of_other_labels_judges_no_classes(judge, npz, test_digits, tmp_pa
     assert "figures that need its classes are left out" in caplog.text
 
 
-def test_other_labels_are_codes(judge, npz, test_digits):
-    """Labels that differ from those of the data are codes. They are assigned to classes."""
+@pytest.mark.parametrize("word", ["code", "class"])
+def test_other_labels_are_codes(judge, npz, test_digits, caplog, word):
+    """Labels that differ from those of the data are assigned to classes, as codes are.
+
+    A warning says so if they are not the codes of `infogan`.
+    """
     source = open_source(str(npz(test_digits.images, (test_digits.labels + 3) % 10)), CPU)
-    source.class_labels = tuple(f"code {code}" for code in range(10))
+    source.class_labels = tuple(f"{word} {code}" for code in range(10))
     extractor, seer = open_extractor(judge, None, CPU)
     found = {figure.metric: figure for figure in evaluate(source, extractor, seer, Protocol())}
     assert "class_accuracy" not in found
     assert found["code_class_accuracy"].value == found["code_class_accuracy"].reference == 1.0
-    assert "code" not in found["coverage"].protocol
+    assert "code" not in found["coverage"].method
     assert "(0 = 7, 1 = 8," in found["code_class_accuracy"].protocol
     assert found["modes"].value == 10
+    warned = "class 9, are not those of mnist/test, 0, 1," in found["coverage"].protocol
+    assert warned == ("matched with them like codes" in caplog.text) == (word == "class")
 
 
 def test_real_images_are_resized_to_the_model(judge, npz, test_digits):

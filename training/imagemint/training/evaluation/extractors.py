@@ -261,7 +261,7 @@ def judge_of_classes(judge: Extractor | None, data: LabelledImages) -> Extractor
     _log.warning(
         "the judge knows the classes %s and not those of %s, %s, so figures that need its classes"
         " are left out",
-        *(_describe(theirs), data.name, _describe(ours)),
+        *(describe_classes(theirs), data.name, describe_classes(ours)),
     )
     return None
 
@@ -270,7 +270,8 @@ def _data_set(split: str) -> str:
     return split.rpartition("/")[0]
 
 
-def _describe(class_labels: tuple[str, ...]) -> str:
+def describe_classes(class_labels: tuple[str, ...]) -> str:
+    """Returns the first ten names of classes as one text."""
     more = ", ..." if len(class_labels) > _SHOWN else ""
     return ", ".join(class_labels[:_SHOWN]) + more
 

@@ -22,6 +22,7 @@ from imagemint.training.evaluation.extractors import (
     Extracted,
     Extractor,
     StackedJudge,
+    describe_classes,
     judge_of_classes,
 )
 from imagemint.training.evaluation.files import FileSource
@@ -114,7 +115,7 @@ def evaluate(
     judge = judge_of_classes(judge, train)
     samples = protocol.samples or (_STACKED_SAMPLES if dataset == STACKED else _SAMPLES)
     seeds = 1 if isinstance(source, FileSource) else protocol.seeds
-    warnings = find_doubts(extractor, judge, test)
+    warnings = [*find_doubts(extractor, judge, test), *_find_other_classes(source, test)]
     for warning in warnings:
         _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
@@ -239,6 +240,18 @@ def find_doubts(extractor: Extractor, judge: Extractor | None, test: LabelledIma
             " figure is noisy; compare it with its reference, and several seeds with each other"
         )
     return found
+
+
+def _find_other_classes(source: Source, test: LabelledImages) -> list[str]:
+    """Returns a warning if the classes of a source are neither codes nor those of the data."""
+    ours, theirs = source.class_labels or (), test.class_labels
+    if not ours or ours == theirs or "code 0" in ours:
+        return []
+    warning = (
+        f"the classes of the generator, {describe_classes(ours)}, are not those of {test.name},"
+        f" {describe_classes(theirs)}, so they are matched with them like codes"
+    )
+    return [warning]
 
 
 def _is_of(out: Path, source: Source) -> bool:
