@@ -19,7 +19,7 @@ from imagemint.client.cli import main
 from imagemint.training import datasets
 from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets import classes, registry
-from imagemint.training.evaluation import judging, open_source
+from imagemint.training.evaluation import load_real_images, open_source
 from imagemint.training.loop import provenance
 from imagemint.training.loop.checkpoints import latest_checkpoint
 from imagemint.training.loop.monitor import Monitor
@@ -167,7 +167,7 @@ def test_evaluation_reads_the_data_of_the_run(tmp_path):
     assert train(tmp_path / "run", "--dataset", str(data), *who, "--images", "16") == 0
     source = open_source(str(tmp_path / "run"), torch.device("cpu"))
     assert source.dataset == str(data)
-    _, test = judging._real(source.dataset, source, None, None)
+    test = load_real_images("test", source.dataset, source, None)
     assert (test.class_labels, len(test)) == (("cat", "dog"), 2)
 
 
