@@ -29,8 +29,9 @@ _COMMANDS = """\
 Each setting has a flag, an environment variable and a key of a TOML file with the same name:
 `--first-index`, `IMAGEMINT_FIRST_INDEX`, `first_index`. A flag overrides a variable, a variable
 overrides the file, and the file overrides the default. `--config` or `IMAGEMINT_CONFIG` names the
-file. A list is comma-separated, or a repeated flag. `imagemint COMMAND --help` shows the same
-texts.
+file. A list is comma-separated, or a repeated flag. An unknown flag or key of the file is an error.
+A variable that is no setting is ignored, since it can be for another command; if it looks like a
+misspelt setting, the command says so. `imagemint COMMAND --help` shows the same texts.
 
 [deploy/serve.toml](../../deploy/serve.toml) is a file with all settings of the server, and
 [who sets what](../notes/settings.md) says which of them you need.

@@ -119,6 +119,16 @@ def test_version_is_printed(run_command):
     assert (status, out.split()[0]) == (0, "imagemint")
 
 
+def test_misspelt_variables_are_told(run_command, monkeypatch):
+    """The command runs, and stderr names the setting that is meant."""
+    for name in ("FIRST_INDX", "FIRST_INDEX", "NAME", "TOKENS", "SERVICE_HOST", "PORT_8001_TCP"):
+        monkeypatch.setenv(f"IMAGEMINT_{name}", "1")
+    status, out, err = run_command("show --out x")
+    assert (status, out) == (0, "1 None False [] x\n")
+    told = "IMAGEMINT_FIRST_INDX is no setting; did you mean IMAGEMINT_FIRST_INDEX?"
+    assert err == f"imagemint show: {told}\n"
+
+
 def test_help_lists_commands(run_command):
     """Each command is listed with the first line of its docstring, or with its missing extra."""
     status, out, _ = run_command("--help")

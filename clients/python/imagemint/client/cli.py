@@ -37,7 +37,7 @@ from pydantic import BaseModel
 
 from imagemint.client.extras import DISTRIBUTION, MissingExtra, find_extra, install_command
 from imagemint.client.interrupts import INTERRUPTED, ignore_unstarted_calls
-from imagemint.client.settings import UsageError, gather_settings
+from imagemint.client.settings import UsageError, find_misspelt_variables, gather_settings
 from imagemint.client.spelling import suggest
 
 GROUP = "imagemint.commands"
@@ -114,6 +114,8 @@ def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
         ready = gather_settings(command, prog, arguments)
     except SystemExit as end:  # argparse has printed the help
         return end.code if isinstance(end.code, int) else 0
+    for variable, setting in find_misspelt_variables(command, os.environ).items():
+        print(f"{prog}: {variable} is no setting; did you mean {setting}?", file=sys.stderr)
     if not isinstance(ready, _Runnable):
         raise TypeError(f"{command.__qualname__} has no method run; see {__name__}")
     return ready.run() or 0

@@ -1,9 +1,10 @@
 """Gathers the settings of a command from flags, environment and file, and reports all errors."""
 
+import difflib
 import inspect
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -24,6 +25,8 @@ from imagemint.client.spelling import suggest
 PREFIX = "IMAGEMINT_"
 _PAIRS = 'must be NAME=VALUE as a flag, {"NAME": "VALUE"} as a variable, a table in a file'
 
+_LIKENESS = 0.85
+"""Of a misspelt variable and a setting, from 0 to 1; higher than for names that are typed."""
 _PLACED = get_args(CliPositionalArg[str])[1]  # the mark of an argument without a flag
 
 CommandT = TypeVar("CommandT", bound=BaseModel)
@@ -112,6 +115,31 @@ def read_environment(command: type[CommandT], **given: object) -> CommandT:
         raise UsageError(
             _describe_faults(command, error, (_Origin(variables, "{variable}"),))
         ) from None
+
+
+def find_misspelt_variables(
+    command: type[BaseModel], environment: Collection[str]
+) -> dict[str, str]:
+    """Returns variables that are no settings of a command but look like one, with that one's name.
+
+    Variables that look like none can be settings of other commands, or what Kubernetes derives from
+    a service of this name. So can those that differ by a final S only, such as ``API_KEY`` of
+    clients and ``API_KEYS`` of the server.
+
+    Args:
+        command: class of the command.
+        environment: names of the variables.
+    """
+    fields = command.model_fields.items()
+    known = [_setting_name(name, field).upper() for name, field in fields]
+    found = {}
+    for variable in sorted(environment):
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and not {name, f"{name}S", name[:-1]}.intersection(known):
+            alike = difflib.get_close_matches(name, known, 1, _LIKENESS)
+            if alike:
+                found[variable] = PREFIX + alike[0]
+    return found
 
 
 class _Variables(EnvSettingsSource):
