@@ -139,6 +139,7 @@ async def test_url_may_have_a_caption(web):
     [
         ("images/x/17.png", ["seed"]),
         ("images/-1/1_7.png", ["seed", "index"]),
+        ("images/042/00.png?class=07", ["seed", "index", "class"]),
         ("images/18446744073709551616/0.png", ["seed"]),
         ("images/1/0.png?class=a&truncation=b&colour=red", ["class", "truncation", "colour"]),
         ("images/1/0.png?class=1&class=2", ["class"]),

@@ -1,6 +1,7 @@
 """Serves images by URL. Their bytes never change, so browsers and proxies can cache them."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, cast
@@ -21,6 +22,7 @@ from imagemint.v1 import image_pb2
 _FOREVER = "max-age=31536000, immutable"
 # The encoders of another release may write other bytes for the same pixels.
 _ENCODERS = f"imagemint {version('imagemint')}, Pillow {version('pillow')}"
+_INTEGER = re.compile("0|[1-9][0-9]*")
 _REFERENCE = "reference"
 _MODIFIED_NOT = 304
 
@@ -73,7 +75,8 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
         try:
             set_value(text)
         except (ValueError, OverflowError):
-            wrong.append(Violation(name, f"{shortened(text)!r} is not a number in its range"))
+            why = f"{shortened(text)!r} is not a number in its range, without leading zeros"
+            wrong.append(Violation(name, why))
 
     spec = request.images
     setters: dict[str, Callable[[str], None]] = {
@@ -99,8 +102,11 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
 
 
 def parse_integer(text: str) -> int:
-    """Returns an integer from decimal digits; `int` also takes spaces and underscores."""
-    if not (text.isascii() and text.isdigit()):
+    """Returns an integer from decimal digits without leading zeros, as in a serial number.
+
+    So an image has one URL. `int` also takes spaces and underscores.
+    """
+    if _INTEGER.fullmatch(text) is None:
         raise ValueError(text)
     return int(text)
 

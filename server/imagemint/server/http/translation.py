@@ -197,7 +197,8 @@ def _set_options(request: messages.TranslateRequest, options: list[tuple[str, st
         except KeyError:
             wrong.append(Violation(name, f"{shortened(text)!r} is none of {', '.join(FITS)}"))
         except (ValueError, OverflowError):
-            wrong.append(Violation(name, f"{shortened(text)!r} is not a number in its range"))
+            why = f"{shortened(text)!r} is not a number in its range, without leading zeros"
+            wrong.append(Violation(name, why))
     if wrong:
         raise InvalidRequest(wrong[:_MOST_FAULTS])
 
