@@ -326,6 +326,14 @@ async def test_cancelled_task_raises_cancelled_error(address, mint):
         await task
 
 
+async def test_client_belongs_to_one_event_loop(asynchronous):
+    """A call in another event loop says so. The client still works in its own."""
+    await asynchronous.model("mint")
+    with pytest.raises(RuntimeError, match="create one for each event loop"):
+        await asyncio.to_thread(asyncio.run, asynchronous.model("mint"))
+    await asynchronous.model("mint")
+
+
 async def test_closed_client_refuses_calls(address):
     """A call after close() raises and opens no new connection."""
     asynchronous = AsyncClient(address)

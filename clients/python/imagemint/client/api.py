@@ -90,7 +90,8 @@ class AsyncClient:
 
     Each client has its own connection to each target. A server with several processes answers all
     calls of one connection in one process; open more clients to use more processes. A client does
-    not work after a fork: create a new one in each child process.
+    not work after a fork: create a new one in each child process. It belongs to the event loop of
+    its first call: calls in another one raise RuntimeError.
 
     Args:
         target: "host:port", or several, separated by commas or in a sequence; calls use them in
@@ -119,6 +120,7 @@ class AsyncClient:
         self._lifetime = Lifetime(", ".join(self._targets))
         # The first call opens it, because a channel belongs to a running event loop.
         self._channel: aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -681,6 +683,13 @@ class AsyncClient:
 
     async def _open(self) -> aio.Channel:
         self._lifetime.check()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError(
+                "this AsyncClient belongs to the event loop of its first call; create one for each"
+                " event loop"
+            )
+        self._loop = loop
         if self._channel is None:
             opened = await self._open_channel()
             if self._lifetime.closed:  # during the await
