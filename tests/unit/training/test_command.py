@@ -255,6 +255,18 @@ def test_resume_uses_the_options_of_the_run(tmp_path, capsys):
     assert "--dataset was" not in said
 
 
+@pytest.mark.usefixtures("toy_mnist")
+def test_run_is_not_shortened(tmp_path, capsys):
+    """Fewer images than were shown are refused, and the options of the run stay."""
+    assert train(tmp_path, "--images", "20") == 0  # the last of three batches ends at 24
+    before = (tmp_path / "options.json").read_bytes()
+    capsys.readouterr()
+    assert train(tmp_path, "--images", "16", "--resume") == 1
+    assert "has shown 24 images: a run cannot be shortened to 16" in capsys.readouterr().err
+    assert (tmp_path / "options.json").read_bytes() == before
+    assert train(tmp_path, "--images", "20", "--resume") == 0
+
+
 def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):
     """The run stores the absolute path of its images, so a resume works from any directory."""
     rng = np.random.Generator(np.random.Philox(key=[5, 0]))

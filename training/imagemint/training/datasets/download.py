@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagemint.training.errors import DatasetError
+from imagemint.training.whole_files import write_whole
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -72,7 +73,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
             f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
         ) from error
     checked = _content(content, source, source.url, hint)
-    _write_whole(tried[-1], content)
+    write_whole(tried[-1], content)
     return checked
 
 
@@ -95,17 +96,6 @@ def _download(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - constants of the registry
         content: bytes = response.read()
     return content
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _unzip(content: bytes, place: object) -> bytes:

@@ -130,7 +130,7 @@ def _path_of(name: str, data: Path | None) -> Path:
             return path
     raise DatasetError(
         f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}, and folders of"
-        f" pictures or Parquet files (tried {', '.join(map(str, tried))})"
+        f" pictures or Parquet files: name one by --dataset (tried {', '.join(map(str, tried))})"
     )
 
 

@@ -270,6 +270,11 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     ]
     if faults:
         raise CheckpointError(f"{checkpoint} is of another run: " + "; ".join(faults))
+    shown, wanted = int(checkpoint.name), about["options"]["images"]
+    if wanted < min(shown, found["options"]["images"]):  # a run may end a few images later
+        raise CheckpointError(
+            f"{checkpoint} has shown {shown:,} images: a run cannot be shortened to {wanted:,}"
+        )
     return checkpoint
 
 

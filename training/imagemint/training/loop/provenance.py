@@ -13,6 +13,7 @@ import torch
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.recipes.options import RunOptions
 from imagemint.training.recipes.recipe import Recipe
+from imagemint.training.whole_files import write_whole
 
 
 class _Data(Protocol):
@@ -66,9 +67,8 @@ def describe_run(
 
 
 def write_options(run: Path, about: dict[str, Any]) -> None:
-    """Writes the complete options of a run beside its results."""
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "options.json").write_text(json.dumps(about, indent=2) + "\n")
+    """Writes the complete options of a run beside its results, which a resume reads."""
+    write_whole(run / "options.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def read_code_revision() -> str:
