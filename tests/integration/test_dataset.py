@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 
 import pytest
+from held_backend import WAIT_S
 from tiny_bundles import write_bundle, write_variant
 
 from imagemint.client.cli import main
+from imagemint.client.errors import Unavailable
+from imagemint.client.models import Limits, Model, ModelState, ModelVersion
+from imagemint.dataset import sources
 from imagemint.dataset.making import read_plan
 from imagemint.dataset.places import open_folder
-from imagemint.dataset.sources import ServerSpec
+from imagemint.dataset.sources import ServerSpec, describe_model
 from imagemint.v1 import manifest_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -107,6 +111,45 @@ async def test_next_server_continues(serve, app, models, tmp_path):
     flags = [*make_local_flags(models), "--count=100000", "--shard-size=20000"]
     assert await make(tmp_path / "local", *flags, format_name="npz") == 0
     assert read_files(tmp_path / "set") == read_files(tmp_path / "local")
+
+
+async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypatch):
+    """A server that is away when a shard begins does not end the run."""
+    assert await make(tmp_path / "set", *make_local_flags(models)) == 0
+    plan = read_plan(open_folder(str(tmp_path / "set")))
+    app = await serve(models)
+    spec = ServerSpec((app.grpc_address,), timeout_s=WAIT_S)
+    waits = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    class Recorded:
+        def delay_s(self, failures, asked_s):
+            loop.call_soon_threadsafe(waits.put_nowait, (failures, asked_s))
+            return 0.01
+
+    monkeypatch.setattr(sources, "BACKOFF", Recorded())
+    with spec.open_source(plan, 0) as source:
+
+        def read(first, count):
+            return [each for batch in source.read(first, count) for each in batch.serials]
+
+        before = await asyncio.to_thread(read, 0, 40)
+        await app.stop()
+        reading = asyncio.create_task(asyncio.to_thread(read, 40, 40))
+        await waits.get()
+        await serve(models, grpc_address=app.grpc_address)
+        after = await reading
+    assert [each.split("/")[2].split("?")[0] for each in before + after] == [
+        str(index) for index in range(80)
+    ]
+
+
+async def test_loading_model_is_away_and_not_missing():
+    """After a restart the model is ready again in a moment, so that asking again helps."""
+    loading = ModelVersion("1", ModelState.LOADING, "", "", "", "", None)
+    model = Model("digits", "", (loading,), Limits(64, 64, 64))
+    with pytest.raises(Unavailable, match="digits@1 is loading"):
+        describe_model(model, "1")
 
 
 async def test_missing_server_is_an_error(serve, models, tmp_path, capsys):

@@ -5,6 +5,7 @@ process opens its own source from it.
 """
 
 import contextlib
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,9 @@ from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls
 from imagemint.client.errors import Cancelled, DeadlineExceeded, NotFound, QueueFull, Unavailable
 from imagemint.client.images import ImageBatch
-from imagemint.client.models import Manifest, Model, ModelVersion
+from imagemint.client.models import Manifest, Model, ModelState, ModelVersion
 from imagemint.client.requests import Filter
+from imagemint.client.resuming import BACKOFF
 from imagemint.dataset.errors import DatasetError, SourceChanged, refuse_translator
 from imagemint.dataset.plan import Plan
 
@@ -85,7 +87,7 @@ class ServerSpec:
     addresses: tuple[str, ...]
     """HOST:PORT of each."""
     timeout_s: float
-    """Longest time for the next chunk from one server, in seconds."""
+    """Longest time for the next chunk from one server, and without one from any, in seconds."""
     tls: Tls | None = None
     """Encryption; None for plain text."""
     metadata: tuple[tuple[str, str], ...] = ()
@@ -194,9 +196,12 @@ class ServerSource:
         """Yields the images in order of index.
 
         If a server is unavailable or too busy beyond the timeout, the next server continues from
-        the next index. The error is raised if all servers fail in a row.
+        the next index. The error is raised if all servers fail in a row and the timeout has
+        passed: a stream waits for its server only after the first batch, so a server that restarts
+        between two shards is waited for here.
         """
         done = failures = 0
+        since = time.monotonic()
         while done < count:
             try:
                 with contextlib.closing(self._stream(first_index + done, count - done)) as batches:
@@ -204,12 +209,17 @@ class ServerSource:
                         failures = 0
                         yield batch
                         done += len(batch)
-            except _PASSING:
+                        since = time.monotonic()
+            except _PASSING as error:
                 failures += 1
-                if failures >= len(self._addresses):
-                    raise
                 self.close()
                 self._at = (self._at + 1) % len(self._addresses)
+                rounds, others = divmod(failures, len(self._addresses))
+                if rounds and not others:
+                    wait_s = BACKOFF.delay_s(rounds, error.retry_delay_s)
+                    if time.monotonic() + wait_s >= since + self._spec.timeout_s:
+                        raise
+                    time.sleep(wait_s)
 
     def _stream(self, first_index: int, count: int) -> Generator[ImageBatch, None, None]:
         plan, address = self._plan, self._addresses[self._at]
@@ -240,12 +250,15 @@ def describe_model(model: Model, version: str) -> Offer:
 
     Raises:
         NotFound: there is no such version, or it is not ready.
+        Unavailable: the version is being loaded, as after a restart of the server.
         DatasetError: the model translates pictures.
     """
     wanted = version or model.default_version
     for each in model.versions:
         if each.version == wanted and each.manifest is not None:
             return _describe_version(model.name, each, each.manifest)
+        if each.version == wanted and each.state == ModelState.LOADING:
+            raise Unavailable(f"{model.name}@{wanted} is loading", reason="MODEL_NOT_READY")
     exist = ", ".join(each.version for each in model.versions if each.manifest is not None)
     raise NotFound(
         f"model {model.name}: version {wanted or '(default)'} is not ready; ready are: "
