@@ -84,6 +84,23 @@ def test_stream_resumes_from_its_state(computed):
     assert list_indices(resumed) == list(range(20, 40))
 
 
+def test_setting_the_epoch_of_a_state_keeps_its_position(computed):
+    """A loop that sets each epoch, also the first one after a restart, repeats no image."""
+    stream = SyntheticStream(computed(), 20, block_size=8, advance=True)
+    stream.set_epoch(1)
+    items = iter(stream)
+    first = [next(items) for _ in range(11)]
+    resumed = SyntheticStream(computed(), 20, block_size=8, advance=True)
+    resumed.load_state_dict(stream.state_dict())
+    for epoch in range(resumed.epoch, 3):
+        resumed.set_epoch(epoch)
+        first += resumed
+    assert list_indices(first) == list(range(20, 60))
+    resumed.load_state_dict(stream.state_dict())
+    resumed.set_epoch(2)
+    assert list_indices(resumed) == list(range(40, 60))
+
+
 def test_state_of_another_stream_is_refused(computed):
     """The error names the option that differs."""
     state = SyntheticStream(computed(), 20, block_size=8).state_dict()

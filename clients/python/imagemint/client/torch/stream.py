@@ -105,10 +105,15 @@ class SyntheticStream(IterableDataset[Any]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begins an epoch. Call it before each iteration if `advance` is set."""
+        """Begins an epoch. Call it before each iteration if `advance` is set.
+
+        After `load_state_dict`, the epoch of the state continues where the state was taken.
+        """
         _check("epoch", epoch, 0)
+        if epoch != self.epoch:
+            self._resume_at = 0
+        self._done = self._resume_at
         self._epoch.fill_(epoch)
-        self._done = self._resume_at = 0
 
     def __len__(self) -> int:
         """Returns the items of this rank: images, or blocks if `batched`."""
