@@ -5,9 +5,10 @@ Both have the same networks, losses, optimiser, batch size and learning rate. Th
 own generator, draws new noise for G, and ends each epoch with a short batch. The recipe runs with
 `ema_half_life=1`, so that its averaged generator is G itself.
 
-After each epoch one judge measures 5,000 images of each side: the modes that it sees, the Frechet
-distance as a multiple of its floor, the coverage, and the spread (mean standard deviation of a
-pixel, as a multiple of that of real images). Losses are means over the epoch.
+After each epoch, or every few (`--every`), one judge measures 5,000 images of each side: the modes
+that it sees, the Frechet distance as a multiple of its floor, the coverage, and the spread (mean
+standard deviation of a pixel, as a multiple of that of real images). Losses are means over the
+epoch.
 
     imagemint train mnist-classifier --out runs/judge
     python benchmarks/listing.py --classifier runs/judge --epochs 60 --json results.json
@@ -87,29 +88,34 @@ def shuffled(data: LabelledImages) -> Iterator[Tensor]:
 
 
 def run_listing(
-    data: LabelledImages, measures: Measures, epochs: int, seed: int
+    data: LabelledImages, measures: Measures, epochs: int, seed: int, every: int = 1
 ) -> Iterator[Figures]:
-    """Trains the listing; yields the figures after each epoch."""
+    """Trains the listing; yields the losses of each epoch, with the figures of every few."""
     plain, images = PlainGan(seed), 0
-    for _ in range(epochs):
+    for epoch in range(1, epochs + 1):
         counts, *losses = zip(*plain.train(shuffled(data)), strict=True)
         images += sum(counts)
         mean_D, mean_G = (float(np.mean(each)) for each in losses)
-        found = measures(AsImages(plain.G))
+        found = {} if epoch % every else measures(AsImages(plain.G))
         yield {"images": images, "loss_D": mean_D, "loss_G": mean_G} | found
 
 
 def run_recipe(
-    data: LabelledImages, measures: Measures, epochs: int, seed: int, **options: int
+    data: LabelledImages,
+    measures: Measures,
+    epochs: int,
+    seed: int,
+    every: int = 1,
+    **options: int,
 ) -> list[Figures]:
-    """Trains the recipe; returns the figures after each epoch."""
+    """Trains the recipe; returns the losses of each epoch, with the figures of every few."""
     epoch = len(data)
     recipe = VanillaMnistRecipe(images=epochs * epoch, ema_half_life=1, seed=seed, **options)
     rows = {"images", "loss_D", "loss_G", "modes", "spread", "frechet_over_floor", "coverage"}
     with tempfile.TemporaryDirectory() as run:
         train(
             *(GeneratorTask(recipe, data), Path(run)),
-            schedule=Schedule(epoch, epoch, collapse_grace=recipe.images),
+            schedule=Schedule(epoch, every * epoch, collapse_grace=recipe.images),
             device=CPU,
             measure=measures,
             quiet=True,
@@ -140,6 +146,7 @@ def main() -> None:
     )
     parser.add_argument("--classifier", type=Path, required=True, help="the judge")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--every", type=int, default=1, help="epochs between two measurements")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
@@ -159,9 +166,10 @@ def main() -> None:
         if arguments.json:
             arguments.json.write_text(json.dumps(about | sides, indent=2) + "\n")
 
-    for row in run_listing(data, measures, arguments.epochs, arguments.seed):
+    planned = (arguments.epochs, arguments.seed, arguments.every)
+    for row in run_listing(data, measures, *planned):
         keep("listing", row)
-    for row in run_recipe(data, measures, arguments.epochs, arguments.seed):
+    for row in run_recipe(data, measures, *planned):
         keep("recipe", row)
 
 

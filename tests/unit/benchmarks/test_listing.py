@@ -37,6 +37,15 @@ def test_both_sides_have_equal_networks(digits):
         assert shapes[0] == shapes[1]
 
 
+def test_every_second_epoch_is_measured(digits, measures):
+    """Other epochs have only losses, on both sides alike."""
+    listing = list(run_listing(digits, measures, 4, seed=0, every=2))
+    recipe = run_recipe(digits, measures, 4, seed=0, every=2, batch_size=20)
+    for rows in (listing, recipe):
+        assert ["coverage" in row for row in rows] == [False, True, False, True]
+        assert all(row["loss_G"] > 0 for row in rows)
+
+
 def test_both_sides_are_measured_at_each_epoch(digits, measures):
     """Two epochs give two rows with the same metrics on both sides."""
     listing = list(run_listing(digits, measures, 2, seed=0))
