@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_bundles import write_bundle, write_critic
 
-from imagemint.client import Cycle
+from imagemint.client import Cycle, Filter
 from imagemint.client.image_source import ServerSource
 from imagemint.client.torch import SyntheticImages
 from imagemint.dataset import DatasetError
@@ -96,3 +97,13 @@ def test_bad_arguments_are_refused(models):
     source = EngineSource("digits", repository=models, device="cpu")
     with pytest.raises(ValueError, match=r"10 classes, not \[10\]"):
         source.read(0, 1, [10])
+
+
+def test_filter_has_no_index_of_a_candidate(tmp_path):
+    """As a server, the engine refuses indices at which a filter finds the candidates of others."""
+    write_critic(write_bundle(tmp_path, "digits"))
+    source = EngineSource("digits", repository=tmp_path, device="cpu", image_filter=Filter())
+    assert source.read(2**48 - 1, 1).index[0] == 2**48 - 1
+    with pytest.raises(DatasetError, match=r"below 2\^48"):
+        source.read(2**48 - 1, 2)
+    source.close()

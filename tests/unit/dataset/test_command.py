@@ -189,6 +189,7 @@ def test_bytes_do_not_depend_on_the_workers(make, contents, tmp_path):
         (["--model=a", "--count=1", "--out=x", "--verify=x"], "--verify excludes --out"),
         (["--model=a", "--count=0", "--out=x"], "count"),
         (["--model=a", "--count=5", f"--first-index={2**64 - 1}", "--out=x"], "above 2^64"),
+        (["--model=a", "--count=1", "--out=x", "--scores", f"--first-index={2**48}"], "2^48"),
         (["--model=a", "--count=5", "--out=x", "--format=zip"], "webdataset"),
     ],
 )

@@ -11,6 +11,8 @@ from imagemint.client.errors import invalid
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 UINT64_MAX = 2**64 - 1
+FILTERED_END = 2**48
+"""With a filter, indices are below this. Those above belong to further candidates."""
 INT32_MAX = 2**31 - 1
 _INT32_MAX = 2**31 - 1
 # The server checks the real limit. This one avoids sending an array of pixels by mistake.

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
 from imagemint.client.extras import MissingExtra, install_command
-from imagemint.client.requests import UINT64_MAX, Cycle
+from imagemint.client.requests import FILTERED_END, UINT64_MAX, Cycle
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, LocalFolder, explain_os_error
 from imagemint.dataset.making import (
@@ -109,6 +109,11 @@ class Dataset(FilteredConnection):
                 raise ValueError(f"{flags} is required, or else --verify")
             if self.first_index + (self.count or 0) > UINT64_MAX + 1:
                 raise ValueError("--first-index plus --count is above 2^64")
+            if (
+                self.image_filter is not None
+                and self.first_index + (self.count or 0) > FILTERED_END
+            ):
+                raise ValueError("with a filter, --first-index plus --count is at most 2^48")
         elif self.out is not None or self.dry_run:
             raise ValueError("--verify excludes --out and --dry-run")
         return self

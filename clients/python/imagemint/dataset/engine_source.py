@@ -93,6 +93,7 @@ class EngineSource:
 
         Raises:
             SourceChanged: the bundle is no longer the one that the constructor found.
+            DatasetError: with a filter, an index is 2^48 or more.
             ValueError: the model has no such class.
         """
         num_classes = len(self._plan.class_labels)

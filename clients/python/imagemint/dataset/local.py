@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagemint.client.images import ImageBatch, Scores, Timing
-from imagemint.client.requests import Filter
+from imagemint.client.requests import FILTERED_END, Filter
 from imagemint.dataset.errors import DatasetError, refuse_translator
 from imagemint.dataset.plan import Plan
 from imagemint.dataset.sources import LocalSpec, Offer
@@ -98,7 +98,13 @@ class LocalSource:
         self._rows = max(1, min(_MOST_ROWS, _MOST_BYTES // plan.image_bytes))
 
     def read(self, first_index: int, count: int) -> Iterator[ImageBatch]:
-        """Yields the images in order of index."""
+        """Yields the images in order of index.
+
+        Raises:
+            DatasetError: with a filter, an index is 2^48 or more.
+        """
+        if self._critic is not None and first_index + count > FILTERED_END:
+            raise DatasetError("with a filter, indices are below 2^48")
         for start in range(first_index, first_index + count, self._rows):
             yield self._compute(start, min(self._rows, first_index + count - start))
 
