@@ -1,4 +1,4 @@
-"""Reports the health of the server and its models as models come and go."""
+"""Reports the health of the server and its models as models are loaded and unloaded."""
 
 import asyncio
 import contextlib
