@@ -1,11 +1,10 @@
 """Tests that data sets from servers have the bytes of the engine, whatever happens to servers."""
 
 import asyncio
-import contextlib
 
 import pytest
 from held_backend import WAIT_S
-from tiny_bundles import write_bundle, write_variant
+from tiny_bundles import write_bundle, write_critic, write_variant
 
 from imagemint.client.cli import main
 from imagemint.client.errors import Unavailable
@@ -192,10 +191,20 @@ async def test_verification_can_use_a_server(app, models, tmp_path, capsys):
     assert "300 images of 8 of 8 shards" in capsys.readouterr().out
 
 
-async def test_worker_reports_the_reason(app, models, tmp_path, capsys):
-    """An error in another process is one line with the reason."""
+async def test_refused_truncation_leaves_no_folder(app, tmp_path, capsys):
+    """A wrong setting does not claim the folder, so that the corrected command can have it."""
     out = tmp_path / "set"
-    assert await make(out, *make_server_flags(app), "--truncation=0.5", "--workers=2") == 1
-    assert "truncation" in capsys.readouterr().err
-    with contextlib.suppress(FileNotFoundError):
-        assert not list(out.glob("*.tar"))
+    for model, said in (("digits", "takes no truncation"), ("styled", "takes 0.0 to 1.0")):
+        assert await make(out, *make_server_flags(app), "--truncation=1.5", model=model) == 1
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+
+
+async def test_worker_reports_the_reason(serve, tmp_path, capsys):
+    """An error in another process is one line with the reason."""
+    write_critic(write_bundle(tmp_path / "models", "digits"))
+    app, out = await serve(tmp_path / "models"), tmp_path / "set"
+    flags = ["--min-class-confidence=1", "--max-tries=1", "--workers=2"]
+    assert await make(out, *make_server_flags(app), *flags) == 1
+    assert "passes the filter in 1 tries" in capsys.readouterr().err
+    assert not list(out.glob("*.tar"))

@@ -201,6 +201,7 @@ class Dataset(FilteredConnection):
     def make_plan(self, existing: Plan | None) -> tuple[Plan, Spec]:
         """Returns the plan; what the settings leave open is taken from an existing plan."""
         spec, offer = self._open_spec(existing)
+        offer.check_truncation(self.truncation)
         offer.check_filter(self.image_filter)
         seed = self.seed
         if seed is None:
@@ -270,7 +271,6 @@ class Dataset(FilteredConnection):
             ) from error
 
         spec = local.find_bundle(self.repository, model, version, self.device)
-        local.check_truncation(spec, self.truncation)
         return local.describe_bundle(spec, variant)
 
     def _count_workers(self, plan: Plan) -> int:

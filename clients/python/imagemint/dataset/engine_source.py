@@ -14,7 +14,7 @@ from imagemint.client.image_source import SourceIdentity
 from imagemint.client.images import ImageBatch, join_batches
 from imagemint.client.requests import Filter
 from imagemint.dataset.errors import DatasetError
-from imagemint.dataset.local import LocalSource, check_truncation, describe_bundle, find_bundle
+from imagemint.dataset.local import LocalSource, describe_bundle, find_bundle
 from imagemint.dataset.plan import Plan
 from imagemint.dataset.sources import LocalSpec, Offer
 
@@ -62,8 +62,8 @@ class EngineSource:
         device: str = "auto",
     ) -> None:
         spec = find_bundle("" if repository is None else str(repository), model, version, device)
-        check_truncation(spec, truncation)
         self._spec, offer = describe_bundle(spec, variant)
+        offer.check_truncation(truncation)
         offer.check_filter(image_filter)
         plan = _make_plan(
             offer, secrets.randbits(64) if seed is None else seed, classes, truncation

@@ -242,19 +242,6 @@ def list_classes(plan: Plan, first: int, count: int) -> NDArray[np.int64] | None
     return cycle[np.arange(start, start + count) % len(cycle)]
 
 
-def check_truncation(directory_spec: LocalSpec, truncation: float | None) -> None:
-    """Raises DatasetError if the model does not accept a truncation."""
-    if truncation is None:
-        return
-    accepted = read_bundle(directory_spec.directory).spec.truncation
-    if accepted is None:
-        raise DatasetError("this model takes no truncation")
-    if not accepted.minimum <= truncation <= accepted.maximum:
-        raise DatasetError(
-            f"truncation is {truncation}; this model takes {accepted.minimum} to {accepted.maximum}"
-        )
-
-
 def _open_backend(bundle: Bundle, spec: LocalSpec, variant: str) -> OnnxBackend:
     # The other workers use the other cores.
     return OnnxBackend(bundle, device=spec.device, variant=variant)
@@ -264,6 +251,7 @@ def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
     spec = bundle.spec
     if spec.source is not None:
         raise refuse_translator(spec.name)
+    accepted = spec.truncation
     return Offer(
         model=spec.name,
         version=str(bundle.version),
@@ -277,6 +265,7 @@ def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
         channels=spec.channels,
         title=bundle.manifest.title,
         license=bundle.manifest.license,
+        truncation=(accepted.minimum, accepted.maximum) if accepted else None,
         scores=() if bundle.critic is None else bundle.critic.scores.names,
     )
 

@@ -41,7 +41,21 @@ class Offer:
     channels: int
     title: str
     license: str
+    truncation: tuple[float, float] | None
+    """Smallest and largest truncation that it takes; None if it takes none."""
     scores: tuple[str, ...] = ()
+
+    def check_truncation(self, truncation: float | None) -> None:
+        """Raises DatasetError if the model does not accept a truncation."""
+        if truncation is None:
+            return
+        if self.truncation is None:
+            raise DatasetError("this model takes no truncation")
+        smallest, largest = self.truncation
+        if not smallest <= truncation <= largest:
+            raise DatasetError(
+                f"truncation is {truncation}; this model takes {smallest} to {largest}"
+            )
 
     def check_filter(self, image_filter: Filter | None) -> None:
         """Raises DatasetError if a filter needs scores that the model does not have."""
@@ -269,6 +283,7 @@ def describe_model(model: Model, version: str) -> Offer:
 def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> Offer:
     if manifest.source is not None:
         raise refuse_translator(model)
+    accepted = manifest.truncation
     return Offer(
         model=model,
         version=version.version,
@@ -282,6 +297,7 @@ def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> 
         channels=manifest.channels,
         title=manifest.title,
         license=manifest.license,
+        truncation=(accepted.minimum, accepted.maximum) if accepted else None,
         scores=manifest.scores,
     )
 
