@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+from pathlib import Path
 
 # Threads of OpenBLAS and OpenMP spin while they wait for work. On the small arrays of tests that
 # costs several times the work itself, and takes the cores from other processes. Both libraries read
@@ -48,6 +49,15 @@ def write_certificate():
         return certificate, key
 
     return write
+
+
+@pytest.fixture
+def real_data():
+    """The directory of the real data sets."""
+    folder = os.environ.get("IMAGEMINT_DATA")
+    if not folder or not (Path(folder) / "mnist").is_dir():
+        pytest.skip("IMAGEMINT_DATA names no folder with the real data sets")
+    return Path(folder)
 
 
 @pytest.fixture

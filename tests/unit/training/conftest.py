@@ -1,8 +1,6 @@
 """Fixtures: toy digits, tiny networks, and training runs of about a second."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,12 +159,3 @@ def judge(tmp_path_factory, digits, test_digits):
     recipe = MnistClassifierRecipe(epochs=8, batch_size=20, shift=0, dropout=0.0)
     train_classifier(recipe, digits, test_digits, out, device=torch.device("cpu"), quiet=True)
     return out
-
-
-@pytest.fixture
-def real_data():
-    """The directory of the real data sets."""
-    folder = os.environ.get("IMAGEMINT_DATA")
-    if not folder or not (Path(folder) / "mnist").is_dir():
-        pytest.skip("IMAGEMINT_DATA names no folder with the real data sets")
-    return Path(folder)
