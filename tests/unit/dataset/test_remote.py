@@ -64,3 +64,16 @@ def test_foreign_object_is_kept(refusal, read_objects):
 def test_missing_bucket_is_an_error(refusal, read_objects):
     """The error has the address."""
     assert "s3://nowhere/set" in refusal("s3://nowhere/set")
+
+
+def test_unreachable_store_is_an_error(refusal, read_objects, monkeypatch):
+    """The libraries of stores have exceptions of their own, which end in one line, too."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    said = refusal("s3://bucket/set")
+    assert "s3://bucket/set: EndpointConnectionError: Could not connect" in said
+
+
+@pytest.mark.parametrize("place", ["nosuch://bucket/set", "S3://bucket/set"])
+def test_unknown_address_is_an_error(refusal, place):
+    """A misspelt protocol is no folder on this machine."""
+    assert f"{place}: Protocol not known" in refusal(place)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imagemint.dataset.folder import Folder, LocalFolder
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://.+")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.+")
 
 
 def is_address(place: str) -> bool:
@@ -14,7 +14,11 @@ def is_address(place: str) -> bool:
 
 
 def open_folder(place: str) -> Folder:
-    """Returns the folder at a path, or at any address that fsspec knows."""
+    """Returns the folder at a path, or at any address that fsspec knows.
+
+    Raises:
+        DatasetError: fsspec does not know the address, or lacks the package of the store.
+    """
     if not is_address(place):
         return LocalFolder(Path(place.removeprefix("file://")))
     from imagemint.dataset.remote import RemoteFolder  # noqa: PLC0415 - needs the extra

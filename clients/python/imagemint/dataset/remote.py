@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 
+from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import WORK
 
 _BLOCK = 2**20
@@ -25,17 +26,25 @@ class RemoteFolder:
 
     Args:
         place: the address, such as `s3://bucket/name`.
+
+    Raises:
+        DatasetError: fsspec does not know the address, or lacks the package of the store. The
+            methods raise it, too, if the store cannot be used.
     """
 
     def __init__(self, place: str) -> None:
         self.place = place.rstrip("/")
-        self._files, root = fsspec.core.url_to_fs(self.place, skip_instance_cache=True)
+        try:
+            self._files, root = fsspec.core.url_to_fs(self.place, skip_instance_cache=True)
+        except (ValueError, ImportError) as error:
+            raise DatasetError(f"{place}: {error}") from error
         self._root = str(root).rstrip("/")
 
     def list_strangers(self) -> list[str]:
         """Returns the names in it, without the state of an unfinished data set."""
         try:
-            found = self._files.ls(self._root, detail=False)
+            with self._explained():
+                found = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
@@ -45,21 +54,23 @@ class RemoteFolder:
         """Returns the content of a small file; None if there is none."""
         self._files.invalidate_cache()
         try:
-            return bytes(self._files.cat_file(self._path(name)))
+            with self._explained():
+                return bytes(self._files.cat_file(self._path(name)))
         except FileNotFoundError:
             return None
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
-        self._make_parent(name)
-        self._files.pipe_file(self._path(name), content)
+        with self._explained():
+            self._make_parent(name)
+            self._files.pipe_file(self._path(name), content)
 
     def digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
         self._files.invalidate_cache()
         digest = hashlib.sha256()
         try:
-            with self._files.open(self._path(name), "rb") as file:
+            with self._explained(), self._files.open(self._path(name), "rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         except FileNotFoundError:
@@ -68,8 +79,9 @@ class RemoteFolder:
 
     def publish(self, staged: Path, name: str) -> None:
         """Uploads a file from the staging area."""
-        self._make_parent(name)
-        self._files.put_file(str(staged), self._path(name))
+        with self._explained():
+            self._make_parent(name)
+            self._files.put_file(str(staged), self._path(name))
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -79,8 +91,21 @@ class RemoteFolder:
 
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._explained():
             self._files.rm(self._path(WORK), recursive=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Translates the errors of a store's own library, which share no base class."""
+        try:
+            yield
+        except OSError:  # the command explains it
+            raise
+        except Exception as error:
+            raise DatasetError(
+                f"{self.place}: {type(error).__name__}: {error}. What is finished is kept. Run the "
+                "same command again to continue"
+            ) from error
 
     def _make_parent(self, name: str) -> None:
         """Makes the folder of a file, unless the store has none: there, it would make a bucket."""
