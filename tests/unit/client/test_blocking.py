@@ -198,5 +198,5 @@ def test_call_on_the_own_loop_is_refused(address):
         async def inside():
             blocking.generate("tiny")
 
-        with pytest.raises(RuntimeError, match="own event loop"):
+        with pytest.raises(RuntimeError, match="inside the event loop of the client"):
             blocking._portal.wait(inside())

@@ -145,7 +145,7 @@ def test_missing_tls_file_is_an_error(address, tmp_path):
 @pytest.mark.parametrize("part", ["private_key_path", "certificate_chain_path"])
 def test_key_and_certificate_belong_together(part):
     """Half a pair raises at once. gRPC would abort the process."""
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="set the private key and the certificate chain together"):
         Tls(**{part: "a.pem"})
 
 

@@ -135,7 +135,7 @@ def test_full_disk_keeps_finished_shards(arguments, make, contents, tmp_path):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (errno.ENOSPC, "the disk is full. What is finished is kept. Make room."),
+        (errno.ENOSPC, "the disk is full. Finished shards are kept. Make room."),
         (errno.EROFS, "cannot be written: Read-only file system"),
         (errno.EIO, "Input/output error"),
     ],

@@ -65,7 +65,7 @@ def _check_address(value: str) -> str:
 
 
 class Bench(Connection):
-    """Load-test a server: throughput, latencies, and how much load it takes."""
+    """Load-tests a server: throughput, latencies, and the load that it sustains."""
 
     model: str
     """Model to request."""
@@ -73,9 +73,9 @@ class Bench(Connection):
     """Version of the model. Default: the server's."""
     mix: Annotated[str, AfterValidator(_check_mix)] = "count=1"
     """Requests, such as `count=1:80, count=64 format=png:20`: kinds of requests with their
-    weights; keys are count, class, format, quality, truncation, stream, chunk and priority. Of a
-    model that translates pictures: `translate source=FILE`, with fit=crop, pad or stretch. Or a
-    TOML file with a table [[request]] for each kind."""
+    weights; keys are count, class, caption, format, quality, truncation, stream, chunk and
+    priority. For a model that translates pictures: `translate source=FILE`, with fit=crop, pad or
+    stretch. Or a TOML file with a table [[request]] for each kind."""
     concurrency: list[Annotated[int, Field(ge=1, le=_MOST_CALLERS)]] = Field([], max_length=100)
     """Closed loop: numbers of callers, one point each. Default: 1,4,16, or none with --rate or
     --sweep."""

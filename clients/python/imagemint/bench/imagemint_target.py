@@ -184,7 +184,7 @@ def _reply(kind: type[_Answer], message: bytes, wanted: int | None) -> Reply:
     try:
         answer = kind.FromString(message)
     except DecodeError as error:
-        raise CallFailed("INTERNAL", f"an answer that is none: {error}") from None
+        raise CallFailed("INTERNAL", f"malformed answer: {error}") from None
     if isinstance(answer, translation.TranslateResponse):
         images = pictures = len(answer.batch.translations)
     else:

@@ -56,15 +56,15 @@ class RequestKind(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.chunk is not None and not self.stream:
-            raise ValueError("chunk belongs to a stream")
+            raise ValueError("chunk needs stream")
         if self.caption is not None and self.class_ is not None:
             raise ValueError("class and caption exclude each other")
         if self.quality is not None and self.format not in _LOSSY:
-            raise ValueError(f"quality belongs to {' and '.join(_LOSSY)}")
+            raise ValueError(f"quality needs format {' or '.join(_LOSSY)}")
         if self.translate != (self.source is not None):
-            raise ValueError("translate and source=FILE belong together")
+            raise ValueError("set translate and source=FILE together")
         if self.translate and self.stream:
-            raise ValueError("translate has no stream here")
+            raise ValueError("the load test has no streams of translations")
         if self.source is not None and not self.source.is_file():
             raise ValueError(f"{self.source} is not a file")
         return self
@@ -121,10 +121,12 @@ def _parse_kind(part: str) -> RequestKind:
     for word in (words if colon else part).split():
         key, equals, value = word.partition("=")
         if key in values:
-            raise MixError(f"{part!r}: {key} stands there twice")
+            raise MixError(f"{part!r}: {key} is given twice")
         values[key] = value if equals else True
     if not values.keys() - {"weight"}:
-        raise MixError(f"{part!r} asks for nothing; wanted something like 'count=64 format=png:20'")
+        raise MixError(
+            f"{part!r} has no key of a request; write something like 'count=64 format=png:20'"
+        )
     return _validate(repr(part), values)
 
 
@@ -135,7 +137,7 @@ def _read_file(path: Path) -> Mix:
         raise MixError(f"{path}: {error}") from None
     tables = content.pop("request", None)
     if content or not isinstance(tables, list) or not tables:
-        raise MixError(f"{path}: wanted tables [[request]], and nothing else")
+        raise MixError(f"{path}: expected tables [[request]], and nothing else")
     return Mix(
         tuple(_validate(f"{path}, request {n}", table) for n, table in enumerate(tables, start=1))
     )

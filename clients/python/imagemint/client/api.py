@@ -719,7 +719,7 @@ def _path_request(
         InvalidRequest: an argument does not fit the message.
     """
     if isinstance(serials, str):
-        raise invalid("serials", "a path needs two serial numbers, not one text")
+        raise invalid("serials", "interpolation needs two or more serial numbers, not one text")
     return generation_service_pb2.InterpolateRequest(
         serials=list(serials),
         frames=requests.whole_number("frames", frames),

@@ -61,7 +61,7 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.private_key_path is None) != (self.certificate_chain_path is None):
             # gRPC would abort the whole process.
-            raise ValueError("a private key and its certificate chain belong together; give both")
+            raise ValueError("set the private key and the certificate chain together")
 
     def certificates(self) -> Certificates:
         """Reads the files.

@@ -125,7 +125,7 @@ def _run_variant(prog: str, command: type[_HasVariants], arguments: list[str]) -
     variants = command.variants()
     match arguments:
         case ["--help" | "-h", *_]:
-            print(_format_overview(prog, "VARIANT", variants))
+            print(_format_overview(prog, "SUBCOMMAND", variants))
             return 0
         case [name, *rest] if name in variants:
             return _run(f"{prog} {name}", command.load_variant(name), rest)

@@ -123,7 +123,7 @@ class FilteredConnection(Connection):
 
 
 class Models(Connection):
-    """List the models of a server, with versions, states, classes, captions and image sizes."""
+    """Lists the models of a server, with versions, states, classes, captions and image sizes."""
 
     json_: bool = Field(default=False, alias="json")
     """Print everything that the server reports as JSON, instead of a table."""

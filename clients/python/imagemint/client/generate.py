@@ -47,10 +47,10 @@ Texts = Annotated[list[str], NoDecode, BeforeValidator(_to_list)]
 
 
 class Generate(FilteredConnection):
-    """Generate images into a folder of PNG files, one sheet, or an npz file."""
+    """Generates images into a folder of PNG files, one sheet, or an npz file."""
 
     model: str | None = None
-    """Name of the model. Required without --serial."""
+    """Name of the model. Required without --serial and --interpolate."""
     class_: Texts = Field([], alias="class")
     """Class by label or index: CLASS, label:TEXT or index:NUMBER. Several, comma-separated or as
     repeated flags, are taken in turn; `balanced` takes all in turn. Default: a conditional model

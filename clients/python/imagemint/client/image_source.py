@@ -151,7 +151,7 @@ class ServerSource:
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
         if isinstance(condition, PerImage):
-            raise invalid("condition", "a source has no classes image by image; use Cycle")
+            raise invalid("condition", "ServerSource does not take PerImage; use Cycle")
         self._target = target
         self._settings: dict[str, Any] = {
             "tls": tls,

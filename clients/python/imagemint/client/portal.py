@@ -59,7 +59,9 @@ class Portal:
         """
         if threading.current_thread() is self._thread and not self._forked:
             coroutine.close()
-            raise RuntimeError("a blocking call inside the client's own event loop")
+            raise RuntimeError(
+                "a blocking call inside the event loop of the client; use AsyncClient there"
+            )
         future = self._submit(coroutine)
         try:
             return future.result()

@@ -270,7 +270,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
         case None:
             pass
         case bool():  # bool is a subclass of int, but True does not mean class 1
-            raise invalid("condition", "a truth value is not a class")
+            raise invalid("condition", "a bool is not a class")
         case str():
             spec.class_label = condition
         case PerImage(class_ids):

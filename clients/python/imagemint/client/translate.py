@@ -48,7 +48,7 @@ Paths = Annotated[list[Path], NoDecode, BeforeValidator(_to_list)]
 
 
 class Translate(Connection):
-    """Translate pictures with an image-to-image model, and write the results."""
+    """Translates pictures with an image-to-image model, and writes the results."""
 
     model: str
     """Name of a model that takes a source; `imagemint models` shows which do."""

@@ -40,7 +40,7 @@ _DRAWN_SEED_BITS = 63
 
 
 class Dataset(FilteredConnection):
-    """Make a data set of labelled images, resumable: run the same command again to continue."""
+    """Makes a data set of labelled images. Run the same command again to continue it."""
 
     model: str | None = None
     """Name of the model."""

@@ -282,11 +282,11 @@ def explain_os_error(error: OSError, place: str) -> str:
     """Returns the error of a data set for an error of the disk."""
     again = "Run the same command again to continue"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}: the disk is full. What is finished is kept. Make room. {again}"
+        return f"{place}: the disk is full. Finished shards are kept. Make room. {again}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{place} cannot be written: {error.strerror}"
     named = f" ({error.filename})" if error.filename else ""
-    return f"{place}: {error.strerror or error}{named}. What is finished is kept. {again}"
+    return f"{place}: {error.strerror or error}{named}. Finished shards are kept. {again}"
 
 
 def _flush_folder(path: Path) -> None:

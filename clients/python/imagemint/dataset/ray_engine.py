@@ -58,7 +58,7 @@ def make_on_ray(
     except (RayError, ConnectionError) as error:
         text = str(error).strip().splitlines()[0]
         raise DatasetError(
-            f"Ray: {text} What is finished is kept. Run the same command again to continue"
+            f"Ray: {text} Finished shards are kept. Run the same command again to continue"
         ) from error
 
 

@@ -48,7 +48,7 @@ def make_in_processes(
         _run(pool, missing, workers, made, progress)
     except BrokenProcessPool as error:
         raise DatasetError(
-            "a worker process ended unexpectedly (killed, or out of memory?). What is finished is "
+            "a worker process ended unexpectedly (killed, or out of memory?). Finished shards are "
             "kept. Run the same command again to continue, with fewer --workers if it lacks memory"
         ) from error
     finally:

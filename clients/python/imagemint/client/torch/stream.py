@@ -196,7 +196,7 @@ def _check(name: str, value: int, smallest: int, largest: int | None = None) -> 
 
 def _check_rank(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
     if (rank is None) != (world_size is None):
-        raise ValueError("rank and world_size go together")
+        raise ValueError("set rank and world_size together")
     if rank is None or world_size is None:
         return None
     if not 0 <= rank < world_size:
