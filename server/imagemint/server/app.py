@@ -358,7 +358,7 @@ class App:
         """Scans the repository for changes now, if `model_control` is poll or watch."""
         _log.info(
             self._event("reload"),
-            models="looked for" if self.control.look() else "unchanged: see model_control",
+            models="scanned" if self.control.look() else "unchanged: see model_control",
             files="certificates and API keys are read again whenever they change",
         )
 

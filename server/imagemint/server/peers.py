@@ -106,7 +106,7 @@ class Peers:
             except Refused as refusal:
                 return Answer(self.number, refusal.value, error="refused")
             except Exception as error:  # noqa: BLE001 - the worker that asks must receive the error
-                _log.exception("question failed", topic=topic)
+                _log.exception("request between processes failed", topic=topic)
                 return Answer(self.number, error=str(error) or type(error).__name__)
 
     async def catch_up(self) -> None:

@@ -109,7 +109,7 @@ class ServeSettings(BaseModel):
     different."""
     variants: dict[str, Variant] = {}
     """Graphs of single models, in place of variant: auto, reference, or the name of one; a bundle
-    that lacks it is refused. On the command line mnist=fp32."""
+    that lacks it is refused. On the command line mnist=int8."""
     instances: int | None = Field(default=None, ge=1, le=256)
     """Number of batches computed in parallel. Default: one per CPU core of the affinity mask, 2 on
     a GPU. With several processes, this applies to each worker; by default, a worker uses its share

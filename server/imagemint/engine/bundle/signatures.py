@@ -123,7 +123,7 @@ class TrustedKeys:
             try:
                 key = load_pem_public_key(block)
             except (ValueError, UnsupportedAlgorithm) as error:
-                raise ValueError("it contains something else than PEM public keys") from error
+                raise ValueError("it contains something other than PEM public keys") from error
             if not isinstance(key, Ed25519PublicKey):
                 raise ValueError(  # noqa: TRY004 - likewise
                     "it contains a public key that is not of the kind Ed25519"

@@ -123,7 +123,7 @@ class Trials:
     def _start(self, directory: Path, arguments: str) -> "subprocess.Popen[str]":
         with self._lock:
             if self._closed:
-                raise BundleRefused(directory, "the server is leaving", passing=True)
+                raise BundleRefused(directory, "the server is shutting down", passing=True)
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own module
                     [*_CHILD, arguments],

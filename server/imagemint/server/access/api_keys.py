@@ -262,7 +262,9 @@ class KeyRing:
         except KeyFileError as error:
             if str(error) != self._last_failure:
                 self._last_failure = str(error)
-                _log.error("api keys not reloaded, the old ones stay", why=self._last_failure)
+                _log.error(
+                    "api keys not reloaded, the old ones stay in use", why=self._last_failure
+                )
                 self._on_reload(False)
             return
         self._last_failure = ""

@@ -9,7 +9,7 @@ _PROMETHEUS_FILE_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_
 
 
 class Serve(ServeSettings):
-    """Serves a model repository over gRPC until SIGTERM."""
+    """Serves a model repository over gRPC and HTTP until SIGTERM."""
 
     def run(self) -> int:
         """Serves until SIGTERM or SIGINT, and returns 0 after a clean drain."""

@@ -191,7 +191,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         channel.send(Failed(reason))
         return 1
     if peers.orphaned:
-        _log.warning("supervisor is gone")
+        _log.warning("supervisor has ended")
     for task in tasks:
         task.cancel()
     channel.send(Heartbeat(figures_of(app.metrics.registry)))

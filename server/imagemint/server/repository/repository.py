@@ -358,12 +358,13 @@ class ModelRepository:
         if serving and not found.versions and not found.unreadable:
             raise OSError(
                 errno.ENODATA,
-                "it contains no model any more, as if a mount were lost; set unload_when_empty to"
-                " unload them",
+                "it contains no model any more, perhaps because a mount was lost; set"
+                " unload_when_empty to unload them",
             )
         for name in serving & found.empty:
             found.unreadable[name] = (
-                "its folder is empty, as if a mount were lost; remove the folder to unload it"
+                "its folder is empty, perhaps because a mount was lost; remove the folder to"
+                " unload it"
             )
 
     def _fail_unreadable(self, found: Found) -> None:

@@ -210,7 +210,7 @@ class RpcServer:
             await asyncio.sleep(_CHECK_INTERVAL_S)
             if _is_running(self._server):
                 continue
-            _log.error("gRPC has stopped by itself; it is started again")
+            _log.error("gRPC stopped unexpectedly and is started again")
             self._abandoned.append(self._server)  # its calls go on in their own tasks
             if len(self._abandoned) > _MOST_ABANDONED:
                 await _stop_abandoned(self._abandoned.pop(0))

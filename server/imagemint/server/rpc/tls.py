@@ -95,7 +95,7 @@ class Certificates:
     def _report_failure(self, complaint: str) -> None:
         if complaint != self._last_failure:
             self._last_failure = complaint
-            _log.error("certificate not reloaded, the old one stays", why=complaint)
+            _log.error("certificate not reloaded, the old one stays in use", why=complaint)
             self._on_reload(False)
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:

@@ -116,7 +116,7 @@ def test_unusable_public_keys_are_refused():
     """One wrong key in a file is an error, and is not ignored."""
     cases = {
         "no PEM public key": b"",
-        "something else than PEM public keys": KEY.public_pem() + KEY.private_pem(),
+        "something other than PEM public keys": KEY.public_pem() + KEY.private_pem(),
         "not of the kind Ed25519": public_pem(ec.generate_private_key(ec.SECP256R1())),
     }
     for why, content in cases.items():

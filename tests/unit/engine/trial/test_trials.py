@@ -116,7 +116,7 @@ def test_close_ends_every_trial(tmp_path):
     running.close()
     thread.join(WAIT_S)
     assert process.poll() is not None
-    with pytest.raises(BundleRefused, match="leaving"):
+    with pytest.raises(BundleRefused, match="shutting down"):
         running.run(directory, "reference")
     assert len(refusals) == 1
 
