@@ -30,7 +30,7 @@ _ONLY_FROM_ONNX = (
 
 
 class Export(BaseModel):
-    """Exports a training run or a foreign ONNX file to a bundle, and compares the two."""
+    """Exports a training run, or an ONNX file of another program, to a bundle that it verifies."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -128,9 +128,11 @@ class Export(BaseModel):
             raise ValueError("name a training run or --from-onnx, and not both")
         extra = [name for name in _ONLY_FROM_ONNX if name in self.model_fields_set]
         if self.from_onnx is None and extra:
-            raise ValueError(f"{extra[0]} goes with --from-onnx: a run records it")
+            raise ValueError(f"{extra[0]} needs --from-onnx: a run records it")
         if self.from_onnx is not None and (self.license is None or self.value_range is None):
-            raise ValueError("--from-onnx needs --license and --value-range: no file holds them")
+            raise ValueError(
+                "--from-onnx needs --license and --value-range: an ONNX file contains neither"
+            )
         if self.labels and self.labels_file is not None:
             raise ValueError("use --labels or --labels-file, and not both")
         variants = self._variants
@@ -283,7 +285,7 @@ class Export(BaseModel):
         empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
         if not texts or empty:
             where = f"line {empty[0]} is empty" if empty else "it is empty"
-            raise ExportError(f"{self.labels_file} must hold one label a line: {where}")
+            raise ExportError(f"{self.labels_file} must contain one label per line: {where}")
         return tuple(text.strip() for text in texts)
 
     def _graph_options(self) -> "GraphOptions":

@@ -162,7 +162,7 @@ def add_critic(
     if "class" in of.scores:
         if not spec.conditional:
             raise ExportError(
-                "the critic's class score is the probability of the class that was asked for, and"
+                "the critic's class score is the probability of the requested class, and"
                 " the model has no classes"
             )
         classifier, judge = _get_classifier(of, spec)
@@ -205,7 +205,7 @@ def _get_classifier(of: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:
     if spec.class_labels and labels != spec.class_labels:
         raise ExportError(f"the classifier has the classes {labels}, the model {spec.class_labels}")
     if not of.classifier.takes(spec.height, spec.width, spec.channels):
-        raise ExportError(f"the classifier cannot look at images of {spec.height}x{spec.width}")
+        raise ExportError(f"the classifier does not accept images of {spec.height}x{spec.width}")
     described = (
         f"judge {of.about['recipe']}, SHA-256 {of.about['sha256'][:16]}, test accuracy"
         f" {of.about['test_accuracy']:.4f}"

@@ -123,4 +123,4 @@ def _write_and_load(
         # Always on the CPU, so that the figures do not depend on the machine of the export.
         return bundle, OnnxBackend(bundle, device="cpu")
     except BundleRefused as error:
-        raise ExportError(f"the exported graph is not fit to be served: {error.why}") from error
+        raise ExportError(f"the exported graph cannot be served: {error.why}") from error

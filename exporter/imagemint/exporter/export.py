@@ -101,7 +101,7 @@ def adopt_generator(
         ExportError: the bundle cannot be written. The repository is unchanged.
     """
     if not license.strip():
-        raise ExportError("the licence of the weights is missing: the file does not hold it")
+        raise ExportError("the licence of the weights is missing: an ONNX file does not contain it")
     adopted = adopt(foreign)
     for warning in adopted.warnings:
         _log.warning("%s", warning)

@@ -102,7 +102,7 @@ def test_missing_checkpoint_is_an_error(tmp_path):
     [
         ({}, "a training run or --from-onnx"),
         ({"source": "run", "from_onnx": "x.onnx"}, "not both"),
-        ({"source": "run", "labels": ["cat"]}, "labels goes with --from-onnx"),
+        ({"source": "run", "labels": ["cat"]}, "labels needs --from-onnx"),
         ({"from_onnx": "x.onnx", "license": "MIT"}, "needs --license and --value-range"),
         ({"source": "run", "precision": ["int8"]}, "int8 must be compared"),
         ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),

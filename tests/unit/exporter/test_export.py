@@ -154,7 +154,7 @@ def test_invalid_option_is_refused_early(trained, tmp_path, changed, said):
 def test_wrong_image_size_is_refused(trained, tmp_path):
     """A run that records another image size than its network has is refused with the reason."""
     wrong = dataclasses.replace(trained, image_size=32)
-    with pytest.raises(ExportError, match=r"not fit to be served: output 'image' is not uint8"):
+    with pytest.raises(ExportError, match=r"cannot be served: output 'image' is not uint8"):
         export_generator(wrong, name="digits", repository=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

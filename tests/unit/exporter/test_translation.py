@@ -133,7 +133,7 @@ def test_way_back_is_a_model_of_its_own(run_of, tmp_path):
     batch = Batch(source=there.examples.source)
     images = [OnnxBackend(bundle, device="cpu").run(batch) for bundle in bundles]
     assert not np.array_equal(*images)
-    with pytest.raises(CheckpointError, match="pix2pix learns no way back"):
+    with pytest.raises(CheckpointError, match="pix2pix learns only one direction"):
         read_translator(run_of("pix2pix"), "back")
 
 
