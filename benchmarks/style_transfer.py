@@ -48,7 +48,7 @@ def main() -> None:
     recipe = StyleTransferRecipe.model_validate(trained.options)
     features = load_classifier(options.classifier, cpu)[0].features
     if not isinstance(features, nn.Sequential):
-        raise SystemExit("the classifier is no row of layers")
+        raise SystemExit("the classifier is not a sequence of layers")
     features.requires_grad_(requires_grad=False)
     style = read_style(recipe.style, max(trained.target_shape[:2]), trained.target_shape[2])
     losses = StyleOptions(

@@ -299,7 +299,7 @@ def test_older_runs_resume(tmp_path, capsys):
     (tmp_path / "options.json").unlink()
     capsys.readouterr()
     assert main(resume) == 1
-    assert "does not tell where its data lie: name the --dataset" in capsys.readouterr().err
+    assert "does not record where its data are: name the --dataset" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("toy_mnist")
@@ -366,7 +366,7 @@ def test_missing_data_is_an_error(tmp_path, capsys, monkeypatch):
 def test_missing_gpu_is_an_error(tmp_path, capsys):
     """Requesting a GPU without one is an error."""
     assert train(tmp_path, "--device", "cuda") == 1
-    assert "no GPU that this PyTorch can use" in capsys.readouterr().err
+    assert "PyTorch finds no GPU" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("toy_mnist")

@@ -92,7 +92,10 @@ def test_idx_is_read(folder):
         (b"PK\3\4 something else", "not an IDX file"),
         (make_idx(make_images(1), kind=0x0D), "not an IDX file of unsigned bytes"),
         (make_idx(make_images(1))[:6], "ends within its header"),
-        (make_idx(make_images(2))[:-1], r"promises shape \(2, 28, 28\), content has 1567 bytes"),
+        (
+            make_idx(make_images(2))[:-1],
+            r"declares shape \(2, 28, 28\), but the content has 1567 bytes",
+        ),
         (make_idx(make_images(2)) + b"\0", "content has 1569 bytes"),
         (b"\0\0\x08\x04" + b"\xff" * 16, "content has 0 bytes"),
     ],

@@ -274,7 +274,7 @@ def test_interrupted_command_saves_once(shades, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told", "text"),
     [
-        (["--processes", "2", "--compile"], "2", "--compile is for one process"),
+        (["--processes", "2", "--compile"], "2", "--compile needs a single process"),
         ([], "4", "WORLD_SIZE is 4, but the options ask for"),
         (["--processes", "2", "--nodes", "3"], "2", "ask for 2 processes on each of 3 machines"),
     ],

@@ -122,7 +122,8 @@ def test_recipe_supports_every_size(name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "text"), [((20, 28), "28x20 pixels, networks draw squares"), ((37, 37), "--size")]
+    ("shape", "text"),
+    [((20, 28), "28x20 pixels, but the networks draw squares"), ((37, 37), "--size")],
 )
 def test_unsupported_image_size_is_refused(shape, text):
     """The error says how to get a size that the networks support."""

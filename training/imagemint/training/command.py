@@ -178,7 +178,9 @@ class Evaluate(DataOptions):
 
         try:
             if self.inception is not None:
-                raise TrainingError("a translator is measured under a --classifier, no --inception")
+                raise TrainingError(
+                    "a translator is measured with a --classifier, not with --inception"
+                )
             figures = evaluation.evaluate_translator(
                 translator,
                 evaluation.open_judge(self.classifier, device),

@@ -27,8 +27,8 @@ class DataOptions(BaseModel):
     labels_file: Path | None = None
     """Text file of class names in UTF-8, one a line, by index. Default: those of the data set."""
     strict: bool = False
-    """Let a broken picture or a row without a label be an error. Default: it is left out, named and
-    counted."""
+    """Treat a broken picture or a row without a label as an error. Default: it is left out, named
+    and counted."""
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> Self:

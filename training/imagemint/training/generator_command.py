@@ -54,14 +54,14 @@ class TrainGenerator(LoopSettings, DataOptions):
     processes: int = Field(default=1, ge=1)
     """Processes on this machine that share each batch. Each has its own GPU, or the CPU."""
     nodes: int = Field(default=1, ge=1)
-    """Machines, each with this number of processes. The environment tells how they connect."""
+    """Machines, each with this number of processes. The environment says how they connect."""
 
     def run(self) -> int:
         """Trains, or prints what the run would do."""
         if self.compile_ and self.processes * self.nodes > 1:
             raise ProcessesError(
-                "--compile is for one process: statistics that several work out together are"
-                " calls to each other, which the compiler does not see through"
+                "--compile needs a single process: several processes exchange statistics, and the"
+                " compiler does not support these exchanges"
             )
         device = choose_device(self.device)
         if self.resume:

@@ -194,5 +194,5 @@ def choose_device(name: str) -> "torch.device":
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     elif name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("no GPU that this PyTorch can use; --device cpu or auto does without")
+        raise TrainingError("PyTorch finds no GPU; use --device cpu or --device auto")
     return torch.device(name)

@@ -60,7 +60,9 @@ class Stylize(BaseModel):
         device = choose_device(self.device)
         model, about = load_classifier(self.classifier, device)
         if not isinstance(model.features, nn.Sequential):
-            raise CheckpointError(f"the classifier in {self.classifier} is no row of layers")
+            raise CheckpointError(
+                f"the classifier in {self.classifier} is not a sequence of layers"
+            )
         channels = about.get("image_channels", 1)
         content, style = (
             read_style(path, self.size, channels).to(device) for path in (self.content, self.style)

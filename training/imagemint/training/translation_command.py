@@ -127,7 +127,7 @@ class TrainTranslator(LoopSettings):
         model, about = load_classifier(self.judge, torch.device("cpu"))
         if not model.takes(*pairs.target_shape) or not isinstance(model.features, nn.Sequential):
             raise CheckpointError(
-                f"the classifier in {self.judge} cannot look at images of"
+                f"the classifier in {self.judge} does not accept images of"
                 f" {list(pairs.target_shape)}: train one on {pairs.data.name}"
             )
         return Judge(model.features, about["sha256"])

@@ -109,7 +109,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
     if isinstance(network, TwoWay):
         network = network.there if direction == "there" else network.back
     elif direction == "back":
-        raise CheckpointError(f"{checkpoint}: recipe {recipe.name} learns no way back")
+        raise CheckpointError(f"{checkpoint}: recipe {recipe.name} learns only one direction")
     if direction == "back":
         form, target = SourceForm(*target), form.shape
         examples = Examples(examples.target, examples.source)

@@ -87,7 +87,9 @@ def test_hidden_values_do_not_count():
 def test_unknown_attributes_are_refused():
     """The error names the attribute of the judge that the data lacks."""
     people = make_toy_people("train", 1)
-    with pytest.raises(DatasetError, match=r"avatars64/train does not tell tail as the judge"):
+    with pytest.raises(
+        DatasetError, match=r"avatars64/train has no attribute tail with the values"
+    ):
         AttributeClassifier(10, {"tail": 3}, width=2).targets(people)
-    with pytest.raises(DatasetError, match="does not tell skin"):
+    with pytest.raises(DatasetError, match="has no attribute skin"):
         AttributeClassifier(10, {"skin": 3}, width=2).targets(people)

@@ -164,7 +164,7 @@ def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, ca
     if damage == "other options":
         other = recipe.model_copy(update={"learning_rate": 1e-3})
         train_classifier(other, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
-        assert "of another recipe or data" in caplog.text
+        assert "belongs to another recipe" in caplog.text
         return
     train_classifier(recipe, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
     whole, cut = (
@@ -221,7 +221,7 @@ def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path):
 
 def test_unsuitable_data_are_refused(colours, digits, tmp_path):
     """Images of an unsupported shape and a test split of other classes are refused."""
-    with pytest.raises(DatasetError, match=r"mnist-classifier cannot look at .*\[12, 12, 3\]"):
+    with pytest.raises(DatasetError, match=r"mnist-classifier does not accept .*\[12, 12, 3\]"):
         train_classifier(MnistClassifierRecipe(), colours, colours, tmp_path, device=CPU)
     with pytest.raises(DatasetError, match="different classes"):
         train_classifier(MnistClassifierRecipe(), colours, digits, tmp_path, device=CPU)

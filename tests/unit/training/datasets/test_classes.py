@@ -61,8 +61,8 @@ def test_labels_are_read_from_a_file(tmp_path):
     [
         (b"", "line 1 is empty"),
         (b"a\n\nb", "line 2 is empty"),
-        (b"a\nb\na", "'a' stands there twice"),
-        (b"\xff", "no text file with a label on each line"),
+        (b"a\nb\na", "'a' occurs twice"),
+        (b"\xff", "not a text file with a label on each line"),
     ],
 )
 def test_invalid_labels_file_is_refused(tmp_path, content, text):

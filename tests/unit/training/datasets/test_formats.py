@@ -67,7 +67,7 @@ def test_bad_cifar_is_refused(archive, damage):
     content = {"no archive": b"x" * 700, "cut": archive[:3000], "file missing": make_cifar({})}[
         damage
     ]
-    with pytest.raises(DatasetError, match="it: not the archive of CIFAR-10 binaries"):
+    with pytest.raises(DatasetError, match="it: not the archive of the CIFAR-10 binary files"):
         parse_cifar_binary(content, "test", "it")
 
 

@@ -62,9 +62,9 @@ def test_stacked_judge_reads_each_channel(judge, test_digits):
 
 def test_unsupported_shape_is_refused(judge):
     """The error names the shape of images that the judge does not support."""
-    with pytest.raises(DatasetError, match=r"cannot look at images of \[32, 32, 3\]"):
+    with pytest.raises(DatasetError, match=r"does not accept images of \[32, 32, 3\]"):
         Judge(judge, CPU).extract(np.zeros((2, 32, 32, 3), np.uint8))
-    with pytest.raises(DatasetError, match="three channels, these images 1"):
+    with pytest.raises(DatasetError, match="three channels, but these images have 1"):
         StackedJudge(Judge(judge, CPU)).extract(np.zeros((2, 28, 28, 1), np.uint8))
 
 

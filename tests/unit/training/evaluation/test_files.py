@@ -79,7 +79,7 @@ def test_incomplete_folder_is_refused(tmp_path):
     """An image without a class, a broken image and an unknown class are errors."""
     write_image(tmp_path / "made" / "0_class1.png", 1)
     write_image(tmp_path / "made" / "1.png", 2)
-    with pytest.raises(DatasetError, match=r"1\.png: nothing tells its class"):
+    with pytest.raises(DatasetError, match=r"1\.png: its class is unknown"):
         open_source(str(tmp_path / "made"), CPU)
     (tmp_path / "made" / "1.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"1 of 2 pictures are broken: 1\.png"):

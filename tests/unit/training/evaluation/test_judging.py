@@ -138,7 +138,7 @@ def test_real_images_are_resized_to_the_model(judge, npz, test_digits):
         str(npz(np.kron(test_digits.images, np.ones((1, 2, 2, 3), np.uint8)), test_digits.labels)),
         CPU,
     )
-    with pytest.raises(DatasetError, match=r"the judge cannot look at images of \[56, 56, 3\]"):
+    with pytest.raises(DatasetError, match=r"the judge does not accept images of \[56, 56, 3\]"):
         evaluate(source, *open_extractor(judge, None, CPU), Protocol())
 
 
@@ -198,7 +198,9 @@ def test_incompatible_images_are_refused(measured, npz, image, class_id, text):
 def test_unreadable_npz_is_refused(measured, tmp_path, content):
     """The error names a file that is not an .npz file."""
     (tmp_path / "some.npz").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"some.npz: no .npz with image and class_id"):
+    with pytest.raises(
+        DatasetError, match=r"some.npz: not an .npz file with the arrays image and class_id"
+    ):
         measured(tmp_path / "some.npz")
 
 

@@ -183,7 +183,7 @@ def test_feature_layers_are_the_last_of_each_size():
         nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
     )
     assert find_feature_layers(judge, (8, 8, 3)) == [1, 3]
-    with pytest.raises(ValueError, match="no maps"):
+    with pytest.raises(ValueError, match="no feature maps"):
         find_feature_layers(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (2, 2, 3))
 
 

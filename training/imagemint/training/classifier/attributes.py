@@ -73,7 +73,10 @@ class AttributeClassifier(Classifier):
         known = {attribute.name: attribute for attribute in data.attributes}
         wrong = [name for name, head in self.heads.items() if not _fits(head, known.get(name))]
         if wrong:
-            raise DatasetError(f"{data.name} does not tell {', '.join(wrong)} as the judge has it")
+            raise DatasetError(
+                f"{data.name} has no attribute {', '.join(wrong)} with the values that the judge"
+                " knows"
+            )
         columns = [data.labels]
         for name in self.heads:
             visible = known[name].visible

@@ -68,10 +68,15 @@ class Progress:
                 about = json.loads(file.metadata()["about"])
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            _log.warning("%s is damaged (%s); training starts anew", self._path, error)
+            _log.warning(
+                "%s is damaged (%s); training starts from the beginning", self._path, error
+            )
             return 0
         if about["identity"] != self._identity:
-            _log.warning("%s is of another recipe or data; training starts anew", self._path)
+            _log.warning(
+                "%s belongs to another recipe or data set; training starts from the beginning",
+                self._path,
+            )
             return 0
         self._model.load_state_dict(_select(tensors, "model/"))
         moments: dict[int, dict[str, Tensor]] = {}

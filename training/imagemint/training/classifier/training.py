@@ -66,7 +66,7 @@ def train_classifier(
         model = recipe.network(len(train.class_labels), channels)
         if not model.takes(*train.images.shape[1:]):
             raise DatasetError(
-                f"{train.name}: recipe {recipe.name} cannot look at images of"
+                f"{train.name}: recipe {recipe.name} does not accept images of"
                 f" {list(train.images.shape[1:])}"
             )
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this overload

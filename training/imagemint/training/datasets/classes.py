@@ -111,13 +111,15 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
     try:
         names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: no text file with a label on each line ({error})") from error
+        raise DatasetError(
+            f"{path}: not a text file with a label on each line ({error})"
+        ) from error
     while names and not names[-1]:
         names.pop()
     if not names or "" in names:
         line = names.index("") + 1 if names else 1
-        raise DatasetError(f"{path}: each line should hold a label, line {line} is empty")
+        raise DatasetError(f"{path}: each line must contain a label, but line {line} is empty")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DatasetError(f"{path}: label {twice!r} stands there twice")
+        raise DatasetError(f"{path}: label {twice!r} occurs twice")
     return tuple(names)

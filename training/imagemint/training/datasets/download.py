@@ -65,7 +65,9 @@ def read_source(source: Source, data: Path | None) -> bytes:
     places = ", ".join(str(path) for path in tried)
     hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
     if source.url is None:
-        raise DatasetError(f"{source.path} not found; tried {places}; {hint} (no download known)")
+        raise DatasetError(
+            f"{source.path} not found; tried {places}; {hint} (no download is known)"
+        )
     try:
         content = _download(source.url)
     except (OSError, http.client.HTTPException) as error:  # refused, timed out or interrupted

@@ -128,7 +128,7 @@ def _list(
     """Returns the pictures in the folders of these classes, those of the first class first."""
     classes = [folder] if flat else list(folder.folders)
     if not classes:
-        raise DatasetError(f"{folder.path}: its pictures lie in no folder of a class")
+        raise DatasetError(f"{folder.path}: its pictures are not in class folders")
     labels = [0] * len(classes)
     if not flat:
         found, _ = number_classes(

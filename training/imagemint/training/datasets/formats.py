@@ -33,7 +33,8 @@ def parse_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
     if len(content) - start != math.prod(shape):
         raise DatasetError(
-            f"{place}: header promises shape {shape}, content has {len(content) - start} bytes"
+            f"{place}: the header declares shape {shape}, but the content has"
+            f" {len(content) - start} bytes"
         )
     # A copy, because PyTorch takes no read-only arrays, such as views of bytes.
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
@@ -66,7 +67,9 @@ def parse_cifar_binary(content: bytes, split: Split, place: str) -> LabelledImag
         rows = rows.reshape(-1, _CIFAR_ROW)
         names = files["batches.meta.txt"].decode().split()
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
-        raise DatasetError(f"{place}: not the archive of CIFAR-10 binaries ({error})") from error
+        raise DatasetError(
+            f"{place}: not the archive of the CIFAR-10 binary files ({error})"
+        ) from error
     planes = rows[:, 1:].reshape(-1, 3, _CIFAR_SIZE, _CIFAR_SIZE)
     return LabelledImages(
         name=f"cifar10/{split}",

@@ -37,7 +37,7 @@ def to_gray(picture: Image.Image, form: str | None) -> Image.Image:
     white = _white(picture.mode, form, float(most))
     if not (np.isfinite(least) and np.isfinite(most) and least >= 0 and most <= white):
         raise DatasetError(
-            f"values from {least:g} to {most:g} in mode {picture.mode} have no agreed black and"
+            f"values from {least:g} to {most:g} in mode {picture.mode} have no defined black and"
             f" white; save 8-bit or 16-bit gray, or floats from 0 to 1"
         )
     if white == _WHITE_16:

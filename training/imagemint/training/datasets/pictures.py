@@ -202,7 +202,7 @@ class Stack:
         elif array.shape[:2] != self._images.shape[1:3]:
             raise DatasetError(
                 f"{place}: picture of {array.shape[:2]} pixels, the first is of"
-                f" {self._images.shape[1:3]}; a size to bring them all to (--size) settles it"
+                f" {self._images.shape[1:3]}; set --size to scale all of them"
             )
         if array.shape[-1] > self._images.shape[-1]:
             self._images = self._convert_colours(self._images)

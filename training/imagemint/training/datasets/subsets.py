@@ -21,13 +21,13 @@ def select_per_class(data: LabelledImages, count: int, *, seed: int = 0) -> Labe
         DatasetError: a class has fewer images; the message names it.
     """
     if count < 1:
-        raise DatasetError(f"{data.name}: {count} images of each class are none")
+        raise DatasetError(f"{data.name}: per_class is {count}, and must be 1 or more")
     chosen = []
     for label, text in enumerate(data.class_labels):
         rows = np.flatnonzero(data.labels == label)
         if len(rows) < count:
             raise DatasetError(
-                f"{data.name}: class {text!r} has {len(rows)} images, asked for were {count}"
+                f"{data.name}: class {text!r} has {len(rows)} images, but {count} were requested"
             )
         key = np.array([seed, label], np.uint64)
         chosen.append(np.random.Generator(np.random.Philox(key=key)).permutation(rows)[:count])

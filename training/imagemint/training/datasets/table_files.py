@@ -125,7 +125,7 @@ def _csv(text: str) -> tuple[list[dict[str, Any]], list[str]]:
 def _json_lines(text: str) -> tuple[list[dict[str, Any]], list[str]]:
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise TypeError("each line should be a JSON object")
+        raise TypeError("each line must be a JSON object")
     return rows, list(dict.fromkeys(name for row in rows for name in row))
 
 

@@ -105,7 +105,7 @@ class Judge:
     def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features of the named layer, and the classes that it was trained on."""
         if not self._model.takes(*images.shape[1:]):
-            raise DatasetError(f"the judge cannot look at images of {list(images.shape[1:])}")
+            raise DatasetError(f"the judge does not accept images of {list(images.shape[1:])}")
         features, logits = self._model.extract(images)
         return Extracted(features, log_softmax(logits, axis=1))
 
@@ -170,7 +170,9 @@ class StackedJudge:
     def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features of the channels side by side, and the 1000 joint classes."""
         if images.shape[-1] != STACK:
-            raise DatasetError(f"stacks have three channels, these images {images.shape[-1]}")
+            raise DatasetError(
+                f"stacks have three channels, but these images have {images.shape[-1]}"
+            )
         red, green, blue = (
             self._digits.extract(np.ascontiguousarray(images[..., [channel]]))
             for channel in range(STACK)
@@ -288,5 +290,5 @@ def open_extractor(
     if inception is not None:
         return Inception(inception, device), judge
     if judge is None:
-        raise CheckpointError("no network to judge the images: name a --classifier or --inception")
+        raise CheckpointError("no network to compute features: name a --classifier or --inception")
     return judge, judge

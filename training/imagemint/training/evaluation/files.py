@@ -78,9 +78,11 @@ class NpzSource(FileSource):
             with path.open("rb") as file, np.load(file) as arrays:
                 self.images, classes = arrays["image"], arrays["class_id"]
         except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-            raise DatasetError(f"{path}: no .npz with image and class_id ({error})") from error
+            raise DatasetError(
+                f"{path}: not an .npz file with the arrays image and class_id ({error})"
+            ) from error
         if not np.issubdtype(classes.dtype, np.integer):
-            raise DatasetError(f"{path}: class_id is {classes.dtype}, should hold integers")
+            raise DatasetError(f"{path}: class_id is {classes.dtype}, must be integers")
         self.sha256 = hashlib.sha256(content).hexdigest()
         shape = self.images.shape[1:]
         if self.images.dtype == np.uint8 and len(shape) == _IMAGE_AXES and shape[-1] in _CHANNELS:
@@ -145,7 +147,9 @@ def _labels_of(tree: Folder, paths: Sequence[Path]) -> list[Label]:
         return []
     missing = next((path for path in paths if path not in told), None)
     if missing is not None:
-        raise DatasetError(f"{missing}: nothing tells its class, as it does of other pictures")
+        raise DatasetError(
+            f"{missing}: its class is unknown, and those of other pictures are known"
+        )
     return [told[path] for path in paths]
 
 

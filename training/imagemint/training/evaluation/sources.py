@@ -315,7 +315,9 @@ def open_address(place: str, plugs: Mapping[str, Callable[[str], Source]] | None
     known = _open_installed() if plugs is None else plugs
     if scheme not in known:
         there = ", ".join(sorted(known)) or "none"
-        raise DatasetError(f"{place}: no source has addresses {scheme}://; installed: {there}")
+        raise DatasetError(
+            f"{place}: no installed source reads addresses {scheme}://; installed: {there}"
+        )
     return known[scheme](address)
 
 

@@ -66,7 +66,7 @@ def resume_settings(
         if name in known_datasets:
             kept["dataset"] = name
         elif "data_set" not in settings.model_fields_set:
-            raise CheckpointError(f"{run} does not tell where its data lie: name the --dataset")
+            raise CheckpointError(f"{run} does not record where its data are: name the --dataset")
         kept |= {"size": description["image_size"], "channels": description["image_channels"]}
     given = settings.model_dump(by_alias=True, exclude_unset=True)
     values = {**option_defaults(description["recipe"]), **description["options"], **kept, **given}

@@ -39,8 +39,8 @@ def initial_state(
     height, width = data.images.shape[1:3]
     if height != width:
         raise DatasetError(
-            f"{data.name}: images of {width}x{height} pixels, networks draw squares; --size brings"
-            " them to one"
+            f"{data.name}: images of {width}x{height} pixels, but the networks draw squares; set"
+            " --size"
         )
     shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
     told = Shape(
@@ -97,8 +97,8 @@ def _join(part: nn.Module, processes: Distributed) -> None:
         ):
             raise ProcessesError(
                 f"{type(module).__name__} would normalise by the part of the batch that its"
-                " process holds, so the run would differ from that of one process;"
-                " networks.layers.BatchNorm2d does not, nor do layers that keep images apart"
+                " process has, so the run would differ from that of one process;"
+                " use networks.layers.BatchNorm2d, or layers that treat each image alone"
             )
 
 

@@ -30,7 +30,7 @@ class CaptionReading(Regularizer):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``reading``: the binary cross-entropy, summed over the values."""
         if batch.c is None or not isinstance(batch.G, CaptionGenerator):
-            raise TypeError("only a generator that reads captions learns reading")
+            raise TypeError("this loss needs a generator that reads captions")
         # Captions are drawn for the whole batch, so that they do not depend on the processes.
         people = self.processes.all_gather(batch.c)
         tokens, allowed = map(

@@ -32,7 +32,7 @@ class PerceptualLoss(Term):
     ) -> None:
         super().__init__(weight, after=after)
         if not layers or not 0 <= min(layers) <= max(layers) < len(judge):
-            raise ValueError(f"layers are {list(layers)}, the judge has 0 to {len(judge) - 1}")
+            raise ValueError(f"layers are {list(layers)}, but the judge has 0 to {len(judge) - 1}")
         self._layers = frozenset(layers)
         # Not a submodule, because checkpoints do not need it, and it must not be trained.
         used = nn.Sequential(*list(judge)[: max(layers) + 1]).eval()
@@ -80,5 +80,5 @@ def find_feature_layers(judge: nn.Sequential, shape: tuple[int, int, int]) -> li
             break
         last[tuple(x.shape[2:])] = index
     if not last:
-        raise ValueError("the classifier has no maps to compare images in")
+        raise ValueError("the classifier has no feature maps to compare images in")
     return list(last.values())

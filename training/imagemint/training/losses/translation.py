@@ -105,7 +105,7 @@ class CycleConsistency(Term):
         """Returns the mean absolute difference of both round trips, added up, as ``cycle``."""
         G, passes = batch.two_way, batch.passes
         if batch.fake_source is None:
-            raise ValueError("the way back has made nothing of the targets")
+            raise ValueError("the backward direction has not translated the targets")
         of_source = F.l1_loss(passes.run(G.back, batch.fake), batch.source)
         of_target = F.l1_loss(passes.run(G.there, batch.fake_source), batch.target)
         return {"cycle": of_source + of_target}

@@ -49,7 +49,9 @@ class BatchNorm2d(nn.BatchNorm2d, Batchwise):
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         if self.running_mean is None or self.running_var is None or self.momentum is None:
-            raise ValueError("without running statistics or momentum it has nothing to be served")
+            raise ValueError(
+                "set track_running_stats and momentum: the exported graph needs running statistics"
+            )
         count *= self.processes.world_size
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)

@@ -46,7 +46,7 @@ class InfoganRecipe(ConvolutionalRecipe):
         if self.continuous_codes >= self.z_dim:
             raise ValueError(
                 f"continuous_codes is {self.continuous_codes}, should be less than z_dim"
-                f" ({self.z_dim}), of which they are a part"
+                f" ({self.z_dim}), because they are a part of it"
             )
         return self
 

@@ -128,7 +128,7 @@ def evaluate_translation(
     )
     if judge is not None and not judge.takes(test.target_shape):
         raise DatasetError(
-            f"the judge cannot look at images of {list(test.target_shape)}; name another"
+            f"the judge does not accept images of {list(test.target_shape)}; name another"
             " --classifier, or none"
         )
     count = min(samples or _SAMPLES, len(test), len(train))

@@ -182,7 +182,9 @@ def _parse_pairs(trained_on: str, name: str) -> _Pairs:
         DatasetError: the text is another one.
     """
     if trained_on.endswith(WAY_BACK):
-        raise DatasetError(f"{name} is a way back; measure the run, which has both directions")
+        raise DatasetError(
+            f"{name} is the backward direction of a run; measure the run, which has both directions"
+        )
     found = _PAIRS.fullmatch(trained_on)
     if found is None:
         why = f"it was trained on {trained_on!r}" if trained_on else "it does not say"
@@ -205,5 +207,5 @@ def open_judge(classifiers: list[Path], device: torch.device) -> Judge | None:
         DatasetError: several are named.
     """
     if len(classifiers) > 1:
-        raise DatasetError("a translator is measured under one --classifier")
+        raise DatasetError("a translator is measured with exactly one --classifier")
     return Judge(classifiers[0], device) if classifiers else None
