@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from imagemint.engine import drawn_classes, latents
+from imagemint.engine import draw_classes, latents
 from imagemint.engine.bundle import read_bundle
 
 BATCHES = (1, 8, 64)
@@ -54,7 +54,7 @@ def feed_of(content: bytes, rows: int) -> Feed:
     sides = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.input}
     feed: Feed = {"z": latents(0, 0, rows, sides["z"])}
     if "class_id" in sides:
-        feed["class_id"] = drawn_classes(0, 0, rows, 10)[:, np.newaxis]
+        feed["class_id"] = draw_classes(0, 0, rows, 10)[:, np.newaxis]
     return feed
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imagemint.bench.mix import RequestKind
 from imagemint.bench.target import CallFailed, Reply, Streaming
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import draw_classes, latents
 from imagemint.engine.spec import ModelSpec
 
 # Different requests of one kind, used in turn, as in imagemint.bench.imagemint_target.
@@ -41,7 +41,7 @@ def make_inputs(spec: ModelSpec, ask: RequestKind, reel: int, turn: int) -> Inpu
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
     first = turn * ask.count
     z = latents(reel, first, ask.count, spec.z_dim, distribution=spec.distribution)
-    return z, drawn_classes(reel, first, ask.count, spec.num_classes)[:, np.newaxis]
+    return z, draw_classes(reel, first, ask.count, spec.num_classes)[:, np.newaxis]
 
 
 def count_images(content: Content, ask: RequestKind, image_bytes: int) -> Reply:

@@ -12,7 +12,7 @@ from tiny_bundles import EXAMPLES, MAX_WORDS, WORDS
 from imagemint.client import Caption, FailedPrecondition, InvalidRequest, cli
 from imagemint.engine.batch import Batch
 from imagemint.engine.captions import Captions
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import draw_classes, latents
 from imagemint.open_inference import grpc_service_pb2 as oip
 from imagemint.open_inference import grpc_service_pb2_grpc
 
@@ -51,7 +51,7 @@ async def test_caption_determines_the_image(client, engines):
 async def test_missing_caption_is_drawn(client, engines):
     """Each image gets an example caption from the stream of its seed."""
     batch = await client.generate("people", 20, seed=5, first_index=7)
-    expected = [EXAMPLES[number] for number in drawn_classes(5, 7, 20, len(EXAMPLES))]
+    expected = [EXAMPLES[number] for number in draw_classes(5, 7, 20, len(EXAMPLES))]
     assert list(batch.captions) == expected
     assert np.array_equal(batch.image, compute_images(engines, expected, 5, 7))
 

@@ -26,7 +26,7 @@ from imagemint.engine.errors import (
     VersionNotFound,
     Violation,
 )
-from imagemint.engine.sampling import Distribution, drawn_classes, latents
+from imagemint.engine.sampling import Distribution, draw_classes, latents
 from imagemint.engine.serial import Serial
 
 __all__ = [
@@ -52,6 +52,6 @@ __all__ = [
     "VariantMismatch",
     "VersionNotFound",
     "Violation",
-    "drawn_classes",
+    "draw_classes",
     "latents",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import drawn_bytes, drawn_classes, latents
+from imagemint.engine.sampling import draw_bytes, draw_classes, latents
 from imagemint.engine.spec import GraphInput, ModelSpec, Source
 
 Feed = dict[str, npt.NDArray[Any]]
@@ -96,7 +96,7 @@ def draw_batch(
         count: number of images; first_index + count at most 2^64.
         source_size: height and width of the sources. Default: `Source.sample_size`.
     """
-    drawn = drawn_classes(seed, first_index, count, spec.num_choices) if spec.num_choices else None
+    drawn = draw_classes(seed, first_index, count, spec.num_choices) if spec.num_choices else None
     captions = spec.captions
     z = None
     if spec.z_dim:
@@ -117,7 +117,7 @@ def _draw_sources(
 ) -> npt.NDArray[np.uint8]:
     """Returns sources of noise; half of a mask is 255."""
     shape = (*(size or source.sample_size), source.depth)
-    noise = drawn_bytes(seed, first_index, count, math.prod(shape)).reshape(count, *shape)
+    noise = draw_bytes(seed, first_index, count, math.prod(shape)).reshape(count, *shape)
     if source.has_mask:
         mask = noise[..., -1]
         mask[:] = np.where(mask < _HALF, 0, _WHITE)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.errors import FilterExhausted
-from imagemint.engine.sampling import acceptance_numbers
+from imagemint.engine.sampling import draw_acceptance_numbers
 from imagemint.v1 import manifest_pb2 as pb
 
 INDEX_END = 2**48
@@ -138,7 +138,7 @@ class ImageFilter:
             passes &= scores.training_distance >= self.min_training_distance
         if self.rejection_sampling and spec.realness and scores.realness is not None:
             chances = acceptance_chances(scores.realness, spec.realness)
-            passes &= acceptance_numbers(seed, indices) < chances
+            passes &= draw_acceptance_numbers(seed, indices) < chances
         return passes
 
 

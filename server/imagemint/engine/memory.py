@@ -8,7 +8,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 
 
-def available_bytes() -> int | None:
+def measure_available_bytes() -> int | None:
     """Returns the memory in bytes that can be allocated without swapping; None if unknown."""
     amounts = [_of_machine(), _left("memory.max", "memory.current")]
     amounts.append(_left("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
@@ -16,7 +16,7 @@ def available_bytes() -> int | None:
     return min(known, default=None)
 
 
-def resident_bytes() -> int:
+def measure_resident_bytes() -> int:
     """Returns the resident memory of this process in bytes; 0 if unknown."""
     return _field(_STATUS, "VmRSS:") or 0
 

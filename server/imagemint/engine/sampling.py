@@ -171,7 +171,7 @@ def runs_at(
     ]
 
 
-def drawn_classes(
+def draw_classes(
     seed: int,
     first_index: int,
     count: int,
@@ -205,8 +205,8 @@ def drawn_classes(
     return np.searchsorted(_cumulative(weights, num_classes), u, side="right").astype(np.int64)
 
 
-def drawn_class(seed: int, index: int, num_classes: int) -> int:
-    """Draws the class of one image. It is a faster `drawn_classes` without weights.
+def draw_class(seed: int, index: int, num_classes: int) -> int:
+    """Draws the class of one image. It is a faster `draw_classes` without weights.
 
     Args:
         seed: 0 to 2^64 - 1.
@@ -224,10 +224,10 @@ def drawn_class(seed: int, index: int, num_classes: int) -> int:
     return int(((_class_words(seed, block)[place] >> 12) + 0.5) * 2.0**-52 * num_classes)
 
 
-def drawn_classes_at(
+def draw_classes_at(
     seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64], num_classes: int
 ) -> npt.NDArray[np.int64]:
-    """Draws the classes of images with any seeds and indices; see `drawn_classes`.
+    """Draws the classes of images with any seeds and indices; see `draw_classes`.
 
     Args:
         seeds: [n].
@@ -242,13 +242,13 @@ def drawn_classes_at(
     """
     classes = np.empty(len(seeds), np.int64)
     for start, stop in _runs(seeds, indices):
-        classes[start:stop] = drawn_classes(
+        classes[start:stop] = draw_classes(
             int(seeds[start]), int(indices[start]), stop - start, num_classes
         )
     return classes
 
 
-def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArray[np.uint8]:
+def draw_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArray[np.uint8]:
     """Draws uniform random bytes uint8 [count, size], such as sample sources of translators.
 
     Args:
@@ -270,7 +270,7 @@ def drawn_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArr
     return np.ascontiguousarray(drawn.reshape(count, row)[:, :size])
 
 
-def acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+def draw_acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """Draws the numbers with which rejection sampling decides whether it accepts an image.
 
     Args:

@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
-from imagemint.engine.bundle.shipped import shipped_models
+from imagemint.engine.bundle.shipped import find_shipped_models
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
@@ -134,7 +134,7 @@ class App:
                 unload_when_empty=settings.unload_when_empty,
             )
         named = settings.repository
-        directory = shipped_models() if named is None else Path(named)
+        directory = find_shipped_models() if named is None else Path(named)
         if not directory.is_dir():
             raise NotADirectoryError(f"model repository {directory} is not a directory")
         return LocalDirectory(directory)

@@ -12,7 +12,7 @@ from imagemint.bench.target import CallFailed
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import draw_classes, latents
 
 ASK = parse_mix("count=3").asks[0]
 
@@ -41,7 +41,7 @@ def images(bundle):
     spec = bundle.spec
     instance = OnnxBackend(bundle, device="cpu").open_instance()
     z = latents(REEL, 0, 3, spec.z_dim)
-    return np.array(instance.run(Batch(z, drawn_classes(REEL, 0, 3, spec.num_classes))))
+    return np.array(instance.run(Batch(z, draw_classes(REEL, 0, 3, spec.num_classes))))
 
 
 def make_answers(*answers):

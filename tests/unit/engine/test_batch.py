@@ -5,7 +5,7 @@ import pytest
 from tiny_bundles import MAX_WORDS, tiny_manifest
 
 from imagemint.engine.batch import Batch, draw_batch
-from imagemint.engine.sampling import drawn_classes, latents
+from imagemint.engine.sampling import draw_classes, latents
 from imagemint.engine.spec import ModelSpec
 
 KINDS = {
@@ -41,7 +41,7 @@ def test_drawn_batch_has_the_values_of_the_serials(kind):
     """A drawn batch has the latents and classes of a request without a condition, and psi is 1."""
     spec = make_spec(kind)
     batch = draw_batch(spec, 7, 5, 6)
-    drawn = drawn_classes(7, 5, 6, spec.num_choices) if spec.num_choices else None
+    drawn = draw_classes(7, 5, 6, spec.num_choices) if spec.num_choices else None
     assert batch.z.tobytes() == latents(7, 5, 6, 8).tobytes()
     if spec.conditional:
         assert np.array_equal(batch.class_id, drawn)

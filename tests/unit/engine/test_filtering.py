@@ -13,7 +13,7 @@ from imagemint.engine.filtering import (
     Selection,
     acceptance_chances,
 )
-from imagemint.engine.sampling import acceptance_numbers
+from imagemint.engine.sampling import draw_acceptance_numbers
 
 SPEC = ScoreSpec(class_confidence=True, realness=Realness(4.0, 0.0), training_distance=True)
 
@@ -59,7 +59,7 @@ def test_acceptance_has_its_own_stream():
     words = np.random.Philox(key=[7, 3], counter=[0, 0, 0, 0]).random_raw(12)
     expected = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     indices = np.uint64([3, 4, 5, 11, 0])
-    assert acceptance_numbers(7, indices).tolist() == expected[indices.astype(int)].tolist()
+    assert draw_acceptance_numbers(7, indices).tolist() == expected[indices.astype(int)].tolist()
 
 
 def test_acceptance_follows_the_paper():

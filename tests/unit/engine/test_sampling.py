@@ -15,8 +15,8 @@ from imagemint.engine.sampling import (
     Distribution,
     Run,
     _unit,
-    drawn_classes,
-    drawn_classes_at,
+    draw_classes,
+    draw_classes_at,
     latents,
     latents_of,
     runs_at,
@@ -94,7 +94,7 @@ def test_latents_match_the_vectors(vector):
 @pytest.mark.parametrize("vector", VECTORS["classes"], ids=lambda v: v["name"])
 def test_classes_match_the_vectors(vector):
     """The published classes are reproduced."""
-    drawn = drawn_classes(
+    drawn = draw_classes(
         int(vector["seed"]),
         int(vector["first_index"]),
         len(vector["class_ids"]),
@@ -108,7 +108,7 @@ def test_classes_match_the_vectors(vector):
 def test_drawn_captions_match_the_vectors(vector):
     """The published captions are drawn from the examples as classes are."""
     examples = vector["examples"]
-    drawn = drawn_classes(
+    drawn = draw_classes(
         int(vector["seed"]), int(vector["first_index"]), len(vector["captions"]), len(examples)
     )
     assert [examples[number] for number in drawn] == vector["captions"]
@@ -129,7 +129,7 @@ def test_classes_are_computed_from_philox_words(seed, index, num_classes):
     """Class i comes from word i of the class stream, wherever the word is in its block."""
     (word,) = compute_reference_words(seed, 1, index, 1)
     expected = math.floor(((word >> 12) + 0.5) * 2.0**-52 * num_classes)
-    assert drawn_classes(seed, index, 1, num_classes).tolist() == [expected]
+    assert draw_classes(seed, index, 1, num_classes).tolist() == [expected]
 
 
 @given(
@@ -146,8 +146,8 @@ def test_parts_of_a_run_equal_the_whole(seed, first, cuts, z_dim, threshold):
     whole = latents(seed, first, 40, z_dim, threshold=threshold)
     cut = [latents(seed, start, n, z_dim, threshold=threshold) for start, n in pieces]
     assert np.concatenate(cut).tobytes() == whole.tobytes()
-    drawn = np.concatenate([drawn_classes(seed, start, n, 10) for start, n in pieces])
-    assert drawn.tolist() == drawn_classes(seed, first, 40, 10).tolist()
+    drawn = np.concatenate([draw_classes(seed, start, n, 10) for start, n in pieces])
+    assert drawn.tolist() == draw_classes(seed, first, 40, 10).tolist()
 
 
 @given(seed=uint64, index=uint64, threshold=st.floats(1e-6, 40))
@@ -169,7 +169,7 @@ def test_extreme_words_give_finite_latents(monkeypatch, word, threshold):
     assert np.isfinite(z).all()
     assert np.sign(z[0, 0]) == (1 if word else -1)
     for num_classes in (1, 3, 10, 1000, 2**20 + 1):
-        assert drawn_classes(0, 0, 1, num_classes)[0] == (num_classes - 1 if word else 0)
+        assert draw_classes(0, 0, 1, num_classes)[0] == (num_classes - 1 if word else 0)
 
 
 def test_threshold_truncates_rather_than_clips():
@@ -194,13 +194,13 @@ def test_latents_are_standard_normal():
 )
 def test_class_of_weight_zero_is_never_drawn(seed, index, weights):
     """A drawn class is in range and has a positive weight."""
-    (drawn,) = drawn_classes(seed, index, 1, len(weights), weights=weights)
+    (drawn,) = draw_classes(seed, index, 1, len(weights), weights=weights)
     assert weights[drawn] > 0
 
 
 def test_classes_are_drawn_by_weight():
     """Classes occur in proportion to their weights."""
-    drawn = drawn_classes(9, 0, 40_000, 4, weights=[1, 0, 3, 4])
+    drawn = draw_classes(9, 0, 40_000, 4, weights=[1, 0, 3, 4])
     shares = np.bincount(drawn, minlength=4) / 40_000
     np.testing.assert_allclose(shares, [0.125, 0, 0.375, 0.5], atol=0.01)
 
@@ -208,7 +208,7 @@ def test_classes_are_drawn_by_weight():
 def test_empty_run_has_no_latents():
     """A count of 0 gives no rows, even at the last index of a seed."""
     assert latents(0, 2**64, 0, 8).shape == (0, 8)
-    assert drawn_classes(0, 2**64, 0, 10).shape == (0,)
+    assert draw_classes(0, 2**64, 0, 10).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_empty_run_has_no_latents():
             lambda: latents(0, 0, 1, 8, threshold=1.0, distribution=Distribution.UNIFORM),
             "threshold",
         ),
-        (lambda: drawn_classes(0, 0, 1, 0), "num_classes"),
-        (lambda: drawn_classes(0, 0, 1, 2, weights=[1.0]), "weights"),
-        (lambda: drawn_classes(0, 0, 1, 2, weights=[0.0, 0.0]), "weights"),
-        (lambda: drawn_classes(0, 0, 1, 2, weights=[-1.0, 2.0]), "weights"),
-        (lambda: drawn_classes(0, 0, 1, 2, weights=[1.0, math.nan]), "weights"),
+        (lambda: draw_classes(0, 0, 1, 0), "num_classes"),
+        (lambda: draw_classes(0, 0, 1, 2, weights=[1.0]), "weights"),
+        (lambda: draw_classes(0, 0, 1, 2, weights=[0.0, 0.0]), "weights"),
+        (lambda: draw_classes(0, 0, 1, 2, weights=[-1.0, 2.0]), "weights"),
+        (lambda: draw_classes(0, 0, 1, 2, weights=[1.0, math.nan]), "weights"),
     ],
 )
 def test_bad_arguments_are_named(call, said):
@@ -307,6 +307,6 @@ def test_scattered_latents_with_bad_arguments_are_refused(seeds, z_dim, threshol
 def test_scattered_classes_equal_those_of_runs(rows):
     """Rows in any order get the class that each has in a run."""
     seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
-    together = drawn_classes_at(seeds, indices, 10)
-    alone = [drawn_classes(seed, index, 1, 10)[0] for seed, index in rows]
+    together = draw_classes_at(seeds, indices, 10)
+    alone = [draw_classes(seed, index, 1, 10)[0] for seed, index in rows]
     assert together.tolist() == alone

@@ -9,7 +9,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import drawn_bytes
+from imagemint.engine.sampling import draw_bytes
 from imagemint.engine.spec import ANY_SIDE, ModelSpec, Source
 
 
@@ -100,7 +100,7 @@ def test_estimate_of_free_size(tmp_path):
 def test_translation_by_reference(open_translator):
     """The pixels equal those of the two convolutions in NumPy."""
     backend = open_translator(size=(6, 8), scale=2)
-    source = drawn_bytes(1, 0, 2, 6 * 8 * 3).reshape(2, 6, 8, 3)
+    source = draw_bytes(1, 0, 2, 6 * 8 * 3).reshape(2, 6, 8, 3)
     random = np.random.default_rng(0)
     first = random.normal(0, 1.5 / 27**0.5, (8, 3, 3, 3)).astype(np.float32)
     second = random.normal(0, 1.5 / 72**0.5, (12, 8, 3, 3)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_wrong_source_raises(open_translator):
 
 def test_drawn_bytes_by_index():
     """The bytes of an image depend on its seed and index alone."""
-    whole = drawn_bytes(5, 10, 4, 37)
-    assert np.array_equal(drawn_bytes(5, 12, 1, 37)[0], whole[2])
-    assert not np.array_equal(drawn_bytes(6, 10, 4, 37), whole)
-    assert drawn_bytes(5, 0, 0, 37).shape == (0, 37)
+    whole = draw_bytes(5, 10, 4, 37)
+    assert np.array_equal(draw_bytes(5, 12, 1, 37)[0], whole[2])
+    assert not np.array_equal(draw_bytes(6, 10, 4, 37), whole)
+    assert draw_bytes(5, 0, 0, 37).shape == (0, 37)

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from PIL import Image
 from torch import nn
 
-from imagemint.engine import Serial, drawn_classes, latents
+from imagemint.engine import Serial, draw_classes, latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
@@ -61,7 +61,7 @@ def test_manifest_has_the_provenance(exported):
 
 def test_pixels_equal_those_of_pytorch(trained, exported):
     """Latents that the export did not use give PyTorch's pixels within one level."""
-    z, classes = latents(99, 5, 200, 8), drawn_classes(99, 5, 200, 3)
+    z, classes = latents(99, 5, 200, 8), draw_classes(99, 5, 200, 3)
     backend = OnnxBackend(exported, device="cpu")
     served = backend.run(Batch(z, classes)).astype(int)
     assert np.abs(served - parity.run_pytorch(trained, Batch(z, classes))).max() <= 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from imagemint.engine import drawn_classes, latents
+from imagemint.engine import draw_classes, latents
 from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.graph import build_graph
 from imagemint.exporter.precision import convert_to_fp16, quantize_to_int8
@@ -17,7 +17,7 @@ KINDS = ("Conv", "Gemm", "MatMul")
 
 def make_feed(count, seed=0):
     """Returns inputs of the tiny generator."""
-    return {"z": latents(seed, 0, count, 8), "class_id": drawn_classes(seed, 0, count, 3)[:, None]}
+    return {"z": latents(seed, 0, count, 8), "class_id": draw_classes(seed, 0, count, 3)[:, None]}
 
 
 def run(model, given, folder):

@@ -58,7 +58,7 @@ def test_sampling_page_gives_the_drawn_classes(reference: dict):
         if vector["weights"] is None:
             first = int(vector["first_index"])
             drawn = [
-                reference["drawn_class"](int(vector["seed"]), first + i, vector["num_classes"])
+                reference["draw_class"](int(vector["seed"]), first + i, vector["num_classes"])
                 for i in range(len(vector["class_ids"]))
             ]
             assert drawn == vector["class_ids"]
@@ -69,7 +69,7 @@ def test_sampling_page_gives_the_drawn_captions(reference: dict):
     for vector in VECTORS["examples"]:
         seed, first, examples = int(vector["seed"]), int(vector["first_index"]), vector["examples"]
         drawn = [
-            examples[reference["drawn_class"](seed, first + i, len(examples))]
+            examples[reference["draw_class"](seed, first + i, len(examples))]
             for i in range(len(vector["captions"]))
         ]
         assert drawn == vector["captions"]

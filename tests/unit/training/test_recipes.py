@@ -12,7 +12,7 @@ import torch
 from small_runs import are_equal, pictures, small, stop_after, train, train_twice
 
 from imagemint.client.cli import main
-from imagemint.engine import drawn_classes, latents
+from imagemint.engine import draw_classes, latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
@@ -94,7 +94,7 @@ def test_recipe_trains_resumes_and_exports(name, tmp_path, monkeypatch):
     kind = None if recipe.latent == "uniform" else kinds[recipe.truncation]
     assert (spec.truncation and spec.truncation.kind) == kind
     z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
-    classes = drawn_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
+    classes = draw_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
     assert spec.captions == recipe.captions()
     tokens = spec.captions.example_tokens[:5] if spec.captions else None

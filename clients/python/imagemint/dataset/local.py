@@ -16,11 +16,11 @@ from imagemint.dataset.plan import Plan
 from imagemint.dataset.sources import LocalSpec, Offer
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import Bundle, read_bundle
-from imagemint.engine.bundle.shipped import shipped_models
+from imagemint.engine.bundle.shipped import find_shipped_models
 from imagemint.engine.filtering import DEFAULT_TRIES, ImageFilter, Selection
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
-from imagemint.engine.sampling import drawn_classes, latents_of, runs_at
+from imagemint.engine.sampling import draw_classes, latents_of, runs_at
 from imagemint.engine.serial import spell_reel, spell_terms
 from imagemint.engine.spec import ModelSpec
 
@@ -42,7 +42,7 @@ def find_bundle(repository: str, model: str, version: str, device: str) -> Local
     Raises:
         DatasetError: there is no such model or version.
     """
-    root = Path(repository) if repository else shipped_models()
+    root = Path(repository) if repository else find_shipped_models()
     folder = root / model
     versions = sorted((each.name for each in folder.glob("*") if each.name.isdecimal()), key=int)
     if not versions:
@@ -191,7 +191,7 @@ class LocalSource:
         captions = self.spec.captions
         if captions is None:
             return None
-        drawn = drawn_classes(self._plan.seed, first, count, len(captions.examples))
+        drawn = draw_classes(self._plan.seed, first, count, len(captions.examples))
         return [captions.examples[at] for at in drawn.tolist()]
 
     def _spell_serials(
@@ -236,7 +236,7 @@ def list_classes(plan: Plan, first: int, count: int) -> NDArray[np.int64] | None
     if plan.classes is None:
         return None
     if plan.classes == "random":
-        return drawn_classes(plan.seed, first, count, len(plan.class_labels))
+        return draw_classes(plan.seed, first, count, len(plan.class_labels))
     cycle = np.array(plan.classes, np.int64)
     start = first % len(cycle)
     return cycle[np.arange(start, start + count) % len(cycle)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 import onnx.inliner
 
-from imagemint.engine.bundle.row_mixing import mixed_rows, words
+from imagemint.engine.bundle.row_mixing import find_mixed_rows, words
 from imagemint.engine.bundle.shapes import Dims, Shapes, infer_shapes
 
 MOST_NODES = 50_000
@@ -140,7 +140,7 @@ def _estimate(model: onnx.ModelProto, nodes: int, row_shapes: Mapping[str, Dims]
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     one, few, more = (infer_shapes(model, rows, row_shapes) for rows in (_ONE, _FEW, _MORE))
-    mixing = tuple(sorted(set(mixed_rows(model.graph, few, more))))
+    mixing = tuple(sorted(set(find_mixed_rows(model.graph, few, more))))
     varying = _depends_on_input(model.graph)
     steps = [*_steps(model.graph, one, varying)]
     constants = [step for step in steps if not step.varies]

@@ -37,7 +37,7 @@ _FROM_AN_AXIS = {
 }
 
 
-def mixed_rows(graph: onnx.GraphProto, few: Shapes, more: Shapes) -> Iterator[str]:
+def find_mixed_rows(graph: onnx.GraphProto, few: Shapes, more: Shapes) -> Iterator[str]:
     """Yields the operator of each node that lets the rows of a batch affect each other.
 
     The check does not find all such operators; the probe searches for the others numerically.

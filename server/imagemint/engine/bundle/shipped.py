@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def shipped_models() -> Path:
+def find_shipped_models() -> Path:
     """Returns the directory of the model repository that is shipped with imagemint.
 
     Raises:

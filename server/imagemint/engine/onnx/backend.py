@@ -49,22 +49,22 @@ from imagemint.engine.bundle.probe_hints import add_output
 from imagemint.engine.bundle.variants import REFERENCE, Variant, choose_variant
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.failure_causes import is_passing
-from imagemint.engine.memory import resident_bytes
+from imagemint.engine.memory import measure_resident_bytes
 from imagemint.engine.onnx.batch_invariance import (
     ALONE_ROWS,
     PROBE_ROWS,
     THOROUGH_BATCHES,
-    agreeing_buckets,
-    needed_batching,
-    probe_feed,
-    probe_feeds,
+    choose_strictest_batching,
+    find_agreeing_buckets,
+    find_needed_batching,
+    make_probe_feed,
+    make_probe_feeds,
     same_everywhere,
-    worst_batching,
 )
 from imagemint.engine.onnx.buckets import (
     BucketedInstance,
     bind_buckets,
-    default_buckets,
+    choose_default_buckets,
     pieces,
 )
 from imagemint.engine.onnx.session import (
@@ -160,9 +160,9 @@ class OnnxBackend:
         # Buffers and graphs of buckets are made for one shape.
         is_free = bundle.spec.source is not None and bundle.spec.source.is_free
         if not is_free and (bucketed if bucketed is not None else on_gpu):
-            sizes = sorted(set(buckets or default_buckets(max_batch)))
+            sizes = sorted(set(buckets or choose_default_buckets(max_batch)))
             wanted = tuple(s for s in sizes if s <= self._most_rows) or (self._most_rows,)
-            self._sample = probe_feed(bundle.spec, wanted[-1])
+            self._sample = make_probe_feed(bundle.spec, wanted[-1])
             self._buckets = self._find_buckets(bundle, content, wanted)
             self._batching = Batching.BUCKETS
             as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
@@ -322,7 +322,7 @@ class OnnxBackend:
                 *(self._name, ", ".join(estimate.mixing)),
             )
         if estimate.mixing or self._most_rows == 1:
-            for feed in probe_feeds(bundle.spec, 1):
+            for feed in make_probe_feeds(bundle.spec, 1):
                 self._check_images(bundle, feed)
             return Batching.ALONE
         return self._probe(bundle, content, alone_threads)
@@ -333,11 +333,11 @@ class OnnxBackend:
         On a CPU it is the time of this thread, so that other programs do not count.
         """
         clock = time.perf_counter if self._provider == CUDA else time.thread_time
-        before, began = resident_bytes(), clock()
+        before, began = measure_resident_bytes(), clock()
         with contextlib.suppress(BackendFailed):  # the check of the images reports it
-            self._compute(probe_feeds(self._spec, 1)[0])
+            self._compute(make_probe_feeds(self._spec, 1)[0])
         took_s = clock() - began
-        taken = (resident_bytes() - before) // _TAKEN_PER_ESTIMATED
+        taken = (measure_resident_bytes() - before) // _TAKEN_PER_ESTIMATED
         flops = int(took_s * _MEASURED_FLOPS_PER_S)
         return replace(
             estimate,
@@ -348,7 +348,7 @@ class OnnxBackend:
     def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
         thorough = self._variant.hints.reduces
         batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
-        feeds = probe_feeds(bundle.spec, batches * self._most_rows)
+        feeds = make_probe_feeds(bundle.spec, batches * self._most_rows)
         with self._open_floats(content) as compute_floats:
             try:
                 firsts = [
@@ -356,8 +356,8 @@ class OnnxBackend:
                     for feed in feeds
                 ]
                 probes = list(zip(feeds, firsts, strict=True))
-                needed = worst_batching(
-                    needed_batching(compute_floats, *probe, self._most_rows, thorough=thorough)
+                needed = choose_strictest_batching(
+                    find_needed_batching(compute_floats, *probe, self._most_rows, thorough=thorough)
                     for probe in probes
                 )
                 if needed is Batching.AS_THEY_COME and alone_threads > self._threads:
@@ -409,7 +409,7 @@ class OnnxBackend:
         """Returns a warmed-up session with several threads."""
         content = add_output(content, self._variant.hints.floats)
         alone = cpu_session(content, threads, bundle.directory, spinning=True)
-        alone.run(probe_feed(self._spec, 1))
+        alone.run(make_probe_feed(self._spec, 1))
         return alone
 
     def _find_buckets(
@@ -421,7 +421,7 @@ class OnnxBackend:
             return (1,)
         with self._open_floats(content) as compute_floats:
             try:
-                return agreeing_buckets(compute_floats, self._sample, wanted)
+                return find_agreeing_buckets(compute_floats, self._sample, wanted)
             except BackendFailed as error:
                 raise _cannot_run(bundle, error) from error
 

@@ -42,16 +42,16 @@ THOROUGH_BATCHES = 8
 _DIFFERENT_SCALES = np.array([0.0, 1e-3, 30.0, 1e4], np.float32)
 
 
-def probe_feeds(spec: ModelSpec, count: int = PROBE_ROWS) -> list[Feed]:
-    """Returns one `probe_feed` for each size of source to probe, the largest first."""
+def make_probe_feeds(spec: ModelSpec, count: int = PROBE_ROWS) -> list[Feed]:
+    """Returns one `make_probe_feed` for each size of source to probe, the largest first."""
     source = spec.source
     if source is None or not source.is_free:
-        return [probe_feed(spec, count)]
+        return [make_probe_feed(spec, count)]
     sizes = [(source.height, source.width), source.sample_size, (source.step, source.step)]
-    return [probe_feed(spec, count, size) for size in dict.fromkeys(sizes)]
+    return [make_probe_feed(spec, count, size) for size in dict.fromkeys(sizes)]
 
 
-def probe_feed(
+def make_probe_feed(
     spec: ModelSpec, count: int = PROBE_ROWS, source_size: tuple[int, int] | None = None
 ) -> Feed:
     """Returns input rows that cover classes or captions and the whole range of truncation.
@@ -72,7 +72,7 @@ def probe_feed(
 _MEASURES = (Batching.AS_THEY_COME, Batching.NEVER_ALONE, Batching.FIXED, Batching.ALONE)
 
 
-def needed_batching(
+def find_needed_batching(
     compute: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
     first: npt.NDArray[Any],
@@ -84,7 +84,7 @@ def needed_batching(
 
     Args:
         compute: runs a batch and returns what is compared, the batch along the first axis.
-        feed: result of `probe_feed`; its number of rows is a multiple of `most_rows`.
+        feed: result of `make_probe_feed`; its number of rows is a multiple of `most_rows`.
         first: result of `compute` for the first `most_rows` rows.
         most_rows: rows of the largest batch. If it is below `FIXED_BATCH`, a graph that needs fixed
             batches is run one row at a time.
@@ -96,11 +96,11 @@ def needed_batching(
         whole = compute(batch) if start else first
         return _needed(compute, batch, whole, thorough=thorough)
 
-    found = worst_batching(map(probe, range(0, count_rows(feed), most_rows)))
+    found = choose_strictest_batching(map(probe, range(0, count_rows(feed), most_rows)))
     return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
 
 
-def worst_batching(needed: Iterable[Batching]) -> Batching:
+def choose_strictest_batching(needed: Iterable[Batching]) -> Batching:
     """Returns the batching that satisfies all needs."""
     return max(needed, key=_MEASURES.index)
 
@@ -145,7 +145,7 @@ def looks_at_others(
     """Returns whether rows change when very different rows replace the rest of their batch.
 
     Args:
-        compute: as `needed_batching`.
+        compute: as `find_needed_batching`.
         feed: a batch.
         whole: the results that its rows must have.
     """
@@ -194,9 +194,9 @@ def same_everywhere(
     It tries all of these sizes, because the session will run no others.
 
     Args:
-        compute: as in `needed_batching`, which found that batches of any size are safe.
+        compute: as in `find_needed_batching`, which found that batches of any size are safe.
         other: the same for the other session.
-        feed: result of `probe_feed`.
+        feed: result of `make_probe_feed`.
         first: result of `compute` for the first `most_rows` rows.
         most_rows: rows of the largest batch, for both sessions.
     """
@@ -217,7 +217,7 @@ def same_everywhere(
     return all(same(*stretch) for stretch in stretches)
 
 
-def agreeing_buckets(
+def find_agreeing_buckets(
     compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, buckets: Sequence[int]
 ) -> tuple[int, ...]:
     """Returns the buckets in which a row has the same floats as in the largest one, at any place.
@@ -226,8 +226,8 @@ def agreeing_buckets(
     the result is (1,): only single rows are safe.
 
     Args:
-        compute: as `needed_batching`.
-        feed: result of `probe_feed`, with as many rows as the largest bucket.
+        compute: as `find_needed_batching`.
+        feed: result of `make_probe_feed`, with as many rows as the largest bucket.
         buckets: the sizes of the buckets.
     """
     largest = max(buckets)

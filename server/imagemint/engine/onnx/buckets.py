@@ -28,7 +28,7 @@ _PAGE_BYTES = 4096
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
-def default_buckets(most: int) -> tuple[int, ...]:
+def choose_default_buckets(most: int) -> tuple[int, ...]:
     """Returns 1, 2, 4, ... and `most`, which is 1 or more."""
     return (*(2**power for power in range((most - 1).bit_length())), most)
 
@@ -62,7 +62,7 @@ def buffers(
 
     Args:
         spec: the model.
-        sample: result of `probe_feed`, `size` rows or more; the inputs contain its last rows.
+        sample: result of `make_probe_feed`, `size` rows or more; the inputs contain its last rows.
         size: number of rows.
     """
     inputs = {name: _on_pages((size, *v.shape[1:]), v.dtype) for name, v in sample.items()}

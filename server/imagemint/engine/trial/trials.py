@@ -19,7 +19,7 @@ from imagemint.engine.bundle.critic import CriticGraph
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.variants import Variant
 from imagemint.engine.errors import BundleRefused
-from imagemint.engine.memory import available_bytes
+from imagemint.engine.memory import measure_available_bytes
 
 PLAIN_BYTES = 16 * 2**20
 """Size above which a model file is not even parsed outside of a trial."""
@@ -89,7 +89,7 @@ class Trials:
             BundleRefused: the bundle cannot be loaded, takes too long or too much memory, or
                 crashes the process. `passing` says whether a retry is useful.
         """
-        available = available_bytes()
+        available = measure_available_bytes()
         arguments = asdict(self._options) | {
             "directory": str(directory),
             "variant": variant,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.captions import Captions
-from imagemint.engine.sampling import drawn_class, drawn_classes
+from imagemint.engine.sampling import draw_class, draw_classes
 from imagemint.server.batching import Conditions
 
 
@@ -72,8 +72,8 @@ class RandomClasses(NamedTuple):
         """Returns the classes that the seed's class stream gives these indices."""
         first = first_index + offset
         if count == 1 and self.weights is None:
-            return Conditions([drawn_class(seed, first, self.num_classes)])
-        drawn = drawn_classes(seed, first, count, self.num_classes, weights=self.weights)
+            return Conditions([draw_class(seed, first, self.num_classes)])
+        drawn = draw_classes(seed, first, count, self.num_classes, weights=self.weights)
         return Conditions(drawn.tolist())
 
 
@@ -116,9 +116,9 @@ class RandomCaptions(NamedTuple):
         """Returns the examples that the seed's class stream gives these indices."""
         examples, first = self.known.examples, first_index + offset
         if count == 1:
-            number = drawn_class(seed, first, len(examples))
+            number = draw_class(seed, first, len(examples))
             tokens = self.known.example_tokens[number : number + 1]
             return Conditions(None, [examples[number]], tokens)
-        drawn = drawn_classes(seed, first, count, len(examples))
+        drawn = draw_classes(seed, first, count, len(examples))
         chosen = [examples[number] for number in drawn.tolist()]
         return Conditions(None, chosen, self.known.example_tokens[drawn])

@@ -21,7 +21,7 @@ from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.batch_invariance import needed_batching, same_everywhere
+from imagemint.engine.onnx.batch_invariance import find_needed_batching, same_everywhere
 from imagemint.engine.onnx.session import available_devices
 
 CLASSES = np.arange(70, dtype=np.int64) % 10
@@ -226,7 +226,7 @@ def test_probe_detects_dependence_on_other_rows(statistic):
         z = feed["z"]
         return z + np.float32(statistic(z)) * (len(z) > 1)
 
-    assert needed_batching(compute, feed, compute(feed)) is Batching.ALONE
+    assert find_needed_batching(compute, feed, compute(feed)) is Batching.ALONE
 
 
 @pytest.mark.parametrize("thorough", [False, True])
@@ -240,7 +240,7 @@ def test_probe_detects_dependence_on_the_place(affected, thorough):
         z[affected] = np.nextafter(z[affected], np.float32(9))
         return z
 
-    assert needed_batching(compute, feed, compute(feed), thorough=thorough) is Batching.ALONE
+    assert find_needed_batching(compute, feed, compute(feed), thorough=thorough) is Batching.ALONE
 
 
 def test_pixels_do_not_depend_on_other_rows(backend):
@@ -305,7 +305,7 @@ def test_every_size_is_tried_in_full(count):
         z = feed["z"]
         return np.nextafter(z, np.float32(9)) if len(z) == 8 else z
 
-    assert needed_batching(compute, feed, feed["z"], count) is not Batching.AS_THEY_COME
+    assert find_needed_batching(compute, feed, feed["z"], count) is not Batching.AS_THEY_COME
 
 
 @pytest.mark.parametrize("most_rows", [1, 5, 12, 64])

@@ -19,8 +19,8 @@ from imagemint.engine.errors import BackendFailed
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx import session as onnx_session
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.batch_invariance import agreeing_buckets, probe_feed
-from imagemint.engine.onnx.buckets import buffers, default_buckets, pieces
+from imagemint.engine.onnx.batch_invariance import find_agreeing_buckets, make_probe_feed
+from imagemint.engine.onnx.buckets import buffers, choose_default_buckets, pieces
 
 MOST = 130
 CLASSES = np.arange(MOST, dtype=np.int64) % 10
@@ -50,7 +50,7 @@ def bucketed(bundle):
 )
 def test_default_buckets_double(most, expected):
     """The default buckets are powers of two up to the largest batch, which is a bucket itself."""
-    assert default_buckets(most) == expected
+    assert choose_default_buckets(most) == expected
 
 
 @given(
@@ -73,7 +73,7 @@ def test_pieces_cover_a_batch(count, buckets):
 
 def test_buffers_share_no_page(bundle):
     """Each buffer begins on a page of its own, so that it can be page-locked separately."""
-    inputs, output = buffers(bundle.spec, probe_feed(bundle.spec, 8), 3)
+    inputs, output = buffers(bundle.spec, make_probe_feed(bundle.spec, 8), 3)
     assert {name: array.shape for name, array in inputs.items()} == {
         "z": (3, 8),
         "class_id": (3, 1),
@@ -246,7 +246,7 @@ def make_compute(sizes):
 def test_buckets_that_differ_are_removed(wrong, expected):
     """The buckets that remain agree with the largest one."""
     feed = {"z": np.linspace(-1, 1, 64, dtype=np.float32).reshape(16, 4)}
-    assert agreeing_buckets(make_compute(wrong), feed, (1, 2, 4, 8, 16)) == expected
+    assert find_agreeing_buckets(make_compute(wrong), feed, (1, 2, 4, 8, 16)) == expected
 
 
 def test_rows_that_depend_on_their_place_are_run_alone():
@@ -256,7 +256,7 @@ def test_rows_that_depend_on_their_place_are_run_alone():
         return feed["z"] + np.arange(len(feed["z"]), dtype=np.float32)[:, np.newaxis]
 
     feed = {"z": np.ones((16, 4), np.float32)}
-    assert agreeing_buckets(compute, feed, (1, 4, 16)) == (1,)
+    assert find_agreeing_buckets(compute, feed, (1, 4, 16)) == (1,)
 
 
 def test_batch_dependent_model_keeps_one_bucket(tmp_path, batch_dependence, caplog):

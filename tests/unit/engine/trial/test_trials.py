@@ -72,7 +72,7 @@ def test_slow_bundle_is_refused_after_the_timeout(tmp_path):
 
 def test_bundle_over_the_memory_limit_is_refused(tmp_path, monkeypatch):
     """A bundle that needs more memory than the limit fails in the trial process."""
-    monkeypatch.setattr(trial, "available_bytes", lambda: 4 * 2**30)
+    monkeypatch.setattr(trial, "measure_available_bytes", lambda: 4 * 2**30)
     directory = write_bundle(tmp_path, edit_model=folding(40_000, 0))
     with pytest.raises(BundleRefused, match=r"the limit is 2.0 GiB") as caught:
         make_trials().run(directory, "reference")
@@ -154,9 +154,9 @@ def test_available_memory_respects_the_control_group(tmp_path, monkeypatch):
     (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    assert memory.available_bytes() == 2_000_000_000
+    assert memory.measure_available_bytes() == 2_000_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() == 8_000_000 * 1024
+    assert memory.measure_available_bytes() == 8_000_000 * 1024
 
 
 def test_transient_causes_are_recognized():

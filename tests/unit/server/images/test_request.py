@@ -10,7 +10,7 @@ from held_backend import HeldBackend
 from tiny_bundles import EXAMPLES, MAX_WORDS
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import Run, cut_runs, drawn_classes, latents, latents_of
+from imagemint.engine.sampling import Run, cut_runs, draw_classes, latents, latents_of
 from imagemint.server.images.conditions import (
     CaptionPerImage,
     ClassCycle,
@@ -96,7 +96,7 @@ def test_small_part_does_not_copy_a_long_list():
 
 def test_drawn_classes_follow_the_seed():
     """Without a condition the engine's class stream gives the class."""
-    expected = drawn_classes(SEED, 2**63 + 4, 6, 10)
+    expected = draw_classes(SEED, 2**63 + 4, 6, 10)
     assert CONDITIONS["drawn"].choose(SEED, 2**63, 4, 6).class_id == expected.tolist()
 
 
@@ -214,5 +214,5 @@ def test_parts_have_the_captions_of_the_whole(served, name, first_index):
 def test_drawn_captions_follow_the_seed(served):
     """The example caption of an image comes from its own word of the class stream."""
     drawn = RandomCaptions(served["people"].spec.captions).choose(SEED, 2**63, 4, 6)
-    expected = drawn_classes(SEED, 2**63 + 4, 6, len(EXAMPLES))
+    expected = draw_classes(SEED, 2**63 + 4, 6, len(EXAMPLES))
     assert drawn.captions == [EXAMPLES[number] for number in expected]

@@ -17,7 +17,7 @@ from imagemint.engine.errors import (
     quoted,
     shortened,
 )
-from imagemint.engine.sampling import Run, drawn_classes_at, runs_at
+from imagemint.engine.sampling import Run, draw_classes_at, runs_at
 from imagemint.engine.serial import hash_source
 from imagemint.engine.spec import ModelSpec, Truncation
 from imagemint.open_inference import grpc_service_pb2 as messages
@@ -273,7 +273,7 @@ def _read_condition(
         return None
     if len(arrays["seed"]) != len(arrays["index"]):
         return None  # a recorded violation
-    drawn = drawn_classes_at(arrays["seed"][:, 0], arrays["index"][:, 0], spec.num_choices)
+    drawn = draw_classes_at(arrays["seed"][:, 0], arrays["index"][:, 0], spec.num_choices)
     if spec.captions is None:
         return ClassPerImage(drawn)
     examples = [spec.captions.examples[number] for number in drawn.tolist()]

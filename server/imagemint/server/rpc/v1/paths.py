@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagemint.engine.interpolation import interpolate_latents, locate_frames
-from imagemint.engine.sampling import Distribution, drawn_class, latents
+from imagemint.engine.sampling import Distribution, draw_class, latents
 from imagemint.engine.serial import Serial
 from imagemint.engine.spec import ModelSpec
 from imagemint.pictures import DEFAULT_QUALITY, AnimationFormat
@@ -167,4 +167,4 @@ def _draw_latent(
 def _get_class(serial: Serial, spec: ModelSpec) -> int:
     if serial.class_id is not None:
         return serial.class_id
-    return drawn_class(serial.seed, serial.index, spec.num_classes)
+    return draw_class(serial.seed, serial.index, spec.num_classes)

@@ -13,7 +13,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     VersionNotFound,
 )
-from imagemint.engine.sampling import cut_runs, drawn_classes, latents, latents_of
+from imagemint.engine.sampling import cut_runs, draw_classes, latents, latents_of
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.batching import Priority
 from imagemint.server.rpc.open_inference.requests import check_parts, read_infer
@@ -124,7 +124,7 @@ def test_rows_have_their_own_seeds_and_indices(repository, typed):
 def test_missing_classes_are_drawn(repository):
     """The class of a row without one is that of its serial."""
     call = read(repository, make_request(**make_serial_inputs(4, 7)))
-    expected = [drawn_classes(5, index, 1, 10)[0] for index in (4, 7)]
+    expected = [draw_classes(5, index, 1, 10)[0] for index in (4, 7)]
     assert make_job(call).conditions.class_id == expected
 
 
