@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from imagemint.client.errors import (
 )
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Model, ModelVersion
-from imagemint.client.requests import Condition, Filter, PerImage
+from imagemint.client.requests import Caption, Condition, Cycle, Filter, PerImage, Weights
 from imagemint.client.resuming import BACKOFF
 
 _TRANSIENT = (Unavailable, QueueFull, Cancelled)
@@ -50,6 +50,11 @@ class SourceIdentity:
     """Height, width and channels of an image."""
     image_filter: Filter | None = None
     """Filter of the images; None if all images are kept."""
+    truncation: float | None = None
+    """Truncation; None for none."""
+    condition: str = ""
+    """Requested condition as text: classes in turn by index, such as `3,7,0`; `weights` or
+    `caption` and their values; empty if nothing was requested."""
 
 
 class SourceImages(Protocol):
@@ -167,7 +172,13 @@ class ServerSource:
         with Client(target, **self._settings) as client:
             found = client.model(model)
         seed = secrets.randbits(64) if seed is None else seed
-        self._identity = replace(_identify(found, version, seed), image_filter=image_filter)
+        identity = _identify(found, version, seed)
+        self._identity = replace(
+            identity,
+            image_filter=image_filter,
+            truncation=truncation,
+            condition=_spell_condition(condition, identity.class_labels),
+        )
         self._max_images = found.limits.max_images_per_request
 
     @property
@@ -279,6 +290,28 @@ def _identify(model: Model, version: str, seed: int) -> SourceIdentity:
         class_labels=manifest.class_labels,
         image_shape=(manifest.height, manifest.width, manifest.channels),
     )
+
+
+def _spell_condition(condition: Condition, labels: Sequence[str]) -> str:
+    """Returns a condition as text, the same for all ways to ask for the same classes."""
+    match condition:
+        case None:
+            return ""
+        case Cycle(class_ids):
+            return spell_cycle(list(class_ids) or range(len(labels)))
+        case str():
+            return str(labels.index(condition)) if condition in labels else condition
+        case Caption(text):
+            return f"caption {text}"
+        case Weights(weights):
+            return f"weights {','.join(str(float(each)) for each in weights)}"
+        case _:
+            return str(condition)
+
+
+def spell_cycle(class_ids: Iterable[int]) -> str:
+    """Returns classes in turn as the text of `SourceIdentity.condition`."""
+    return ",".join(str(int(each)) for each in class_ids)
 
 
 def _explain_missing(model: Model, wanted: str, found: ModelVersion | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagemint.client import forks
-from imagemint.client.image_source import SourceIdentity
+from imagemint.client.image_source import SourceIdentity, spell_cycle
 from imagemint.client.images import ImageBatch, join_batches
 from imagemint.client.requests import Filter
 from imagemint.dataset.errors import DatasetError
@@ -84,6 +84,8 @@ class EngineSource:
             class_labels=plan.class_labels,
             image_shape=(plan.height, plan.width, plan.channels),
             image_filter=plan.image_filter,
+            truncation=plan.truncation,
+            condition=spell_cycle(plan.classes) if isinstance(plan.classes, tuple) else "",
         )
 
     def read(

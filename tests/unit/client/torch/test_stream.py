@@ -6,7 +6,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from imagemint.client.torch import SyntheticStream
+from imagemint.client import Cycle
+from imagemint.client.torch import ServerSource, SyntheticStream
 
 # torchdata 0.11 calls a function that torch 2.13 deprecates.
 OLD_TORCHDATA = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -106,6 +107,36 @@ def test_state_of_another_stream_is_refused(computed):
     state = SyntheticStream(computed(), 20, block_size=8).state_dict()
     with pytest.raises(ValueError, match="count 20, now 21"):
         SyntheticStream(computed(), 21, block_size=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"condition": 1}, "condition '0,1,2', now '1'"),
+        ({"condition": None}, "condition '0,1,2', now ''"),
+        ({"truncation": 0.5}, "truncation None, now 0.5"),
+    ],
+)
+def test_state_of_other_images_is_refused(address, changed, message):
+    """Images of other classes or another truncation do not continue an epoch."""
+
+    def open_stream(**settings):
+        return SyntheticStream(
+            ServerSource(address, "tiny", seed=5, **{"condition": Cycle()} | settings), 20
+        )
+
+    state = open_stream().state_dict()
+    open_stream(condition=Cycle([0, 1, 2])).load_state_dict(state)
+    with pytest.raises(ValueError, match=message):
+        open_stream(**changed).load_state_dict(state)
+
+
+def test_state_of_an_older_release_is_continued(computed):
+    """States of 0.3 name neither condition nor truncation."""
+    stream = SyntheticStream(computed(), 20)
+    state = stream.state_dict()
+    del state["plan"]["condition"], state["plan"]["truncation"]
+    stream.load_state_dict(state)
 
 
 @OLD_TORCHDATA

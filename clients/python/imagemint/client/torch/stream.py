@@ -146,7 +146,7 @@ class SyntheticStream(IterableDataset[Any]):
         Raises:
             ValueError: the state belongs to other images, or to another division among ranks.
         """
-        plan = self._plan()
+        plan = {name: value for name, value in self._plan().items() if _is_known(name, state)}
         other = [name for name in plan if state["plan"].get(name) != plan[name]]
         if other:
             changes = ", ".join(
@@ -186,6 +186,11 @@ class SyntheticStream(IterableDataset[Any]):
             "world_size": world_size,
             "num_workers": find_worker()[1],
         }
+
+
+def _is_known(name: str, state: dict[str, Any]) -> bool:
+    """Returns whether a state has a name; those of 0.3 lack the last two fields of the source."""
+    return name in state["plan"] or name not in {"condition", "truncation"}
 
 
 def _check(name: str, value: int, smallest: int, largest: int | None = None) -> None:
