@@ -134,8 +134,13 @@ class Cell:
     def train_generator(self) -> Path:
         """Trains the generator, or continues; returns its run."""
         run, options = self.folder / "generator", self.options
+        channels = {
+            name: getattr(options, name)
+            for name in ("generator_channels", "discriminator_channels")
+            if getattr(options, name) is not None
+        }
         recipe = RECIPES[options.recipe](
-            images=options.generator_images, augment="diff", seed=self.seed
+            images=options.generator_images, augment="diff", seed=self.seed, **channels
         )
         # A generator of few images may fail; that is a result, not a reason to stop.
         schedule = Schedule(
@@ -281,6 +286,8 @@ def spell(settings: dict[str, Any]) -> str:
     """Returns the flags of a command line."""
     flags = []
     for name, value in settings.items():
+        if value is None:
+            continue
         values = [str(each or "all") for each in value] if isinstance(value, list) else [str(value)]
         flags.append(f"--{name.replace('_', '-')} {' '.join(values)}")
     return " ".join(flags)
@@ -306,8 +313,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000, help="of each classifier")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--width", type=int, default=16, help="channels of the classifiers")
-    parser.add_argument("--recipe", default="acgan", help="of the generator, with classes")
-    parser.add_argument("--generator-images", type=int, default=64_000, help="shown in training")
+    parser.add_argument("--recipe", default="mnist", help="of the generator, with classes")
+    parser.add_argument("--generator-images", type=int, default=480_000, help="shown in training")
+    parser.add_argument("--generator-channels", type=int, help="default: those of the recipe")
+    parser.add_argument("--discriminator-channels", type=int, help="likewise")
     add_record(parser, "few-data.json")
     run_queue(parser.parse_args())
 
