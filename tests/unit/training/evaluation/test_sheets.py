@@ -15,7 +15,7 @@ class Echo(LatentSource):
     distribution = Distribution.NORMAL
     takes_psi = False
 
-    def mint(self, z, classes, psi=None):
+    def generate(self, z, classes, psi=None):
         """Returns a row of pixels for each latent."""
         classes = np.full(len(z), 255) if classes is None else classes
         psi = np.ones(len(z)) if psi is None else psi

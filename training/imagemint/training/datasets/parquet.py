@@ -28,7 +28,7 @@ from imagemint.training.datasets.listing import (
     read_listing,
 )
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
-from imagemint.training.datasets.shards import find_shards, shards_name
+from imagemint.training.datasets.shards import find_shards, name_shards
 from imagemint.training.datasets.splits import choose_split, describe_unused_splits
 from imagemint.training.errors import DatasetError
 
@@ -90,7 +90,7 @@ def load_parquet_folder(
     if not files:
         return None
     part = choose_split(files, split)
-    name = f"{shards_name(folder)}/{split}"
+    name = f"{name_shards(folder)}/{split}"
     shards = [_Shard(path, str(path), options) for path in files[part]]
     known = None
     if part != "train":

@@ -43,7 +43,7 @@ def find_shards(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]
     return files
 
 
-def shards_name(folder: Path) -> str:
+def name_shards(folder: Path) -> str:
     """Returns the name of the data set in a folder, or in one file."""
     path = folder.resolve()
     return path.name.partition(".")[0] if path.is_file() else path.name

@@ -25,7 +25,7 @@ from imagemint.training.datasets.download import add_file
 from imagemint.training.datasets.images import UNLABELLED, LabelledImages, Split
 from imagemint.training.datasets.listing import Listing, ReadOptions, add_digest, read_listing
 from imagemint.training.datasets.pictures import AS_STORED, Encoded
-from imagemint.training.datasets.shards import find_shards, shards_name
+from imagemint.training.datasets.shards import find_shards, name_shards
 from imagemint.training.datasets.splits import choose_split, describe_unused_splits
 from imagemint.training.datasets.tree import SUFFIXES, is_stray
 from imagemint.training.errors import DatasetError
@@ -74,7 +74,7 @@ def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> Labelle
     if not files:
         return None
     part = choose_split(files, split)
-    name = f"{shards_name(folder)}/{split}"
+    name = f"{name_shards(folder)}/{split}"
     training = [sample for path in files["train"] for sample in _samples(path)]
     samples = training
     if part != "train":

@@ -124,13 +124,13 @@ def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
     z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])
     if source.captions is not None:
         known = source.captions.example_tokens
-        return source.mint(
+        return source.generate(
             z, None, tokens=np.repeat(np.resize(known, (_ROWS, known.shape[1])), _STEPS, axis=0)
         )
     if not source.num_classes:
-        return source.mint(z, None)
+        return source.generate(z, None)
     classes = np.repeat(np.arange(_ROWS, dtype=np.int64) % source.num_classes, _STEPS)
-    return source.mint(z, classes)
+    return source.generate(z, classes)
 
 
 def _walk(start: NDArray[np.float32], end: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ def truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
     else:
         return None
     classes = np.arange(len(z), dtype=np.int64) % COLUMNS % max(source.num_classes, 1)
-    return source.mint(z, classes if source.num_classes else None, psi)
+    return source.generate(z, classes if source.num_classes else None, psi)
 
 
 def code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, Sheet, int]]:
@@ -47,9 +47,9 @@ def code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, Sheet, i
     z = latents(seed, 0, _ROWS, source.z_dim, distribution=source.distribution)
     values = np.arange(source.num_classes, dtype=np.int64)
     every = np.repeat(z, len(values), axis=0)
-    yield "code", source.mint(every, np.tile(values, _ROWS)), len(values)
+    yield "code", source.generate(every, np.tile(values, _ROWS)), len(values)
     classes = np.repeat(np.arange(_ROWS, dtype=np.int64) % source.num_classes, COLUMNS)
     for code in range(source.continuous_codes):
         moved = np.repeat(z, COLUMNS, axis=0)
         moved[:, code] = np.tile(np.linspace(-_FURTHEST, _FURTHEST, COLUMNS), _ROWS)
-        yield f"code-{code + 1}", source.mint(moved, classes), COLUMNS
+        yield f"code-{code + 1}", source.generate(moved, classes), COLUMNS

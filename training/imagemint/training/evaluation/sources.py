@@ -108,7 +108,7 @@ class LatentSource:
     continuous_codes: int
     captions: Captions | None
 
-    def mint(
+    def generate(
         self,
         z: NDArray[np.float32],
         classes: Classes | None,
@@ -148,14 +148,14 @@ class LatentSource:
         except ValueError as error:
             raise DatasetError(f"{self.name} does not understand a caption: {error}") from error
         z = latents(seed, first, len(texts), self.z_dim, distribution=self.distribution)
-        return self.mint(z, None, tokens=tokens)
+        return self.generate(z, None, tokens=tokens)
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
         """Returns images and classes at these indices."""
         z = latents(seed, first, count, self.z_dim, distribution=self.distribution)
         turns = np.arange(first, first + count, dtype=np.int64)
         classes = turns % self.num_classes if self.num_classes else None
-        return self.mint(z, classes), classes
+        return self.generate(z, classes), classes
 
     def close(self) -> None:
         """Does nothing, because there are no resources."""
