@@ -11,7 +11,7 @@ _DISTRIBUTED = {
 }
 
 
-def card_text(manifest: pb.BundleManifest, version: int, original: str) -> str:
+def format_card(manifest: pb.BundleManifest, version: int, original: str) -> str:
     """Returns the card of a bundle as Markdown. The manifest has all its figures, too.
 
     Args:

@@ -14,7 +14,7 @@ from imagemint.engine.bundle import MODEL_FILE, Bundle, read_bundle
 from imagemint.engine.bundle.critic import CRITIC_FILE
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import ModelSpec
-from imagemint.exporter.card import card_text
+from imagemint.exporter.card import format_card
 from imagemint.exporter.critic import CriticParts, add_critic
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
@@ -103,7 +103,7 @@ def publish_draft(
         # Read again, with the figures in the manifest, so that the published file was checked.
         bundle, backend = _write_and_load(directory, model, manifest)
         draft.write_samples(directory / "samples.png", backend, bundle.spec, version)
-        card = card_text(manifest, version, draft.original.name)
+        card = format_card(manifest, version, draft.original.name)
         (directory / "card.md").write_text(card)
     final = repository.absolute() / name / str(version)
     others = tuple(replace(each, path=final / each.path.name) for each in bundle.others)

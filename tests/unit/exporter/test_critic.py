@@ -12,7 +12,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.filtering import Realness, acceptance_chances
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
-from imagemint.exporter.card import card_text
+from imagemint.exporter.card import format_card
 from imagemint.exporter.critic import CriticParts, add_critic
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
@@ -108,7 +108,7 @@ def test_copies_have_no_distance(bundle, scores, parts):
 
 def test_card_tells_the_scores(bundle):
     """The card describes how each score was measured."""
-    card = card_text(bundle.manifest, 1, "PyTorch")
+    card = format_card(bundle.manifest, 1, "PyTorch")
     assert "judge mnist-classifier, SHA-256 abababababababab, test accuracy 0.9000" in card
     assert "Rejection sampling accepted 30%" in card
     assert "Euclidean distance to the nearest of 60 images of noise/train" in card
