@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.client import Caption, Client, ImageBatch, ImagemintError
 from imagemint.client.models import Manifest, ModelState
-from imagemint.server.healthcheck import serving_status
+from imagemint.server.healthcheck import read_serving_status
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "mnist"
@@ -302,7 +302,7 @@ def demo(repository: Path, out: Path) -> None:
             "project, or you create it with `imagemint train mnist` and `imagemint export`"
         )
     with running_server(repository) as server:
-        status = serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
+        status = read_serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
         print(f"server at {server.grpc_address}: {status}")
         with Client(server.grpc_address) as client:
             rows = mint_rows(client, MODEL)

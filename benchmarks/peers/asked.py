@@ -37,11 +37,11 @@ class Content:
     framed: bool
 
 
-def make_inputs(spec: ModelSpec, ask: RequestKind, reel: int, turn: int) -> Inputs:
+def make_inputs(spec: ModelSpec, ask: RequestKind, seed: int, turn: int) -> Inputs:
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
     first = turn * ask.count
-    z = latents(reel, first, ask.count, spec.z_dim, distribution=spec.distribution)
-    return z, draw_classes(reel, first, ask.count, spec.num_classes)[:, np.newaxis]
+    z = latents(seed, first, ask.count, spec.z_dim, distribution=spec.distribution)
+    return z, draw_classes(seed, first, ask.count, spec.num_classes)[:, np.newaxis]
 
 
 def count_images(content: Content, ask: RequestKind, image_bytes: int) -> Reply:

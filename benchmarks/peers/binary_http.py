@@ -180,10 +180,10 @@ class HttpConnection:
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
 
-    def unary(self, ask: RequestKind, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls."""
         target = self._target
-        requests = [request(target, ask, reel, turn) for turn in range(target.pool)]
+        requests = [request(target, ask, seed, turn) for turn in range(target.pool)]
         image_bytes, framed = target.spec.image_bytes, ask.format != "raw"
 
         async def send(turn: int) -> Reply:
@@ -192,9 +192,9 @@ class HttpConnection:
 
         return send
 
-    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
-        del ask, reel
+        del ask, seed
         return refuse_streams()
 
     def fingerprint(self, content: object) -> bytes:
@@ -232,9 +232,9 @@ class HttpConnection:
         return wire
 
 
-def request(target: BinaryHttp, ask: RequestKind, reel: int, turn: int) -> bytes:
-    """Returns one request, head and body. The same turn of a reel gives the same request."""
-    z, class_id = make_inputs(target.spec, ask, reel, turn)
+def request(target: BinaryHttp, ask: RequestKind, seed: int, turn: int) -> bytes:
+    """Returns one request, head and body. The same turn of a seed gives the same request."""
+    z, class_id = make_inputs(target.spec, ask, seed, turn)
     records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
     records["z"], records["class_id"] = z, class_id
     body, content_type = records.tobytes(), "application/octet-stream"

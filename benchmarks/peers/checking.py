@@ -21,9 +21,9 @@ from imagemint.engine.spec import ModelSpec
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Answers: TypeAlias = Callable[[RequestKind], Awaitable[Pixels]]
-"""Requests the images of one kind, the first of the reel `REEL`."""
+"""Requests the images of one kind, the first of the seed `SEED`."""
 
-REEL = 7
+SEED = 7
 # Batches of other sizes may use other kernels.
 TOLERANCE = 1
 _PAUSE_S = 0.03
@@ -62,7 +62,7 @@ class Truth:
         Raises:
             ValueError: the answer has another shape.
         """
-        z, class_id = make_inputs(self._spec, ask, REEL, 0)
+        z, class_id = make_inputs(self._spec, ask, SEED, 0)
         (image,) = self._session.run(None, {"z": z, "class_id": class_id})
         if image.shape != answer.shape:
             raise ValueError(f"shape {answer.shape} instead of {image.shape}")
@@ -74,7 +74,7 @@ def make_peer_answers(target: Target, spec: ModelSpec) -> Answers:
 
     async def ask_once(ask: RequestKind) -> Pixels:
         async with target.connect() as connection:
-            reply = await connection.unary(ask, REEL)(0)
+            reply = await connection.unary(ask, SEED)(0)
         if not isinstance(reply.content, Content):
             raise TypeError(f"{type(reply.content).__name__} is not an answer of a peer")
         return decode_pixels(reply.content, ask, spec)
@@ -88,8 +88,8 @@ def make_own_answers(address: str, model: str) -> Answers:
     async def ask_once(ask: RequestKind) -> Pixels:
         async with AsyncClient(address) as client:
             if ask.format == "raw":
-                return (await client.generate(model, ask.count, seed=REEL)).image
-            files = await client.encoded(model, ask.count, seed=REEL, format=ask.format)
+                return (await client.generate(model, ask.count, seed=SEED)).image
+            files = await client.encoded(model, ask.count, seed=SEED, format=ask.format)
         images = np.stack([np.asarray(Image.open(io.BytesIO(each.data))) for each in files])
         return images if images.ndim == 4 else images[..., np.newaxis]  # noqa: PLR2004 - NHWC
 

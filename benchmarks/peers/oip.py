@@ -62,13 +62,13 @@ class OipConnection:
         self._target = target
         self._calls = calls
 
-    def unary(self, ask: RequestKind, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of ModelInfer."""
         target = self._target
         call = self._calls.unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
-            request(target.spec, target.model, ask, reel, turn).SerializeToString()
+            request(target.spec, target.model, ask, seed, turn).SerializeToString()
             for turn in range(target.pool)
         ]
 
@@ -78,9 +78,9 @@ class OipConnection:
 
         return send
 
-    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
-        del ask, reel
+        del ask, seed
         return refuse_streams()
 
     def fingerprint(self, content: object) -> bytes:
@@ -91,10 +91,10 @@ class OipConnection:
 
 
 def request(
-    spec: ModelSpec, model: str, ask: RequestKind, reel: int, turn: int
+    spec: ModelSpec, model: str, ask: RequestKind, seed: int, turn: int
 ) -> pb.ModelInferRequest:
-    """Returns one request. The same turn of a reel gives the same request."""
-    z, class_id = make_inputs(spec, ask, reel, turn)
+    """Returns one request. The same turn of a seed gives the same request."""
+    z, class_id = make_inputs(spec, ask, seed, turn)
     tensor = pb.ModelInferRequest.InferInputTensor
     return pb.ModelInferRequest(
         model_name=model if ask.format == "raw" else model + PNG_SUFFIX,

@@ -13,7 +13,7 @@ from held_backend import HeldBackend
 
 from imagemint.client import AsyncClient
 from imagemint.server.app import App
-from imagemint.server.healthcheck import serving_status
+from imagemint.server.healthcheck import read_serving_status
 from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
@@ -50,7 +50,7 @@ async def test_used_address_fails_the_start(models, name):
     assert not [name for name in left if not name.startswith("asyncio") and "poll" not in name]
     if app.grpc_address:
         with pytest.raises(grpc.RpcError):
-            await asyncio.to_thread(serving_status, app.grpc_address, timeout_s=0.1)
+            await asyncio.to_thread(read_serving_status, app.grpc_address, timeout_s=0.1)
 
 
 @pytest.mark.parametrize("host", ["[::1]", "::1", "localhost"])

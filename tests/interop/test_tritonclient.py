@@ -108,7 +108,7 @@ async def _generate_expected(address):
             "by_latents": (
                 await client.generate("digits", 4, latents=ASKED["z"], condition=given)
             ).image,
-            "reel": (await client.generate("digits", 16, seed=5)).image,
+            "seed": (await client.generate("digits", 16, seed=5)).image,
         }
 
 
@@ -122,7 +122,7 @@ async def test_pixels_equal_those_of_the_own_client(recorded, name):
 @pytest.mark.parametrize(("name", "places"), [("together", range(16)), ("aio", [0])])
 async def test_pixels_do_not_depend_on_the_kind_of_call(recorded, name, places):
     """Sixteen parallel calls and the asyncio client give the same bytes."""
-    assert recorded.images[name].tobytes() == recorded.minted["reel"][list(places)].tobytes()
+    assert recorded.images[name].tobytes() == recorded.minted["seed"][list(places)].tobytes()
 
 
 async def test_response_describes_itself(recorded):
@@ -140,7 +140,7 @@ async def test_stream_continues_after_an_invalid_request(recorded):
     assert told["ids"] == ["0", "1", "2", "4", "5"]
     assert [bool(error) for error in told["errors"]] == [i == 3 for i in range(6)]
     assert "99 out of range" in told["errors"][3]
-    good = recorded.minted["reel"][[0, 1, 2, 4, 5]]
+    good = recorded.minted["seed"][[0, 1, 2, 4, 5]]
     assert recorded.images["streamed"].tobytes() == good.tobytes()
 
 

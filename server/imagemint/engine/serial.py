@@ -61,9 +61,9 @@ class Serial:
     """Digest of the source, see `hash_source`; None for a model without a source."""
 
     def __str__(self) -> str:
-        reel = spell_reel(self.model, self.version, self.variant, self.seed)
+        prefix = spell_prefix(self.model, self.version, self.variant, self.seed)
         terms = spell_terms(self.class_id, self.caption, self.truncation, self.source)
-        return f"{reel}{self.index}{terms}"
+        return f"{prefix}{self.index}{terms}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -101,7 +101,7 @@ def hash_source(source: npt.NDArray[np.uint8]) -> str:
     return digest.hexdigest()[:_SOURCE_DIGITS]
 
 
-def spell_reel(model: str, version: int, variant: str | None, seed: int) -> str:
+def spell_prefix(model: str, version: int, variant: str | None, seed: int) -> str:
     """Returns the first part of the serials of a seed, up to the index."""
     return f"{model}@{version}{'' if variant is None else f'+{variant}'}/{seed}/"
 

@@ -41,7 +41,7 @@ def settle() -> None:
     gc.set_threshold(_COLLECT_EVERY)
 
 
-def leave_now(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """Ends the process without waiting for threads that are inside native code.
 
     The interpreter's normal exit would free memory that such a thread uses, and crash.

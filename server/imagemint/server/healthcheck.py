@@ -29,7 +29,7 @@ _TLS_FILES = {
 }
 
 
-def tls_credentials(
+def make_tls_credentials(
     ca: Path, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.ChannelCredentials:
     """Returns the credentials of a TLS channel.
@@ -49,7 +49,7 @@ def tls_credentials(
     )
 
 
-def serving_status(
+def read_serving_status(
     target: str,
     *,
     service: str = "",
@@ -113,11 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
     if (own is None) != (key is None) or (own is not None and ca is None):
         parser.error("set --tls-certificate and --tls-key together, and with --tls-ca")
     try:
-        status = serving_status(
+        status = read_serving_status(
             options.target,
             service=options.service,
             timeout_s=options.timeout_s,
-            credentials=None if ca is None else tls_credentials(ca, own, key),
+            credentials=None if ca is None else make_tls_credentials(ca, own, key),
             server_name=options.tls_server_name,
         )
     except OSError as error:

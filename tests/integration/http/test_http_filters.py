@@ -29,8 +29,8 @@ async def test_filter_is_part_of_the_body(serve_http, tmp_path):
         assert [each["index"] for each in minted] == [str(index) for index in range(6)]
         assert min(each["scores"]["classConfidence"] for each in minted) >= 0.45
         for picture, each in zip(answer.json()["batch"]["pictures"], minted, strict=True):
-            reel, _, query = each["serial"].partition("?")
-            place, seed, index = reel.split("/")
+            path, _, query = each["serial"].partition("?")
+            place, seed, index = path.split("/")
             model, _, version = place.partition("@")
             url = f"/v1/models/{model}/versions/{version}/images/{seed}/{index}.png?{query}"
             again = await web.get(url)

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from peers.checking import REEL, NotReady, Truth, check_answer
+from peers.checking import SEED, NotReady, Truth, check_answer
 from tiny_bundles import write_bundle
 
 from imagemint.bench.mix import parse_mix
@@ -40,8 +40,8 @@ def images(bundle):
     """The images that the engine computes of the same latents."""
     spec = bundle.spec
     instance = OnnxBackend(bundle, device="cpu").open_instance()
-    z = latents(REEL, 0, 3, spec.z_dim)
-    return np.array(instance.run(Batch(z, draw_classes(REEL, 0, 3, spec.num_classes))))
+    z = latents(SEED, 0, 3, spec.z_dim)
+    return np.array(instance.run(Batch(z, draw_classes(SEED, 0, 3, spec.num_classes))))
 
 
 def make_answers(*answers):

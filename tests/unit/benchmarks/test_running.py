@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from peers.checking import REEL, NotReady, Truth
+from peers.checking import SEED, NotReady, Truth
 from peers.running import run_server
 from peers.servers import Model, Server, Started
 from tiny_bundles import write_bundle
@@ -47,7 +47,7 @@ def test_server_runs_inside_the_block(run, model, tmp_path):
 
     async def answer(ask):
         asked.append(ask)
-        return np.array(instance.run(draw_batch(model.spec, REEL, 0, ask.count)))
+        return np.array(instance.run(draw_batch(model.spec, SEED, 0, ask.count)))
 
     os.mkfifo(tmp_path / "run/told")
     command = 'echo "$TOLD, $MORE" > told; exec sleep 60'

@@ -45,7 +45,7 @@ async def measure_plan(
             await stack.enter_async_context(target.connect()) for _ in range(plan.connections)
         ]
         generator = Generator(plan, connections, clock)
-        await generator.greet()
+        await generator.open_connections()
         share = await generator.run(await gate())
         return replace(share, verified=await generator.verified()) if plan.verify else share
 

@@ -14,7 +14,7 @@ from imagemint.bench.client_cost import ClientCost, CostMeter, limit
 from imagemint.bench.clock import Clock
 from imagemint.bench.counts import Counts, total
 from imagemint.bench.load import Closed, Plan
-from imagemint.bench.schedule import Purpose, arrivals, kinds, random_of, reel_of
+from imagemint.bench.schedule import Purpose, arrivals, derive_seed, kinds, make_generator
 from imagemint.bench.target import CallFailed, Connection
 from imagemint.bench.verification import Sample, Verified, compare_again
 
@@ -91,12 +91,12 @@ class Generator:
         self._tallies = [Counts() for _ in self._asks]
         self._samples = [Sample() for _ in self._asks]
         self._turns = [itertools.count() for _ in self._asks]
-        random = random_of(plan.seed, plan.client, Purpose.KINDS)
+        random = make_generator(plan.seed, plan.client, Purpose.KINDS)
         self._kinds = kinds(plan.mix.shares, random)
-        reels = [reel_of(plan.seed, plan.client, kind) for kind in range(len(self._asks))]
+        seeds = [derive_seed(plan.seed, plan.client, kind) for kind in range(len(self._asks))]
         self._unary = [
             {
-                kind: each.unary(ask, reels[kind])
+                kind: each.unary(ask, seeds[kind])
                 for kind, ask in enumerate(self._asks)
                 if not ask.stream
             }
@@ -104,14 +104,14 @@ class Generator:
         ]
         self._streaming = [
             {
-                kind: each.streaming(ask, reels[kind])
+                kind: each.streaming(ask, seeds[kind])
                 for kind, ask in enumerate(self._asks)
                 if ask.stream
             }
             for each in connections
         ]
 
-    async def greet(self) -> None:
+    async def open_connections(self) -> None:
         """Makes one call on each connection, so that none is opened during the measurement.
 
         Raises:
@@ -187,7 +187,7 @@ class Generator:
                 await self._clock.until(self._clock.now_ns() + PAUSE_NS)
 
     async def _open(self, calls_per_s: float) -> None:
-        random = random_of(self._plan.seed, self._plan.client, Purpose.ARRIVALS)
+        random = make_generator(self._plan.seed, self._plan.client, Purpose.ARRIVALS)
         async with asyncio.TaskGroup() as group:
             for number, at_s in enumerate(arrivals(calls_per_s, random)):
                 intended_ns = self._start_ns + round(at_s * 1e9)

@@ -20,11 +20,11 @@ from imagemint.client.requests import (
     Caption,
     Condition,
     Cycle,
-    image_spec,
-    output_spec,
-    priority_value,
+    make_image_spec,
+    make_output_spec,
+    parse_priority,
 )
-from imagemint.client.translation import fit_value, source_message
+from imagemint.client.translation import make_source_message, parse_fit
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import image_pb2
 from imagemint.v1 import translation_service_pb2 as translation
@@ -86,9 +86,9 @@ class ImagemintConnection:
         self._target = target
         self._calls = calls
 
-    def unary(self, ask: RequestKind, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of Generate or Translate."""
-        requests = self._serialise(ask, reel)
+        requests = self._serialise(ask, seed)
         kind: type[_Answer] = pb.GenerateResponse
         path = f"{_SERVICE}/Generate"
         if ask.translate:
@@ -102,9 +102,9 @@ class ImagemintConnection:
 
         return send
 
-    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Prepares calls of StreamGenerate."""
-        requests = self._serialise(ask, reel)
+        requests = self._serialise(ask, seed)
         call = self._calls.streaming(
             f"{_SERVICE}/StreamGenerate",
             metadata=self._target.metadata,
@@ -139,21 +139,21 @@ class ImagemintConnection:
             digest.update(image.serial.encode())
         return digest.digest()
 
-    def _serialise(self, ask: RequestKind, reel: int) -> list[bytes]:
+    def _serialise(self, ask: RequestKind, seed: int) -> list[bytes]:
         pool = POOL
         if ask.source is not None:
             call_bytes = ask.count * ask.source.stat().st_size
             pool = max(1, min(POOL, _POOL_BYTES // max(call_bytes, 1)))
         return [
-            self._request(ask, reel, turn).SerializeToString(deterministic=True)
+            self._request(ask, seed, turn).SerializeToString(deterministic=True)
             for turn in range(pool)
         ]
 
-    def _request(self, ask: RequestKind, reel: int, turn: int) -> _Request:
-        images = image_spec(
+    def _request(self, ask: RequestKind, seed: int, turn: int) -> _Request:
+        images = make_image_spec(
             self._target.model,
             ask.count,
-            seed=reel,
+            seed=seed,
             first_index=turn * ask.count,
             condition=_make_condition(ask),
             truncation=ask.truncation,
@@ -161,14 +161,14 @@ class ImagemintConnection:
         )
         output = image_pb2.OutputSpec(format=image_pb2.IMAGE_FORMAT_RAW)
         if ask.format != "raw":
-            output = output_spec(ask.format, ask.quality)
-        priority = priority_value(ask.priority)
+            output = make_output_spec(ask.format, ask.quality)
+        priority = parse_priority(ask.priority)
         if ask.source is not None:
-            source = source_message(ask.source)
+            source = make_source_message(ask.source)
             return translation.TranslateRequest(
                 images=images,
                 sources=[source] * ask.count,
-                fit=fit_value(ask.fit),
+                fit=parse_fit(ask.fit),
                 output=output,
                 priority=priority,
             )

@@ -15,7 +15,7 @@ class Purpose(IntEnum):
     KINDS = 1
 
 
-def random_of(seed: int, client: int, purpose: Purpose) -> np.random.Generator:
+def make_generator(seed: int, client: int, purpose: Purpose) -> np.random.Generator:
     """Returns the generator of one client process for one purpose, independent of all others."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, client, purpose))))
 
@@ -43,7 +43,7 @@ def kinds(shares: Sequence[float], random: np.random.Generator) -> Iterator[int]
         yield from random.choice(len(shares), size=_BLOCK, p=shares).tolist()
 
 
-def reel_of(seed: int, client: int, kind: int) -> int:
+def derive_seed(seed: int, client: int, kind: int) -> int:
     """Returns the seed of the images that one client process requests by one kind."""
     state = np.random.SeedSequence((seed, client, kind)).generate_state(1, np.uint64)
     return int(state[0])

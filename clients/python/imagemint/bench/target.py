@@ -72,16 +72,16 @@ class Streaming(Protocol):
 class Connection(Protocol):
     """One connection to the server."""
 
-    def unary(self, ask: RequestKind, reel: int) -> Unary:
+    def unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of one kind.
 
         Args:
             ask: the kind of request.
-            reel: seed of the images.
+            seed: seed of the images.
         """
         ...
 
-    def streaming(self, ask: RequestKind, reel: int) -> Streaming:
+    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Prepares streams of one kind; arguments as `unary`.
 
         Raises:

@@ -33,10 +33,10 @@ from imagemint.client.translation import (
     SourceLike,
     Translated,
     cut_into_messages,
-    fit_value,
+    make_source_message,
+    parse_fit,
     parse_translated,
     parse_translated_files,
-    source_message,
 )
 from imagemint.client.translation_stream import TranslationStream
 from imagemint.v1 import (
@@ -197,7 +197,7 @@ class AsyncClient:
             ImagemintError: any other failure.
         """
         request = generation_service_pb2.GenerateRequest(
-            images=_images(model, count, selection), priority=requests.priority_value(priority)
+            images=_images(model, count, selection), priority=requests.parse_priority(priority)
         )
         answer = await self._generate(request, timeout_s)
         return images.parse_image_batch(answer.batch, answer.timing)
@@ -229,8 +229,8 @@ class AsyncClient:
         """
         request = generation_service_pb2.GenerateRequest(
             images=_images(model, count, selection),
-            output=requests.output_spec(format, quality),
-            priority=requests.priority_value(priority),
+            output=requests.make_output_spec(format, quality),
+            priority=requests.parse_priority(priority),
         )
         answer = await self._generate(request, timeout_s)
         return images.parse_pictures(answer.batch, answer.timing)
@@ -264,10 +264,10 @@ class AsyncClient:
         """
         request = generation_service_pb2.GenerateRequest(
             images=_images(model, count, selection),
-            output=requests.output_spec(format, quality),
+            output=requests.make_output_spec(format, quality),
             layout=image_pb2.IMAGE_LAYOUT_SHEET,
-            columns=None if columns is None else requests.whole_number("columns", columns),
-            priority=requests.priority_value(priority),
+            columns=None if columns is None else requests.parse_whole_number("columns", columns),
+            priority=requests.parse_priority(priority),
         )
         answer = await self._generate(request, timeout_s)
         (picture,) = images.parse_pictures(answer.batch, answer.timing)
@@ -302,7 +302,7 @@ class AsyncClient:
             OSError: a file cannot be read.
             ImagemintError: as generate().
         """
-        given = [source_message(source) for source in sources]
+        given = [make_source_message(source) for source in sources]
         request = _translation(model, given, fit, priority, selection)
         return parse_translated(await self._translate(request, timeout_s))
 
@@ -333,9 +333,9 @@ class AsyncClient:
         Raises:
             ImagemintError: as translate().
         """
-        given = [source_message(source) for source in sources]
+        given = [make_source_message(source) for source in sources]
         request = _translation(model, given, fit, priority, selection)
-        request.output.CopyFrom(requests.output_spec(format, quality))
+        request.output.CopyFrom(requests.make_output_spec(format, quality))
         return parse_translated_files(await self._translate(request, timeout_s))
 
     async def translate_many(
@@ -373,7 +373,7 @@ class AsyncClient:
             OSError: likewise.
         """
         request = _translation_stream(model, fit, priority, selection)
-        request.output.CopyFrom(requests.output_spec(format, quality))
+        request.output.CopyFrom(requests.make_output_spec(format, quality))
         async with aclosing(self._stream_translate(request, sources, timeout_s)) as answers:
             async for answer in answers:
                 for picture in parse_translated_files(answer):
@@ -536,7 +536,7 @@ class AsyncClient:
             ImagemintError: as generate().
         """
         request = _stream_request(model, count, chunk_size, priority, selection)
-        request.output.CopyFrom(requests.output_spec(format, quality))
+        request.output.CopyFrom(requests.make_output_spec(format, quality))
         return self._pictures(request, timeout_s)
 
     async def interpolate(
@@ -593,7 +593,7 @@ class AsyncClient:
         """
         request = _path_request(serials, frames, priority)
         request.animation.CopyFrom(
-            requests.animation_spec(format, quality, frame_ms, bounces=bounces)
+            requests.make_animation_spec(format, quality, frame_ms, bounces=bounces)
         )
         async with aclosing(self._walk(request, timeout_s)) as chunks:
             return b"".join([chunk.animation async for chunk in chunks])
@@ -722,8 +722,8 @@ def _path_request(
         raise invalid("serials", "interpolation needs two or more serial numbers, not one text")
     return generation_service_pb2.InterpolateRequest(
         serials=list(serials),
-        frames=requests.whole_number("frames", frames),
-        priority=requests.priority_value(priority),
+        frames=requests.parse_whole_number("frames", frames),
+        priority=requests.parse_priority(priority),
     )
 
 
@@ -746,7 +746,7 @@ def run_selection(run: Run) -> Selection:
 
 
 def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
-    return requests.image_spec(model, count, **selection)
+    return requests.make_image_spec(model, count, **selection)
 
 
 def _translation(
@@ -759,8 +759,8 @@ def _translation(
     return messages.TranslateRequest(
         images=_images(model, len(sources), selection),
         sources=sources,
-        fit=fit_value(fit),
-        priority=requests.priority_value(priority),
+        fit=parse_fit(fit),
+        priority=requests.parse_priority(priority),
     )
 
 
@@ -779,8 +779,8 @@ def _translation_stream(
         options["seed"] = secrets.randbits(64)
     return messages.StreamTranslateRequest(
         images=_images(model, 0, options),
-        fit=fit_value(fit),
-        priority=requests.priority_value(priority),
+        fit=parse_fit(fit),
+        priority=requests.parse_priority(priority),
     )
 
 
@@ -789,6 +789,8 @@ def _stream_request(
 ) -> streams.Request:
     return streams.Request(
         images=_images(model, count, selection),
-        chunk_size=None if chunk_size is None else requests.whole_number("chunk_size", chunk_size),
-        priority=requests.priority_value(priority),
+        chunk_size=None
+        if chunk_size is None
+        else requests.parse_whole_number("chunk_size", chunk_size),
+        priority=requests.parse_priority(priority),
     )

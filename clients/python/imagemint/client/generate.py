@@ -185,8 +185,8 @@ class Generate(FilteredConnection):
                 pictures = self._clear_before_first(
                     path, report.watch(self._request_pictures(client, jobs))
                 )
-                reels = {(each.maker, each.seed, each.truncation) for each in serials}
-                outputs.write_folder(path, pictures, full_names=len(reels) > 1)
+                sequences = {(each.maker, each.seed, each.truncation) for each in serials}
+                outputs.write_folder(path, pictures, full_names=len(sequences) > 1)
             case Kind.SHEET if self._fits_one_call(client, jobs):
                 (job,) = jobs
                 sheet = client.sheet(

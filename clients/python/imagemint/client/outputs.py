@@ -171,8 +171,8 @@ def write_folder(
     for each in _list_pictures(path):
         there.setdefault(each.stem.partition("_class")[0], set()).add(each)
     for picture in (each for chunk in chunks for each in chunk):
-        reel = f"{picture.model}@{picture.version}_{picture.seed}_" if full_names else ""
-        stem = f"{reel}{int(picture.index[0]):06d}"
+        prefix = f"{picture.model}@{picture.version}_{picture.seed}_" if full_names else ""
+        stem = f"{prefix}{int(picture.index[0]):06d}"
         suffix = "" if picture.class_id is None else f"_class{picture.class_id[0]}"
         target = path / f"{stem}{suffix}.png"
         with write_atomically(target) as file:

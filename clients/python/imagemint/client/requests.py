@@ -88,7 +88,7 @@ class Filter:
         Raises:
             InvalidRequest: `max_tries` does not fit the message.
         """
-        tries = None if self.max_tries is None else whole_number("max_tries", self.max_tries)
+        tries = None if self.max_tries is None else parse_whole_number("max_tries", self.max_tries)
         return image_pb2.ImageFilter(
             min_class_confidence=self.min_class_confidence,
             rejection_sampling=self.rejection_sampling,
@@ -125,7 +125,7 @@ _ANIMATIONS: dict[str, generation_service_pb2.AnimationFormat.ValueType] = {
 }
 
 
-def image_spec(
+def make_image_spec(
     model: str,
     count: int,
     *,
@@ -159,11 +159,11 @@ def image_spec(
         model=model,
         version=_version_text(version),
         variant=variant,
-        count=whole_number("count", count, UINT64_MAX),
-        first_index=whole_number("first_index", first_index, UINT64_MAX),
+        count=parse_whole_number("count", count, UINT64_MAX),
+        first_index=parse_whole_number("first_index", first_index, UINT64_MAX),
     )
     if seed is not None:
-        spec.seed = whole_number("seed", seed, UINT64_MAX)
+        spec.seed = parse_whole_number("seed", seed, UINT64_MAX)
     if truncation is not None:
         spec.truncation = truncation
     if latents is not None:
@@ -194,7 +194,7 @@ def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
     return rest
 
 
-def output_spec(picture_format: Format, quality: int | None) -> image_pb2.OutputSpec:
+def make_output_spec(picture_format: Format, quality: int | None) -> image_pb2.OutputSpec:
     """Returns the message that specifies the encoding of pictures.
 
     Raises:
@@ -204,11 +204,11 @@ def output_spec(picture_format: Format, quality: int | None) -> image_pb2.Output
         raise invalid("format", f"{picture_format!r} is none of {', '.join(_FORMATS)}")
     output = image_pb2.OutputSpec(format=_FORMATS[picture_format])
     if quality is not None:
-        output.quality = whole_number("quality", quality)
+        output.quality = parse_whole_number("quality", quality)
     return output
 
 
-def animation_spec(
+def make_animation_spec(
     animation_format: AnimationFormat, quality: int | None, frame_ms: int, *, bounces: bool
 ) -> generation_service_pb2.Animation:
     """Returns the message that specifies the encoding of an animated picture.
@@ -220,15 +220,15 @@ def animation_spec(
         raise invalid("format", f"{animation_format!r} is none of {', '.join(_ANIMATIONS)}")
     animation = generation_service_pb2.Animation(
         format=_ANIMATIONS[animation_format],
-        frame_ms=whole_number("frame_ms", frame_ms),
+        frame_ms=parse_whole_number("frame_ms", frame_ms),
         bounces=bounces,
     )
     if quality is not None:
-        animation.quality = whole_number("quality", quality)
+        animation.quality = parse_whole_number("quality", quality)
     return animation
 
 
-def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueType:
+def parse_priority(priority: Priority) -> generation_service_pb2.Priority.ValueType:
     """Returns the protobuf value of a priority.
 
     Raises:
@@ -239,7 +239,7 @@ def priority_value(priority: Priority) -> generation_service_pb2.Priority.ValueT
     return _PRIORITIES[priority]
 
 
-def whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too
+def parse_whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too
     """Returns `value` as an int.
 
     Raises:
@@ -262,7 +262,7 @@ def _version_text(version: str | int | None) -> str:
     """
     if version is None or isinstance(version, str):
         return version or ""
-    return str(whole_number("version", version, UINT64_MAX))
+    return str(parse_whole_number("version", version, UINT64_MAX))
 
 
 def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
@@ -287,7 +287,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
 
 
 def _class_ids(values: Sequence[Any]) -> list[int]:
-    return [whole_number("class_id", value) for value in values]
+    return [parse_whole_number("class_id", value) for value in values]
 
 
 def _latents(values: ArrayLike, count: int) -> NDArray[np.float32]:

@@ -123,14 +123,16 @@ def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> lis
         serials: serial numbers in any order; the run of a duplicate has several positions for it.
         limit: returns the largest number of images of one call, by the name of the model.
     """
-    ordered = sorted(range(len(serials)), key=lambda at: (_reel(serials[at]), serials[at].index))
+    ordered = sorted(
+        range(len(serials)), key=lambda at: (_make_sequence_key(serials[at]), serials[at].index)
+    )
     runs: list[Run] = []
     for at in ordered:
         serial = serials[at]
         last = runs[-1] if runs else None
         if (
             last is None
-            or _reel(last.first) != _reel(serial)
+            or _make_sequence_key(last.first) != _make_sequence_key(serial)
             or last.first.index + len(last) != serial.index
             or len(last) >= limit(serial.model)
         ):
@@ -141,7 +143,7 @@ def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> lis
     return runs
 
 
-def _reel(serial: Serial) -> tuple[object, ...]:
+def _make_sequence_key(serial: Serial) -> tuple[object, ...]:
     """Returns a sort key of the properties that all serial numbers of a run share."""
     truncation = -1.0 if serial.truncation is None else serial.truncation
     caption = serial.caption or ""

@@ -98,9 +98,9 @@ class RemoteModel:
             InvalidRequest: the model does not understand a caption.
         """
         named = "" if self._variant in _REFERENCES else f"+{self._variant}"
-        reel = f"{self._model}@{self._version}{named}/{seed}"
+        prefix = f"{self._model}@{self._version}{named}/{seed}"
         serials = [
-            f"{reel}/{index}?caption={_percent_encode(text)}"
+            f"{prefix}/{index}?caption={_percent_encode(text)}"
             for index, text in enumerate(texts, first)
         ]
         return self._client.mint(serials).image

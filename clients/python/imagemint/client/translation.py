@@ -58,7 +58,7 @@ class Translated(Origin):
     """uint8 [height, width, channels], 1 channel gray or 3 RGB; read-only."""
 
 
-def source_message(source: SourceLike) -> messages.Source:
+def make_source_message(source: SourceLike) -> messages.Source:
     """Returns the message of a source; reads its files.
 
     Raises:
@@ -88,7 +88,7 @@ def _read(file: File) -> bytes:
     return file if isinstance(file, bytes) else Path(file).read_bytes()
 
 
-def fit_value(fit: Fit) -> messages.SourceFit.ValueType:
+def parse_fit(fit: Fit) -> messages.SourceFit.ValueType:
     """Returns the protobuf value of a fit.
 
     Raises:
@@ -145,13 +145,13 @@ def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.S
     """Yields the sources of each message of a stream: up to about a megabyte, at most 8.
 
     Raises:
-        InvalidRequest, OSError: as `source_message`.
+        InvalidRequest, OSError: as `make_source_message`.
     """
     waiting: list[messages.Source] = []
     size = 0
     try:
         for source in sources:
-            message = source_message(source)
+            message = make_source_message(source)
             more = message.ByteSize()
             if waiting and (size + more > _MESSAGE_BYTES or len(waiting) == _MESSAGE_SOURCES):
                 yield waiting

@@ -49,7 +49,7 @@ class Folder(Protocol):
     place: str
     """Its path or address, for messages."""
 
-    def list_strangers(self) -> list[str]:
+    def list_foreign_files(self) -> list[str]:
         """Returns some of the names in it, without the state of an unfinished data set."""
 
     def read(self, name: str) -> bytes | None:
@@ -118,7 +118,7 @@ class LocalFolder:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
-    def list_strangers(self) -> list[str]:
+    def list_foreign_files(self) -> list[str]:
         """Returns the names in the folder, without the state of an unfinished data set."""
         if not self.path.is_dir():
             return []

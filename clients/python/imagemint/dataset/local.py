@@ -21,7 +21,7 @@ from imagemint.engine.filtering import DEFAULT_TRIES, ImageFilter, Selection
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.sampling import draw_classes, latents_of, runs_at
-from imagemint.engine.serial import spell_reel, spell_terms
+from imagemint.engine.serial import spell_prefix, spell_terms
 from imagemint.engine.spec import ModelSpec
 
 # A batch for the backend, which splits it further. More images would only take memory.
@@ -198,12 +198,12 @@ class LocalSource:
         self, indices: NDArray[np.uint64], conditions: "_Conditions"
     ) -> tuple[str, ...]:
         plan, variant, count = self._plan, self.backend.variant.name_in_serials, len(indices)
-        reel = spell_reel(plan.model, int(plan.version), variant, plan.seed)
+        prefix = spell_prefix(plan.model, int(plan.version), variant, plan.seed)
         classes, captions = conditions.classes, conditions.captions
         class_ids: list[int | None] = [None] * count if classes is None else classes.tolist()
         texts: list[str | None] = [None] * count if captions is None else [*captions]
         return tuple(
-            f"{reel}{index}{spell_terms(class_id, text, plan.truncation)}"
+            f"{prefix}{index}{spell_terms(class_id, text, plan.truncation)}"
             for index, class_id, text in zip(indices.tolist(), class_ids, texts, strict=True)
         )
 

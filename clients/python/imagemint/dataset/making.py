@@ -44,8 +44,8 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     """
     existing = read_plan(folder)
     if existing is None:
-        if strangers := folder.list_strangers():
-            named = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")  # noqa: PLR2004
+        if foreign_files := folder.list_foreign_files():
+            named = ", ".join(foreign_files[:3]) + (", …" if len(foreign_files) > 3 else "")  # noqa: PLR2004
             raise OtherPlan(
                 f"{folder.place} is not empty and holds no data set ({named}); name another folder"
             )

@@ -40,7 +40,7 @@ class RemoteFolder:
             raise DatasetError(f"{place}: {error}") from error
         self._root = str(root).rstrip("/")
 
-    def list_strangers(self) -> list[str]:
+    def list_foreign_files(self) -> list[str]:
         """Returns the names in it, without the state of an unfinished data set."""
         try:
             with self._explained():

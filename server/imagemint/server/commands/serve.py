@@ -40,10 +40,10 @@ class Serve(ServeSettings):
 
             return asyncio.run(Supervisor(self).run())
         from imagemint.server.app import App  # noqa: PLC0415 - the supervisor does not need it
-        from imagemint.server.event_loop import leave_now, run  # noqa: PLC0415
+        from imagemint.server.event_loop import exit_now, run  # noqa: PLC0415
 
         app = App(self)
         run(app.run())
         if app.leaves_work:
-            leave_now(0)
+            exit_now(0)
         return 0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from imagemint.engine.filtering import ImageFilter
 from imagemint.engine.sampling import Run, cut_runs, runs_at
-from imagemint.engine.serial import spell_reel, spell_terms
+from imagemint.engine.serial import spell_prefix, spell_terms
 from imagemint.server.batching import NO_CONDITIONS, Conditions, Job, Priority
 from imagemint.server.images.conditions import Condition
 from imagemint.server.repository import ServedVersion
@@ -117,8 +117,8 @@ class ImageRequest:
             runs = [Run(0, 0, 1)] * count
         places: list[str] = []
         for seed, first, length, _ in runs:
-            reel = spell_reel(name, number, variant, seed)
-            places += [f"{reel}{index}" for index in range(first, first + length)]
+            prefix = spell_prefix(name, number, variant, seed)
+            places += [f"{prefix}{index}" for index in range(first, first + length)]
         unknown = [None] * count
         truncation = self.truncation
         if not isinstance(truncation, Sequence):

@@ -158,7 +158,7 @@ class Supervisor:
 
     def _on_death(self, keeper: Keeper) -> None:
         self._questions.died(keeper.number)
-        self._metrics.totals.bury(keeper.number)
+        self._metrics.totals.retire(keeper.number)
         self._on_change()
         if not self._leaving.is_set():
             self._metrics.restarts.labels(str(keeper.number)).inc()

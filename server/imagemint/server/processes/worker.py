@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from prometheus_client.registry import Collector
 
-from imagemint.server.event_loop import leave_now, run, settle
+from imagemint.server.event_loop import exit_now, run, settle
 from imagemint.server.peers import Answer, Peers
 from imagemint.server.processes.channel import Channel
 from imagemint.server.processes.messages import (
@@ -162,7 +162,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     await asyncio.wait({importing, leaving}, return_when=asyncio.FIRST_COMPLETED)
     if leaving.done():
         await channel.close()
-        leave_now(0)
+        exit_now(0)
     leaving.cancel()
     try:
         await importing
@@ -197,7 +197,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
     channel.send(Heartbeat(figures_of(app.metrics.registry)))
     if app.leaves_work:
         await channel.close()
-        leave_now(0)
+        exit_now(0)
     return 0
 
 

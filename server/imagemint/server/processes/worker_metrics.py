@@ -97,7 +97,7 @@ class Totals(Collector):
             self._living[worker] = figures
             self._drop_forgotten()
 
-    def bury(self, worker: int) -> None:
+    def retire(self, worker: int) -> None:
         """Keeps the counts of a dead worker, and drops its gauges."""
         with self._lock:
             for family in self._living.pop(worker, []):

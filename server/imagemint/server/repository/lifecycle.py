@@ -97,7 +97,7 @@ class Lifecycle:
         )
         with self._labels:
             self._opening.discard(key)
-        self._tell_of(name, served, time.perf_counter() - began)
+        self._log_loaded(name, served, time.perf_counter() - began)
         if before is not None:
             self._unloading.begin(before, lambda: self._forget(before))
         return True
@@ -222,7 +222,7 @@ class Lifecycle:
         self._metrics.model_load_failures.labels(name).inc()
         _log.error("version refused: %s", error, exc_info=not isinstance(error, ImagemintError))
 
-    def _tell_of(self, name: str, served: ServedVersion, took_s: float) -> None:
+    def _log_loaded(self, name: str, served: ServedVersion, took_s: float) -> None:
         bundle, backend = served.bundle, served.backend
         labels = (name, str(served.version))
         self._metrics.model_load_duration.labels(*labels).set(took_s)

@@ -52,7 +52,7 @@ class ModelControl:
         self._peers = peers or Peers()
         # One worker lists a repository in an object store for all.
         self._max_age_s = _SHARED_SHARE * poll_interval_s if self._peers.several else 0.0
-        self._peers.on(_TOPIC, self._obey)
+        self._peers.on(_TOPIC, self._execute)
 
     async def start(self, patience_s: float = math.inf) -> None:
         """Loads the wanted models and starts the background tasks of the mode.
@@ -169,7 +169,7 @@ class ModelControl:
                 case None:
                     raise LoadFailed(name, f"worker {answer.worker}: see its log")
 
-    async def _obey(self, command: tuple[str, str, bool]) -> tuple[str, Any]:
+    async def _execute(self, command: tuple[str, str, bool]) -> tuple[str, Any]:
         """Executes a command in this worker; returns the outcome, because errors are no JSON.
 
         Raises:

@@ -209,7 +209,7 @@ class ModelRepository:
         """Marks the repository as loaded although some models may still be loading."""
         if not self._loaded:
             self._loaded = True
-            self._catalogue.tell()
+            self._catalogue.notify()
 
     def refresh(self, *, wait: bool = True, max_age_s: float = 0.0) -> None:
         """Scans the repository and updates the served models.
@@ -238,14 +238,14 @@ class ModelRepository:
         """Queues the updates of all models after a scan."""
         self._list_new(found, found.versions)
         self._fail_unreadable(found)
-        self._tidy()
+        self._delete_unused()
         names = {**found.versions, **self.models}
         return [self._schedule(name) for name in names if name not in found.unreadable]
 
-    def _tidy(self) -> None:
+    def _delete_unused(self) -> None:
         """Deletes local copies of versions that are not wanted."""
         versions = [v for model in self.models.values() for v in model.versions.values()]
-        self._source.tidy([v.directory for v in versions if v.state is not State.UNLOADED])
+        self._source.delete_unused([v.directory for v in versions if v.state is not State.UNLOADED])
 
     def retry(self) -> None:
         """Retries versions whose retry time has come, and a failed scan at startup.
@@ -284,12 +284,12 @@ class ModelRepository:
                 if self._wanted is not None:
                     self._wanted.add(name)
                 self._list_new(found, [name])
-                self._tidy()
+                self._delete_unused()
             self._update(name, found.versions[name], again=True, accept=accept_changed)
             versions = self.models[name].versions.values()
             if self._wanted is not None and not any(version.served for version in versions):
                 self._wanted.discard(name)
-                self._catalogue.tell()
+                self._catalogue.notify()
         if faults := [version for version in versions if version.reason and version.is_offered]:
             raise LoadFailed(name, reasons_of(faults))
 

@@ -74,7 +74,7 @@ class Catalogue:
         """Adds versions; each replaces the version of the same number."""
         with self._lock:
             self._put(name, {version.number: version for version in versions})
-        self.tell()
+        self.notify()
 
     def exchange(self, name: str, old: Version, new: Version | None) -> None:
         """Replaces `old` by `new`, or removes it for None, unless `old` was replaced before."""
@@ -82,7 +82,7 @@ class Catalogue:
             if self.version(name, old.number) is not old:
                 return
             self._put(name, {old.number: new})
-        self.tell()
+        self.notify()
 
     def note_problems(self, problems: Mapping[str, str]) -> None:
         """Records why directories cannot be read, and lists those without a known version."""
@@ -98,7 +98,7 @@ class Catalogue:
             if models != before:
                 self.models = dict(sorted(models.items()))
         if models != before:
-            self.tell()
+            self.notify()
 
     def _put(self, name: str, changes: Mapping[int, Version | None]) -> None:
         model = self.models.get(name) or Model(name, {}, self._pins.get(name))
@@ -117,7 +117,7 @@ class Catalogue:
         self._watchers.append(changed)
         return lambda: self._watchers.remove(changed)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Calls the watchers."""
         for changed in tuple(self._watchers):
             changed()

@@ -53,7 +53,7 @@ class Source(Protocol):
     def repair(self, directory: Path) -> bool:
         """Drops the local copy of a version if it is damaged, and returns whether it was."""
 
-    def tidy(self, used: Collection[Path]) -> None:
+    def delete_unused(self, used: Collection[Path]) -> None:
         """Deletes local copies of versions other than `used`."""
 
 
@@ -94,5 +94,5 @@ class LocalDirectory:
         del directory
         return False
 
-    def tidy(self, used: Collection[Path]) -> None:
+    def delete_unused(self, used: Collection[Path]) -> None:
         """Does nothing."""

@@ -255,7 +255,7 @@ class Mirror:
             self._cache.drop(bundle)
         return not is_whole
 
-    def tidy(self, used: Collection[Path]) -> None:
+    def delete_unused(self, used: Collection[Path]) -> None:
         """Deletes the bundles that are not in use and have not been lately."""
         self._cache.clean({self._cache.bundle_of(directory) for directory in used})
 

@@ -90,23 +90,23 @@ class FakeConnection:
         self.target = target
         self.number = number
 
-    def unary(self, ask, reel):
+    def unary(self, ask, seed):
         """Returns a call that answers with all images."""
 
         async def send(turn):
-            await self._wait(ask, reel, turn)
-            return Reply(ask.count, (ask.count, reel, turn, self.target.version))
+            await self._wait(ask, seed, turn)
+            return Reply(ask.count, (ask.count, seed, turn, self.target.version))
 
         return send
 
-    def streaming(self, ask, reel):
+    def streaming(self, ask, seed):
         """Returns a call that answers in chunks."""
 
         async def chunks(turn):
             try:
                 for start in range(0, ask.count, ask.chunk):
-                    await self._wait(ask, reel, turn)
-                    yield Reply(min(ask.chunk, ask.count - start), (reel, turn, start))
+                    await self._wait(ask, seed, turn)
+                    yield Reply(min(ask.chunk, ask.count - start), (seed, turn, start))
             finally:
                 self.target.closed_streams += 1
 
@@ -116,10 +116,10 @@ class FakeConnection:
         """Returns the whole content."""
         return repr(content).encode()
 
-    async def _wait(self, ask, reel, turn):
+    async def _wait(self, ask, seed, turn):
         target = self.target
         target.moments_ns.append(target.clock.now)
-        target.asked.append((self.number, ask.count, reel, turn))
+        target.asked.append((self.number, ask.count, seed, turn))
         if target.takes_ns:
             await target.clock.until(target.clock.now + target.takes_ns)
         else:

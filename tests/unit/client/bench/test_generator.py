@@ -8,7 +8,7 @@ import pytest
 from imagemint.bench.counts import total
 from imagemint.bench.generator import PAUSE_NS
 from imagemint.bench.load import Closed, Open
-from imagemint.bench.schedule import Purpose, arrivals, random_of
+from imagemint.bench.schedule import Purpose, arrivals, make_generator
 from imagemint.bench.target import CallFailed
 
 SECOND = 1_000_000_000
@@ -16,7 +16,7 @@ SECOND = 1_000_000_000
 
 def compute_intended(rate, seconds, seed=0):
     """Returns the times in seconds at which an open loop should call."""
-    random = random_of(seed, 0, Purpose.ARRIVALS)
+    random = make_generator(seed, 0, Purpose.ARRIVALS)
     return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
 
 
@@ -97,7 +97,7 @@ async def test_kinds_are_counted_separately(generate, clock, target):
     assert large.images == 10 * large.calls
     assert small.calls / (small.calls + large.calls) == pytest.approx(0.75, abs=0.06)
     assert total([small, large]).images == small.images + large.images
-    assert len({reel for _, _, reel, _ in target.asked}) == 2
+    assert len({seed for _, _, seed, _ in target.asked}) == 2
 
 
 async def test_refusals_and_failures_are_counted_separately(generate, clock, target, busy):
@@ -169,11 +169,11 @@ async def test_greeting_opens_every_connection(generate, clock, target):
     generator, running = await generate(Closed(1), images=1, connections=3)
     await running
     target.asked.clear()
-    await generator.greet()
+    await generator.open_connections()
     assert [number for number, *_ in target.asked] == [1, 2, 3]
     target.faults = [CallFailed("UNAVAILABLE")]
     with pytest.raises(CallFailed, match="UNAVAILABLE"):
-        await generator.greet()
+        await generator.open_connections()
 
 
 async def test_cancelled_load_ends(generate, clock, target):

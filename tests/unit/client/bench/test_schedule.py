@@ -5,12 +5,12 @@ from itertools import islice, takewhile
 import numpy as np
 import pytest
 
-from imagemint.bench.schedule import Purpose, arrivals, kinds, random_of, reel_of
+from imagemint.bench.schedule import Purpose, arrivals, derive_seed, kinds, make_generator
 
 
 def draw_arrivals(seed=1, client=0, rate=100.0, seconds=50.0):
     """Returns the arrivals of this many seconds."""
-    random = random_of(seed, client, Purpose.ARRIVALS)
+    random = make_generator(seed, client, Purpose.ARRIVALS)
     return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
 
 
@@ -46,7 +46,7 @@ def test_clients_add_up_to_the_rate():
 def test_kinds_follow_their_shares():
     """The order is random and the same for the same seed."""
     first, second = (
-        list(islice(kinds([0.8, 0.2], random_of(3, 0, Purpose.KINDS)), 5000)) for _ in range(2)
+        list(islice(kinds([0.8, 0.2], make_generator(3, 0, Purpose.KINDS)), 5000)) for _ in range(2)
     )
     assert first == second
     assert np.mean(first) == pytest.approx(0.2, abs=0.02)
@@ -54,7 +54,9 @@ def test_kinds_follow_their_shares():
 
 def test_seeds_are_distinct():
     """Client processes and kinds request different images, which a seed determines."""
-    reels = [reel_of(seed, client, kind) for seed in (0, 1) for client in (0, 1) for kind in (0, 1)]
-    assert len(set(reels)) == len(reels)
-    assert reel_of(0, 1, 1) == reels[3]
-    assert all(0 <= reel < 2**64 for reel in reels)
+    seeds = [
+        derive_seed(seed, client, kind) for seed in (0, 1) for client in (0, 1) for kind in (0, 1)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert derive_seed(0, 1, 1) == seeds[3]
+    assert all(0 <= seed < 2**64 for seed in seeds)

@@ -72,16 +72,16 @@ def test_dead_worker_leaves_its_counts(totals):
         worker.call(3)
         worker.metrics.inflight.labels("s").inc()
         worker.send()
-    totals.bury(0)
+    totals.retire(0)
     assert read_samples(totals)[CALLS] == 6
     assert read_samples(totals)["imagemint_inflight_requests", "s"] == 1
     for _ in range(2):
         successor = Worker(0, totals)
         successor.call(2)
         successor.send()
-        totals.bury(0)
+        totals.retire(0)
     assert read_samples(totals)[CALLS] == 10
-    totals.bury(0)  # dies before it sends anything
+    totals.retire(0)  # dies before it sends anything
     assert read_samples(totals)[CALLS] == 10
 
 
@@ -130,6 +130,6 @@ def test_reloaded_version_starts_at_zero(totals):
     worker.send()
     worker.call(1)
     worker.send()
-    totals.bury(0)
+    totals.retire(0)
     assert read_samples(totals)["imagemint_batch_images_count", "1", "tiny"] == 1
     assert read_samples(totals)[CALLS] == 4

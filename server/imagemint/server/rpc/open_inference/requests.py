@@ -174,19 +174,19 @@ def _read_parameter(request: messages.ModelInferRequest, name: str, faults: list
 
 
 def _check_source(names: set[str], spec: ModelSpec) -> Iterator[Violation]:
-    reel = names & {"seed", "index"}
+    seeded = names & {"seed", "index"}
     if spec.source is not None and "source" not in names:
         yield Violation("inputs", "source is required")
-    if not spec.z_dim and not reel and (not spec.num_choices or names & _CONDITIONS):
+    if not spec.z_dim and not seeded and (not spec.num_choices or names & _CONDITIONS):
         return  # nothing to draw
     if "z" not in names:
-        if not reel:
+        if not seeded:
             given = "z nor seed with index" if spec.z_dim else "a condition nor seed with index"
             yield Violation("inputs", f"neither {given} is given")
-        elif len(reel) == 1:
+        elif len(seeded) == 1:
             yield Violation("inputs", "seed and index are required together")
         return
-    if reel:
+    if seeded:
         yield Violation("inputs", "give either z, or seed and index")
     if spec.conditional and "class_id" not in names:
         yield Violation("inputs", "class_id is required with z")
