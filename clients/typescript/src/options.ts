@@ -14,7 +14,10 @@ export interface ClientOptions {
   readonly apiKey?: string | undefined;
   /** Pairs that go with every call. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
-  /** Milliseconds that a call may take, retries included. Default 30,000; null for no limit. */
+  /**
+   * Milliseconds that a call may take, retries included. Default 30,000; null or Infinity for no
+   * limit, which more than 24 days mean, too.
+   */
   readonly timeoutMs?: number | null | undefined;
 }
 

@@ -7,11 +7,13 @@ import { Metadata, type Client as Connection } from "@grpc/grpc-js";
 
 import { callUnary, type CallContext } from "./calls.js";
 import { openConnection, parseTargets } from "./channel.js";
-import { Cancelled, ClientClosed, isServiceError, translateError } from "./errors.js";
+import { Cancelled, ClientClosed, invalid, isServiceError, translateError } from "./errors.js";
 import type { CallSettings, ClientOptions } from "./options.js";
 import type { StreamContext } from "./resuming.js";
 
 const DEFAULT_TIMEOUT_MS = 30_000;
+// Beyond 24 days a timer of Node would end at once, and grpc-js throws where nobody can catch it.
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** A connection to one or several servers, opened with the first call. */
 export class Session {
@@ -102,7 +104,11 @@ export class Session {
 
   #timeoutMs(settings: CallSettings): number | undefined {
     const { timeoutMs = this.#options.timeoutMs } = settings;
-    return timeoutMs === undefined ? DEFAULT_TIMEOUT_MS : (timeoutMs ?? undefined);
+    const asked = timeoutMs === undefined ? DEFAULT_TIMEOUT_MS : (timeoutMs ?? Infinity);
+    if (Number.isNaN(asked)) {
+      throw invalid("timeoutMs", "NaN is no time");
+    }
+    return asked > LONGEST_TIMEOUT_MS ? undefined : asked;
   }
 
   #metadata(): Metadata {

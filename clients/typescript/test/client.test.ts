@@ -143,6 +143,22 @@ test("a server that never answers ends the call at its deadline", async () => {
   silent.close();
 });
 
+test("no limit has several spellings, and a time that no timer can wait for is none", async () => {
+  const serials = Object.keys(given.pixels).slice(0, 2);
+  for (const timeoutMs of [null, Infinity, 1e15, 2 ** 31]) {
+    assert.equal((await client.generate("digits", { timeoutMs })).images.length, 1);
+    let images = 0;
+    for await (const chunk of client.stream("digits", { count: 3, timeoutMs })) {
+      images += chunk.images.length;
+    }
+    for await (const chunk of client.interpolate(serials, { frames: 2, timeoutMs })) {
+      images += chunk.images.length;
+    }
+    assert.equal(images, 5);
+  }
+  await assert.rejects(client.generate("digits", { timeoutMs: NaN }), InvalidRequest);
+});
+
 test("a call whose connection is cut is retried by the service config", async () => {
   const proxy = new Proxy(given.address);
   proxy.cutFirst = 1;
