@@ -274,8 +274,8 @@ def prove_serial(server: Server, row: ImageBatch) -> None:
     with Client(server.grpc_address) as stranger:
         again = stranger.mint(serial).image[0]
     if again.tobytes() != pixels.tobytes():
-        raise DemoError(f"{serial} was minted again and the bytes differ")
-    print(f"minted again from its serial alone: {serial}\n  the {pixels.size} bytes are equal")
+        raise DemoError(f"{serial} was generated again and the bytes differ")
+    print(f"generated again from its serial alone: {serial}\n  the {pixels.size} bytes are equal")
 
 
 def shut_down(server: Server) -> None:

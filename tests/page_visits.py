@@ -10,7 +10,7 @@ MS = 30_000
 
 async def wait_for_images(page):
     """Waits for the end of the stream."""
-    await expect(page.locator("#progress")).to_contain_text("Minted", timeout=MS)
+    await expect(page.locator("#progress")).to_contain_text("Generated", timeout=MS)
 
 
 def record_console_error(line, faults):

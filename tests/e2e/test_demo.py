@@ -80,7 +80,7 @@ def test_demo_prints_speed_from_the_metrics(demo: tuple[str, Path]):
 
 def test_demo_generates_a_serial_again(demo: tuple[str, Path]):
     """An image is requested again by its serial alone, and the bytes are equal."""
-    assert re.search(r"minted again from its serial alone: mnist@\d+/42/9\?class=9", demo[0])
+    assert re.search(r"generated again from its serial alone: mnist@\d+/42/9\?class=9", demo[0])
     assert "the 784 bytes are equal" in demo[0]
 
 

@@ -83,13 +83,13 @@ def _asking(manifest: pb.BundleManifest, version: int) -> str:
     flag += "" if caption is None else f' --caption "{caption}"'
     serial = Serial(manifest.name, version, 42, 17, class_id, caption=caption)
     asked = f"--model {manifest.name}{flag} --count 64 --seed 42"
-    return f"""## Asking for it
+    return f"""## How to request it
 
 ```sh
 imagemint generate --server localhost:8001 {asked} --out images/
 ```
 
-Every image has a serial number, such as `{serial}`, from which the same pixels can be minted again.
+Every image has a serial number, such as `{serial}`, from which the same pixels can be generated again.
 `model.onnx` holds everything else: pre- and post-processing are inside the graph, and its metadata
 describes it."""
 
@@ -121,7 +121,7 @@ do not use results as evidence of what a source shows."""
 
 def _translating(manifest: pb.BundleManifest) -> str:
     asked = f"--model {manifest.name} --source image.png --out result.png"
-    return f"""## Asking for it
+    return f"""## How to request it
 
 ```sh
 imagemint translate --server localhost:8001 {asked}

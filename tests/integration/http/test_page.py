@@ -77,7 +77,7 @@ async def test_caption_can_be_entered(visit, shop):
     )
     await first.click()
     await page.locator("#remint").click()
-    await expect(page.locator("#viewer-note")).to_contain_text("Minted again: the same image")
+    await expect(page.locator("#viewer-note")).to_contain_text("Generated again: the same image")
     await page.keyboard.press("Escape")
     await page.locator("#caption").fill("purple hair")
     await page.locator("#mint").click()
@@ -92,7 +92,7 @@ async def test_viewer_verifies_the_serial(visit, shop):
     await expect(page.locator("#viewer-serial")).to_have_text("digits@1/3/4?class=1")
     await page.locator("#remint").click()
     await expect(page.locator("#viewer-note")).to_have_text(
-        "Minted again: the same image. 24 of 24 pixels are equal."
+        "Generated again: the same image. 24 of 24 pixels are equal."
     )
     await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await page.locator("#copy-url").click()

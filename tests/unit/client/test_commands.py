@@ -302,7 +302,7 @@ def test_interrupt_reports_that_nothing_is_written(run_and_interrupt, mint, tmp_
     words = f"--server {mint.address} --model plain --count 20 --seed 4 --out {out}"
     assert err.splitlines() == [
         f"imagemint generate: interrupted after 0 of 20 images; nothing was written to {out}",
-        f"to mint the same images: imagemint generate {words}",
+        f"to generate the same images: imagemint generate {words}",
     ]
     assert mint.cancelled.wait(30)
     assert not list(tmp_path.iterdir())
@@ -321,7 +321,7 @@ def test_interrupted_folder_can_be_completed(run_and_interrupt, mint, tmp_path):
     # The last chunk is counted shortly after its last file is written.
     assert re.search(rf"interrupted after [48] of 20 images; they are in {out}$", first)
     mint.hold_after = None
-    words = shlex.split(second.removeprefix("to mint the rest: "))
+    words = shlex.split(second.removeprefix("to generate the rest: "))
     assert words[words.index("--variant") + 1] == mint.variant
     assert cli.main(words[1:]) == 0
     assert [each.name for each in sorted(out.iterdir())] == [

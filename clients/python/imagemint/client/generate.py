@@ -307,7 +307,7 @@ class Generate(FilteredConnection):
             if not self.serial:
                 begin = self.first_index + done
                 words += ["--first-index", str(begin), "--count", str(self.count - done)]
-        lines.append(f"to mint {verb}: {shlex.join([*words, '--out', self.out])}")
+        lines.append(f"to generate {verb}: {shlex.join([*words, '--out', self.out])}")
         print("\n".join(lines), file=sys.stderr)
 
     def _build_command(self, report: "_Report") -> list[str]:

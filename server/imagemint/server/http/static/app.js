@@ -82,7 +82,7 @@ function clearGrids() {
   hideNotice();
 }
 
-/** Mints, or translates, what the form asks for. `attempt` counts retries after refusals. */
+/** Generates or translates what the form asks for. `attempt` counts retries after refusals. */
 async function mint(attempt = 0) {
   if (!controls.version) return;
   const spec = controls.read();
@@ -197,7 +197,7 @@ function announce(signal) {
   if (controls.source) return;
   const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
   const seconds = (performance.now() - meter.began) / 1e3;
-  const end = signal.aborted ? "Stopped after" : "Minted";
+  const end = signal.aborted ? "Stopped after" : "Generated";
   byId("progress").textContent = `${end} ${formatCount(images)} images in ${formatSeconds(seconds)}. Press N for others.`;
 }
 

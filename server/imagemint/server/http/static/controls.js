@@ -113,7 +113,7 @@ export class Controls {
     this.showCondition();
     this.showTruncation();
     byId("mint").disabled = !this.version;
-    byId("mint").textContent = this.source ? "Translate" : "Mint";
+    byId("mint").textContent = this.source ? "Translate" : "Generate";
     byId("count-field").hidden = byId("compare-field").hidden = Boolean(this.source);
     byId("seed-field").hidden = Boolean(this.source) && !this.version.manifest.latent;
     this.changed();

@@ -39,7 +39,7 @@ export class Grid {
     this.list.classList.toggle("pixels", shape.width <= PIXEL_ART);
     this.element.classList.add("waiting");
     this.tiles = Array.from({ length: count }, (_, at) => make("button", {
-      type: "button", class: "tile", disabled: true, tabIndex: -1, "aria-label": `Image ${at + 1}, not minted yet`,
+      type: "button", class: "tile", disabled: true, tabIndex: -1, "aria-label": `Image ${at + 1}, not generated yet`,
       onclick: () => this.open(at),
       onmouseenter: () => this.mark(at),
       onfocus: () => this.mark(at),

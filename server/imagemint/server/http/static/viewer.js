@@ -1,4 +1,4 @@
-// One image: its serial number, its URL, and the proof that it can be minted again.
+// One image: its serial number, its URL, and the proof that it can be generated again.
 
 import { byId, copyText, formatCount } from "./dom.js";
 import { Failure, fetchPicture, pathOfSerial } from "./api.js";
@@ -86,14 +86,14 @@ export class Viewer {
   /** Asks the server for the image by its serial alone, and compares all pixels. */
   async remint() {
     const { image } = this;
-    this.note("Minting …");
+    this.note("Generating …");
     try {
       const fresh = await readPixels(await fetchPicture(pathOfSerial(image.serial), true));
       const kept = await readPixels(image.blob);
       const same = kept.filter((pixel, at) => pixel === fresh[at]).length;
       const all = same === kept.length && kept.length === fresh.length;
       const text = `${formatCount(same)} of ${formatCount(kept.length)} pixels are equal.`;
-      this.note(all ? `Minted again: the same image. ${text}` : `Another image! Only ${text}`, !all);
+      this.note(all ? `Generated again: the same image. ${text}` : `Another image! Only ${text}`, !all);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       this.note(error.problem.detail, true);

@@ -124,7 +124,7 @@ export class Walk {
       return false;
     }
     const seconds = ((performance.now() - began) / 1e3).toFixed(1);
-    byId("walk-hint").textContent = `${FRAMES} images between A and B, minted in ${seconds} s.`;
+    byId("walk-hint").textContent = `${FRAMES} images between A and B, generated in ${seconds} s.`;
     byId("walk-position").max = FRAMES - 1;
     byId("walk-position").disabled = false;
     byId("walk-save").disabled = false;
