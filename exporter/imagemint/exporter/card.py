@@ -89,9 +89,9 @@ def _asking(manifest: pb.BundleManifest, version: int) -> str:
 imagemint generate --server localhost:8001 {asked} --out images/
 ```
 
-Every image has a serial number, such as `{serial}`, from which the same pixels can be generated again.
-`model.onnx` holds everything else: pre- and post-processing are inside the graph, and its metadata
-describes it."""
+Every image has a serial number, such as `{serial}`, from which the same pixels can be generated
+again. `model.onnx` contains everything else: pre- and post-processing are inside the graph, and its
+metadata describes it."""
 
 
 def _translation_head(manifest: pb.BundleManifest, version: int) -> str:

@@ -11,7 +11,7 @@ from imagemint.engine import BackendFailed, BundleRefused, Distribution, latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.session import cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
-from imagemint.exporter.adoption.foreign import ForeignModel
+from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.model_file import read_model
 from imagemint.exporter.adoption.original import (
     LEVELS,

@@ -11,7 +11,7 @@ from onnx import helper
 from imagemint.engine import BackendFailed, BundleRefused, latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.session import Session, cpu_session
-from imagemint.exporter.adoption.foreign import ForeignModel
+from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.signature import Form, Input, Signature
 from imagemint.exporter.errors import ExportError
 

@@ -7,7 +7,7 @@ from typing import Literal
 import onnx
 from onnx import TensorProto
 
-from imagemint.exporter.adoption.foreign import ForeignModel
+from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.errors import ExportError
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
