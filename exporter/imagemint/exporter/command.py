@@ -48,7 +48,7 @@ class Export(BaseModel):
     title: str | None = None
     """One line for people. Default: the data set, image size and number of classes."""
     license: str | None = None
-    """Licence of weights and samples. Default: that of the data set. Required with from_onnx."""
+    """Licence of weights and samples. Default: that of the data set. Required with --from-onnx."""
 
     sign: Path | None = None
     """PEM file with the private key that signs the bundle, as `imagemint sign key` writes it."""
@@ -93,34 +93,36 @@ class Export(BaseModel):
     """Largest accepted share of differing pixel values."""
 
     value_range: tuple[float, float] | None = None
-    """With from_onnx, required: output values of black and white, such as --value-range=-1,1."""
+    """With --from-onnx, required: output values of black and white, such as --value-range=-1,1."""
     check_value_range: bool = True
-    """With from_onnx: refuse a value range that most output values contradict."""
+    """With --from-onnx: refuse a value range that most output values contradict."""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
-    """With from_onnx: order of the axes of its output. auto finds the axis of 1 or 3 channels."""
+    """With --from-onnx: order of the axes of its output. auto finds the axis of 1 or 3 channels."""
     image_shape: tuple[int, int, int] | None = None
-    """With from_onnx: height, width and channels, such as 28,28,1, of an output [N, values]."""
+    """With --from-onnx: height, width and channels, such as 28,28,1, of an output [N, values]."""
     labels: list[str] = []
-    """With from_onnx: label texts of its classes, by index."""
+    """With --from-onnx: label texts of its classes, by index."""
     labels_file: Path | None = None
-    """With from_onnx: text file of labels in UTF-8, one a line, by index."""
+    """With --from-onnx: text file of labels in UTF-8, one a line, by index."""
     latent_input: str | None = None
-    """With from_onnx: its input for latents. Default: the only candidate."""
+    """With --from-onnx: its input for latents. Default: the only candidate."""
     class_input: str | None = None
-    """With from_onnx: its input for classes, as numbers or one-hot. Default: the only candidate."""
+    """With --from-onnx: its input for classes, as numbers or one-hot. Default: the only
+    candidate."""
     truncation_input: str | None = None
-    """With from_onnx: its input for psi, one for each image. Default: one named truncation_psi, psi
-    or truncation."""
+    """With --from-onnx: its input for psi, one for each image. Default: one named truncation_psi,
+    psi or truncation."""
     fix_input: dict[str, float] = {}
-    """With from_onnx: inputs that always get one number, such as --fix-input truncation_psi=0.7."""
+    """With --from-onnx: inputs that always get one number, such as --fix-input
+    truncation_psi=0.7."""
     ignore_input: list[str] = []
-    """With from_onnx: inputs that are always filled with zeros."""
+    """With --from-onnx: inputs that are always filled with zeros."""
     image_output: str | None = None
-    """With from_onnx: its output of images. Default: the only output."""
+    """With --from-onnx: its output of images. Default: the only output."""
     distribution: Literal["normal", "uniform"] = "normal"
-    """With from_onnx: distribution of its latents in training; uniform is from -1 to 1."""
+    """With --from-onnx: distribution of its latents in training; uniform is from -1 to 1."""
     dataset: str = ""
-    """With from_onnx: data set and split that it learnt, such as mnist/train."""
+    """With --from-onnx: data set and split that it learnt, such as mnist/train."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

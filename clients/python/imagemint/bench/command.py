@@ -82,7 +82,7 @@ class Bench(Connection):
     rate: list[Annotated[float, Field(gt=0, le=_MOST_CALLS_PER_S)]] = Field([], max_length=100)
     """Open loop: mean calls per second, which arrive at random, one point each."""
     sweep: bool = False
-    """Search the knee: raise the load of an open loop until it no longer holds."""
+    """Search for the knee: raise the load of an open loop until it no longer holds."""
     sweep_concurrency: int = Field(64, ge=1, le=_MOST_CALLERS)
     """Callers of the closed loop that gives a sweep its capacity."""
     p99_ms: float = Field(120.0, gt=0, le=1e3 * LONGEST_S)

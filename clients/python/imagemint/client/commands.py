@@ -99,12 +99,12 @@ class FilteredConnection(Connection):
     """Settings of the commands that make images, and may keep only good ones."""
 
     min_class_confidence: float | None = Field(None, ge=0, le=1)
-    """Keep only images to which the model's classifier gives their class with this probability."""
+    """Keep only images to whose class the model's classifier gives at least this probability."""
     rejection_sampling: bool = False
     """Keep images by discriminator rejection sampling."""
     min_training_distance: float | None = Field(None, ge=0, le=1e6)
-    """Keep only images this far from every training image, in units of the median distance of test
-    images."""
+    """Keep only images at least this far from every training image, in units of the median
+    distance of test images."""
     max_tries: int | None = Field(None, ge=1, le=1_000)
     """Most candidates for one index. If none passes, the command fails. Default: 64."""
     scores: bool = False

@@ -12,7 +12,7 @@
     ├── Cancelled             the server cancelled the call
     │   └── ClientClosed      the client was closed, before or during the call
     ├── ClientForked          the client was created before this process was forked
-    └── ServerError           the server failed; `request_id` finds the detail in its log
+    └── ServerError           the server failed; its log has the details under `request_id`
         └── Unimplemented     the server is older than this client, or not an imagemint server
 
 `BY_CODE` maps every gRPC status code to one of them. `reason` is never empty: each class has a
@@ -179,7 +179,7 @@ class ClientForked(ImagemintError):
 
 
 class ServerError(ImagemintError):
-    """The server failed; `request_id` finds the detail in its log."""
+    """The server failed; its log has the details under `request_id`."""
 
     default_code = grpc.StatusCode.INTERNAL
     default_reason = "INTERNAL"

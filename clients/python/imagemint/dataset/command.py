@@ -83,7 +83,7 @@ class Dataset(FilteredConnection):
     workers: int | None = Field(None, ge=1, le=1024)
     """Processes that make shards. Default: one per CPU core."""
     engine: Literal["processes", "ray"] = "processes"
-    """Who makes the shards: processes of this machine, or the tasks of a Ray cluster."""
+    """What makes the shards: processes of this machine, or the tasks of a Ray cluster."""
     ray_address: str | None = None
     """Address of the Ray cluster. Default: RAY_ADDRESS, the cluster on this machine, or a new
     one."""

@@ -242,8 +242,8 @@ class Metrics:
         )
         self.model_failed_versions = self._gauge(
             "model_failed_versions",
-            "Versions whose files are refused now. One that was ready serves on with its earlier "
-            "files.",
+            "Versions whose files are refused now. A version that served before still serves its "
+            "earlier files.",
             "model",
         )
         self.registry.register(DroppedLines())
