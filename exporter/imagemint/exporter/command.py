@@ -46,7 +46,7 @@ class Export(BaseModel):
     version: int | None = Field(default=None, ge=1, lt=10**18)
     """Version to write, refused if it exists. Default: one more than the last."""
     title: str | None = None
-    """One line for people. Default: the data set, image size and number of classes."""
+    """Title, one line. Default: the data set, image size and number of classes."""
     license: str | None = None
     """Licence of weights and samples. Default: that of the data set. Required with --from-onnx."""
 
@@ -82,7 +82,7 @@ class Export(BaseModel):
     """Seeds in the comparison of variants. The deviation of model.onnx over them is the noise."""
 
     direction: Literal["there", "back"] = "there"
-    """Of a translator that learnt both directions, such as cyclegan: the one that is exported."""
+    """Direction to export, for a translator that learnt both, such as cyclegan."""
     threshold_minimum: float = Field(default=0.1, gt=0)
     """Smallest truncation threshold that callers may request."""
     threshold_maximum: float = Field(default=4.0, gt=0)

@@ -281,7 +281,7 @@ class ImageSpec(_message.Message):
     """
     @_builtins.property
     def latents(self) -> Global___Latents:
-        """The latents themselves. Classes and captions must then not be left to chance."""
+        """The latents themselves. The request must then name classes or captions, if the model takes them."""
 
     @_builtins.property
     def class_per_image(self) -> Global___ClassPerImage:
@@ -418,7 +418,7 @@ Global___ImageScores: _TypeAlias = ImageScores  # noqa: Y015
 
 @_typing.final
 class MintedImage(_message.Message):
-    """What one image is."""
+    """Description of one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -209,8 +209,8 @@ class CaptionSpec(_message.Message):
 
     @_builtins.property
     def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Captions of this vocabulary, for people; an image that is asked for without a caption gets one
-        of them, chosen by its serial. Each in its normal form: words separated by one space. At least
+        """Example captions in this vocabulary. An image that is requested without a caption gets one of
+        them, chosen by its seed and index. Each in its normal form: words separated by one space. At least
         one, unique.
         """
 
@@ -333,7 +333,7 @@ Global___ImageShape: _TypeAlias = ImageShape  # noqa: Y015
 
 @_typing.final
 class Parity(_message.Message):
-    """How far the graph may stray from the network it was exported from, and how far it did."""
+    """How much the graph may differ from the network it was exported from, and how much it does."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,8 +469,8 @@ Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
 class PixelDifference(_message.Message):
-    """How far the images of a variant lie from those of model.onnx, of the same serials, and how far
-    they may. Differences are absolute, of single values, in levels of 255.
+    """How much the images of a variant differ from those of model.onnx for the same serials, and how
+    much they may. Differences are absolute, of single values, in levels of 255.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

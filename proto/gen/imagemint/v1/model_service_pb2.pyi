@@ -35,7 +35,7 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     MODEL_STATE_FAILED: _ModelState.ValueType  # 3
     """Refused; `reason` says why."""
     MODEL_STATE_UNLOADING: _ModelState.ValueType  # 4
-    """Takes no new calls; those inside finish, and then its memory is given back."""
+    """Takes no new calls. Running calls finish, and then its memory is released."""
     MODEL_STATE_UNLOADED: _ModelState.ValueType  # 5
     """In the repository and not loaded; `reason` says why."""
 
@@ -51,7 +51,7 @@ MODEL_STATE_READY: ModelState.ValueType  # 2
 MODEL_STATE_FAILED: ModelState.ValueType  # 3
 """Refused; `reason` says why."""
 MODEL_STATE_UNLOADING: ModelState.ValueType  # 4
-"""Takes no new calls; those inside finish, and then its memory is given back."""
+"""Takes no new calls. Running calls finish, and then its memory is released."""
 MODEL_STATE_UNLOADED: ModelState.ValueType  # 5
 """In the repository and not loaded; `reason` says why."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
@@ -74,8 +74,8 @@ class ModelVersion(_message.Message):
     state: Global___ModelState.ValueType
     """Whether it answers."""
     reason: _builtins.str
-    """Why it FAILED or is UNLOADED. Of one that is READY, why the bytes that have since taken its
-    place in the repository are refused; it serves on. Empty otherwise.
+    """Why it FAILED or is UNLOADED. For a READY version, why its changed files in the repository are
+    refused; it still serves the earlier ones. Empty otherwise.
     """
     bundle_sha256: _builtins.str
     """SHA-256 of its model.onnx, lower-case hexadecimal; empty while unread."""

@@ -24,7 +24,8 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
     c_dim: int = Field(default=8, ge=1)
-    """Length of the class embedding; long ones drown the latent, see `ConvolutionalRecipe`."""
+    """Length of the class embedding. If it is long, G ignores the latent: see
+    `ConvolutionalRecipe`."""
     generator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the generator at 7x7."""
     discriminator_channels: int = Field(default=48, ge=1)

@@ -30,7 +30,7 @@ class Pix2pixRecipe(TranslationRecipe):
     """Halvings of the U-Net."""
     l1_weight: float = Field(default=10.0, ge=0)
     """Weight of the mean absolute difference from the target. The paper has 100; with less, colours
-    that the source does not tell are bolder."""
+    that the source does not determine are more saturated."""
     batch_size: int = Field(default=4, ge=2)
     """Images in one step of either network; the paper has 1 to 10."""
     learning_rate: float = Field(default=3e-4, gt=0)

@@ -37,7 +37,8 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     discriminator_channels: int = Field(default=256, ge=8, multiple_of=8)
     """Channels of the discriminator at 4x4."""
     c_dim: int = Field(default=8, ge=1)
-    """Length of the class embedding; long ones drown the latent, see `ConvolutionalRecipe`."""
+    """Length of the class embedding. If it is long, G ignores the latent: see
+    `ConvolutionalRecipe`."""
     blocks: int = Field(default=1, ge=1)
     """Residual blocks at each size."""
     groups: int = Field(default=1, ge=1)

@@ -190,7 +190,7 @@ export type ImageSpec = Message<"imagemint.v1.ImageSpec"> & {
     case: "seed";
   } | {
     /**
-     * The latents themselves. Classes and captions must then not be left to chance.
+     * The latents themselves. The request must then name classes or captions, if the model takes them.
      *
      * @generated from field: imagemint.v1.Latents latents = 4;
      */
@@ -372,7 +372,7 @@ export const ImageScoresSchema: GenMessage<ImageScores> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_image, 7);
 
 /**
- * What one image is.
+ * Description of one image.
  *
  * @generated from message imagemint.v1.MintedImage
  */

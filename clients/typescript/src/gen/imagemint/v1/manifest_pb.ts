@@ -108,8 +108,8 @@ export type CaptionSpec = Message<"imagemint.v1.CaptionSpec"> & {
   maxWords: number;
 
   /**
-   * Captions of this vocabulary, for people; an image that is asked for without a caption gets one
-   * of them, chosen by its serial. Each in its normal form: words separated by one space. At least
+   * Example captions in this vocabulary. An image that is requested without a caption gets one of
+   * them, chosen by its seed and index. Each in its normal form: words separated by one space. At least
    * one, unique.
    *
    * @generated from field: repeated string examples = 3;
@@ -257,7 +257,7 @@ export const ImageShapeSchema: GenMessage<ImageShape> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_manifest, 4);
 
 /**
- * How far the graph may stray from the network it was exported from, and how far it did.
+ * How much the graph may differ from the network it was exported from, and how much it does.
  *
  * @generated from message imagemint.v1.Parity
  */
@@ -433,8 +433,8 @@ export const EvaluationSchema: GenMessage<Evaluation> = /*@__PURE__*/
   messageDesc(file_imagemint_v1_manifest, 7);
 
 /**
- * How far the images of a variant lie from those of model.onnx, of the same serials, and how far
- * they may. Differences are absolute, of single values, in levels of 255.
+ * How much the images of a variant differ from those of model.onnx for the same serials, and how
+ * much they may. Differences are absolute, of single values, in levels of 255.
  *
  * @generated from message imagemint.v1.PixelDifference
  */

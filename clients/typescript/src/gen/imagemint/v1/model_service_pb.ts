@@ -37,8 +37,8 @@ export type ModelVersion = Message<"imagemint.v1.ModelVersion"> & {
   state: ModelState;
 
   /**
-   * Why it FAILED or is UNLOADED. Of one that is READY, why the bytes that have since taken its
-   * place in the repository are refused; it serves on. Empty otherwise.
+   * Why it FAILED or is UNLOADED. For a READY version, why its changed files in the repository are
+   * refused; it still serves the earlier ones. Empty otherwise.
    *
    * @generated from field: string reason = 3;
    */
@@ -293,7 +293,7 @@ export enum ModelState {
   FAILED = 3,
 
   /**
-   * Takes no new calls; those inside finish, and then its memory is given back.
+   * Takes no new calls. Running calls finish, and then its memory is released.
    *
    * @generated from enum value: MODEL_STATE_UNLOADING = 4;
    */
@@ -314,7 +314,7 @@ export const ModelStateSchema: GenEnum<ModelState> = /*@__PURE__*/
   enumDesc(file_imagemint_v1_model_service, 0);
 
 /**
- * Tells which models there are.
+ * Lists and describes the models of the server.
  *
  * @generated from service imagemint.v1.ModelService
  */
