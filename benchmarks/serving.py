@@ -35,7 +35,7 @@ from imagemint.bench.client_processes import ClientProcesses
 from imagemint.bench.load import Closed, Load, Plan
 from imagemint.bench.mix import Mix, parse_mix
 from imagemint.bench.point import Point, join_results
-from imagemint.bench.report import machine
+from imagemint.bench.report import describe_machine
 from imagemint.bench.target import CallFailed
 from imagemint.engine.bundle import read_bundle, variants
 
@@ -263,7 +263,7 @@ def main() -> None:
         found = compare(bench, servers, options.repeats)
     record = Record(
         command=f"make bench BENCH_ARGS={shlex.quote(shlex.join(sys.argv[1:]))}",
-        machine=machine(),
+        machine=describe_machine(),
         model=options.model,
         seconds=options.seconds,
         repeats=options.repeats,

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 from imagemint.bench import report, server_metrics
 from imagemint.bench.client_processes import ClientProcesses
 from imagemint.bench.imagemint_target import ImagemintTarget
-from imagemint.bench.knee import ACHIEVED, Bound, knee, next_rate
+from imagemint.bench.knee import ACHIEVED, Bound, choose_next_rate, find_knee
 from imagemint.bench.load import Closed, Load, Open, Plan
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.point import Point, join_results
@@ -128,14 +128,14 @@ class Bench(Connection):
         found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
         try:
             with ClientProcesses(self._target(), self.clients) as clients:
-                print(report.head(), flush=True)
+                print(report.format_head(), flush=True)
                 for load in self._loads(found.points):
                     point = self._measure(clients, load)
                     if point.client_limit:
                         found.aborted = point
                         break
                     found.points.append(point)
-                    print("\n".join(report.rows(point)), flush=True)
+                    print("\n".join(report.format_rows(point)), flush=True)
         finally:  # keep the measurements, whatever ended the run
             if found.points or found.aborted:
                 self._write(found)
@@ -178,7 +178,7 @@ class Bench(Connection):
         if not any(point.load == most for point in points):
             yield most
         capacity = next(point.calls_per_s for point in points if point.load == most)
-        following = partial(next_rate, points, self._bound(), capacity)
+        following = partial(choose_next_rate, points, self._bound(), capacity)
         while (rate := following()) is not None:
             yield Open(rate)
 
@@ -207,7 +207,7 @@ class Bench(Connection):
         if self.metrics is None or before is None:
             return None
         try:
-            return server_metrics.difference(
+            return server_metrics.subtract(
                 before, server_metrics.read_metrics(self.metrics, self.model)
             )
         except OSError as error:
@@ -216,11 +216,11 @@ class Bench(Connection):
 
     def _write(self, found: Report) -> None:
         if found.bound:
-            found.knee = knee(found.points, found.bound)
+            found.knee = find_knee(found.points, found.bound)
             print(_describe_knee(found))
         if self.json_:
             with outputs.write_atomically(self.json_) as file:
-                file.write(json.dumps(found.document(), indent=2).encode() + b"\n")
+                file.write(json.dumps(found.to_document(), indent=2).encode() + b"\n")
         if self.plot and found.points:
             from imagemint.bench import plot  # noqa: PLC0415 - matplotlib is slow to import
 

@@ -14,7 +14,7 @@ from imagemint.bench.client_cost import ClientCost, CostMeter, limit
 from imagemint.bench.clock import Clock
 from imagemint.bench.counts import Counts, total
 from imagemint.bench.load import Closed, Plan
-from imagemint.bench.schedule import Purpose, arrivals, derive_seed, kinds, make_generator
+from imagemint.bench.schedule import Purpose, derive_seed, draw_arrivals, draw_kinds, make_generator
 from imagemint.bench.target import CallFailed, Connection
 from imagemint.bench.verification import Sample, Verified, compare_again
 
@@ -92,7 +92,7 @@ class Generator:
         self._samples = [Sample() for _ in self._asks]
         self._turns = [itertools.count() for _ in self._asks]
         random = make_generator(plan.seed, plan.client, Purpose.KINDS)
-        self._kinds = kinds(plan.mix.shares, random)
+        self._kinds = draw_kinds(plan.mix.shares, random)
         seeds = [derive_seed(plan.seed, plan.client, kind) for kind in range(len(self._asks))]
         self._unary = [
             {
@@ -189,7 +189,7 @@ class Generator:
     async def _open(self, calls_per_s: float) -> None:
         random = make_generator(self._plan.seed, self._plan.client, Purpose.ARRIVALS)
         async with asyncio.TaskGroup() as group:
-            for number, at_s in enumerate(arrivals(calls_per_s, random)):
+            for number, at_s in enumerate(draw_arrivals(calls_per_s, random)):
                 intended_ns = self._start_ns + round(at_s * 1e9)
                 if self._span.over(intended_ns):
                     break

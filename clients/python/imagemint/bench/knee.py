@@ -45,7 +45,7 @@ class Bound:
         return p99_ms <= self.p99_ms and point.images_per_s >= self.achieved * offered
 
 
-def knee(points: Sequence[Point], bound: Bound) -> Point | None:
+def find_knee(points: Sequence[Point], bound: Bound) -> Point | None:
     """Returns the knee; None if the lowest load does not hold, or there is no open loop."""
     found = None
     for point in sorted(points, key=_rate):
@@ -57,7 +57,7 @@ def knee(points: Sequence[Point], bound: Bound) -> Point | None:
     return found
 
 
-def next_rate(points: Sequence[Point], bound: Bound, capacity: float) -> float | None:
+def choose_next_rate(points: Sequence[Point], bound: Bound, capacity: float) -> float | None:
     """Returns the rate that a sweep offers next, in calls per second; None when it is done.
 
     A sweep follows the grid upwards to the first load that does not hold. Then it halves the gap

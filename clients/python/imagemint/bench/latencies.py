@@ -22,13 +22,13 @@ class Latencies:
         self._histogram = HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
 
     @classmethod
-    def decoded(cls, text: str) -> Self:
-        """Reads the text form that `encoded` writes."""
+    def decode(cls, text: str) -> Self:
+        """Reads the text form that `encode` writes."""
         latencies = cls()
         latencies._histogram.decode_and_add(text.encode())
         return latencies
 
-    def encoded(self) -> str:
+    def encode(self) -> str:
         """Returns all values in microseconds: HdrHistogram V2, compressed, base64."""
         return str(self._histogram.encode().decode())
 
@@ -54,4 +54,4 @@ class Latencies:
         return int(self._histogram.get_total_count())
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return type(self).decoded, (self.encoded(),)
+        return type(self).decode, (self.encode(),)

@@ -44,12 +44,12 @@ class Report:
     aborted: Point | None = None
     """The point that ended the run because the client was its limit."""
 
-    def document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """Returns the JSON document."""
         return {
             "schema": SCHEMA,
             "imagemint": metadata.version(DISTRIBUTION),
-            "machine": machine(),
+            "machine": describe_machine(),
             "settings": self.settings,
             "points": [_point(each) for each in self.points],
             "bound": self.bound and asdict(self.bound),
@@ -63,7 +63,7 @@ class Report:
         }
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Returns a description of the client's machine."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
@@ -75,12 +75,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def head() -> str:
+def format_head() -> str:
     """Returns the first line of the table."""
     return _line(_HEAD)
 
 
-def rows(point: Point) -> Iterator[str]:
+def format_rows(point: Point) -> Iterator[str]:
     """Yields the lines of one point: the sum, each kind of a mix of several, and first chunks."""
     tally, offered = point.sum, point.offered_images_per_s
     busy = max((each.busy for each in point.efforts), default=0.0)
@@ -152,8 +152,8 @@ def _kind(ask: RequestKind, tally: Counts) -> dict[str, Any]:
     return {
         "ask": ask.model_dump(by_alias=True),
         **_tally(tally),
-        "histogram": tally.latency.encoded(),
-        "first_chunk_histogram": tally.first_chunk.encoded(),
+        "histogram": tally.latency.encode(),
+        "first_chunk_histogram": tally.first_chunk.encode(),
     }
 
 

@@ -20,7 +20,7 @@ def make_generator(seed: int, client: int, purpose: Purpose) -> np.random.Genera
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, client, purpose))))
 
 
-def arrivals(rate: float, random: np.random.Generator) -> Iterator[float]:
+def draw_arrivals(rate: float, random: np.random.Generator) -> Iterator[float]:
     """Yields the arrival times of an endless Poisson process, in seconds from its start.
 
     Gaps are independent and exponential, as for independent callers. The processes of several
@@ -37,7 +37,7 @@ def arrivals(rate: float, random: np.random.Generator) -> Iterator[float]:
             yield at
 
 
-def kinds(shares: Sequence[float], random: np.random.Generator) -> Iterator[int]:
+def draw_kinds(shares: Sequence[float], random: np.random.Generator) -> Iterator[int]:
     """Yields positions in `shares` endlessly, each as often as its share, in random order."""
     while True:
         yield from random.choice(len(shares), size=_BLOCK, p=shares).tolist()

@@ -42,7 +42,7 @@ def parse_metrics(text: str, model: str) -> ServerMetrics:
     return ServerMetrics(batches, sum(float(found["value"]) for found in _CPU.finditer(text)))
 
 
-def difference(before: ServerMetrics, after: ServerMetrics) -> ServerMetrics:
+def subtract(before: ServerMetrics, after: ServerMetrics) -> ServerMetrics:
     """Returns the counters of the time between two readings."""
     return ServerMetrics(
         {bound: count - before.batches.get(bound, 0) for bound, count in after.batches.items()},

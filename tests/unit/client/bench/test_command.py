@@ -55,7 +55,7 @@ def test_closed_loop_is_measured(bench, mint, tmp_path):
         assert point["load"] == {"kind": "closed", "concurrency": callers}
         assert (point["images"], point["calls"], point["offered_images_per_s"]) == (12, 6, None)
         assert point["latency_ms"]["count"] == 6
-        assert len(Latencies.decoded(point["kinds"][0]["histogram"])) == 6
+        assert len(Latencies.decode(point["kinds"][0]["histogram"])) == 6
     # six calls per point, and one that opens the connection
     assert len(mint.requests) == 2 * 7
 

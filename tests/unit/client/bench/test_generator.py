@@ -8,7 +8,7 @@ import pytest
 from imagemint.bench.counts import total
 from imagemint.bench.generator import PAUSE_NS
 from imagemint.bench.load import Closed, Open
-from imagemint.bench.schedule import Purpose, arrivals, make_generator
+from imagemint.bench.schedule import Purpose, draw_arrivals, make_generator
 from imagemint.bench.target import CallFailed
 
 SECOND = 1_000_000_000
@@ -17,7 +17,7 @@ SECOND = 1_000_000_000
 def compute_intended(rate, seconds, seed=0):
     """Returns the times in seconds at which an open loop should call."""
     random = make_generator(seed, 0, Purpose.ARRIVALS)
-    return list(takewhile(lambda at: at < seconds, arrivals(rate, random)))
+    return list(takewhile(lambda at: at < seconds, draw_arrivals(rate, random)))
 
 
 async def test_open_loop_shows_a_stalled_server(generate, clock, target):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagemint.bench.knee import FINE, GRID, Bound, knee, next_rate
+from imagemint.bench.knee import FINE, GRID, Bound, choose_next_rate, find_knee
 
 BOUND = Bound(p99_ms=100.0)
 
@@ -20,26 +20,27 @@ def test_knee_is_below_the_first_load_that_fails(make_point):
     low, middle, high = (make_point(rate, 50.0, rate=rate) for rate in (10.0, 20.0, 40.0))
     broken = make_point(30.0, 150.0, rate=30.0)
     closed = make_point(500.0, 1.0, concurrency=4)
-    assert knee([high, broken, closed, middle, low], BOUND) is middle
-    assert knee([low, middle, high], BOUND) is high
+    assert find_knee([high, broken, closed, middle, low], BOUND) is middle
+    assert find_knee([low, middle, high], BOUND) is high
 
 
 def test_there_may_be_no_knee(make_point):
     """There is none if the lowest load fails or no load was offered."""
     assert (
-        knee([make_point(10.0, 150.0, rate=10.0), make_point(20.0, 1.0, rate=20.0)], BOUND) is None
+        find_knee([make_point(10.0, 150.0, rate=10.0), make_point(20.0, 1.0, rate=20.0)], BOUND)
+        is None
     )
-    assert knee([make_point(10.0, 1.0, concurrency=1)], BOUND) is None
+    assert find_knee([make_point(10.0, 1.0, concurrency=1)], BOUND) is None
 
 
 @pytest.mark.parametrize("true_knee", [3.0, 11.0, 49.0, 83.0, 104.0])
 def test_sweep_finds_the_knee(make_point, true_knee):
     """The sweep goes up the grid to the first failure and then bisects to the documented gap."""
     points = [make_point(100.0, 80.0, concurrency=64)]
-    while (rate := next_rate(points, BOUND, 100.0)) is not None:
+    while (rate := choose_next_rate(points, BOUND, 100.0)) is not None:
         points.append(make_point(rate, 50.0 if rate <= true_knee else 500.0, rate=rate))
         assert len(points) < 20
-    found = knee(points, BOUND)
+    found = find_knee(points, BOUND)
     assert found.load.calls_per_s <= true_knee <= found.load.calls_per_s + FINE * 100.0
     offered = [point.load.calls_per_s for point in points[1:]]
     assert offered[0] == GRID[0] * 100.0
@@ -48,6 +49,6 @@ def test_sweep_finds_the_knee(make_point, true_knee):
 def test_sweep_ends_above_the_capacity(make_point):
     """The sweep ends even if the server holds every load."""
     points = []
-    while (rate := next_rate(points, BOUND, 200.0)) is not None:
+    while (rate := choose_next_rate(points, BOUND, 200.0)) is not None:
         points.append(make_point(rate, 1.0, rate=rate))
     assert [point.load.calls_per_s for point in points] == [200.0 * share for share in GRID]

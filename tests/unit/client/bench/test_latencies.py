@@ -36,14 +36,14 @@ def test_merged_histograms_equal_the_whole():
         make_latencies([1, 2, 3] + [100] * 7),
     )
     one.add(other)
-    assert one.encoded() == both.encoded()
+    assert one.encode() == both.encode()
     assert (len(one), one.quantile_ms(0.99)) == (10, both.quantile_ms(0.99))
 
 
 def test_histogram_can_be_serialized():
     """Text and pickle keep all values, also of empty histograms."""
     for latencies in (make_latencies([1.5, 7, 7]), Latencies()):
-        assert Latencies.decoded(latencies.encoded()).encoded() == latencies.encoded()
+        assert Latencies.decode(latencies.encode()).encode() == latencies.encode()
         found = pickle.loads(pickle.dumps(latencies))  # noqa: S301 - our own
         assert len(found) == len(latencies)
         assert found.quantile_ms(0.5) == latencies.quantile_ms(0.5)

@@ -26,7 +26,7 @@ def test_page_describes_every_key(make_point):
     point = make_point(100.0, 5.0, rate=100.0)
     aborted = make_point(10.0, 5.0, concurrency=2)
     point.__dict__["server"] = ServerMetrics({"1.0": 3}, 0.5)
-    made = report.Report({}, [point, aborted], Bound(5.0), point, aborted).document()
+    made = report.Report({}, [point, aborted], Bound(5.0), point, aborted).to_document()
     described = set(re.findall(r"`(\w+)`", PAGE.split("### The JSON")[1].split("###")[0]))
     assert list_keys(json.loads(json.dumps(made))) <= described
     assert f"`{report.SCHEMA}`" in PAGE
@@ -34,8 +34,8 @@ def test_page_describes_every_key(make_point):
 
 def test_columns_are_aligned(make_point):
     """Every row ends at the same column as the head, or before it."""
-    head = report.head()
-    lines = list(report.rows(make_point(123.4, 5.0, rate=125.0)))
+    head = report.format_head()
+    lines = list(report.format_rows(make_point(123.4, 5.0, rate=125.0)))
     assert len(lines[0]) == len(head)
     assert lines[0].split()[:4] == ["rate", "125", "125.0", "123.4"]
 
@@ -45,4 +45,4 @@ def test_page_describes_every_column():
     told = PAGE.split("### Closed and open loop")[0]
     for name in ("offered/s", "images/s", "calls/s", "shed", "failed", "client ms/call", "busy"):
         assert f"`{name}`" in told
-        assert name in report.head()
+        assert name in report.format_head()

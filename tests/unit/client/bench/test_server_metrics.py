@@ -1,6 +1,6 @@
 """Tests of the difference between two readings of /metrics."""
 
-from imagemint.bench.server_metrics import difference, parse_metrics
+from imagemint.bench.server_metrics import parse_metrics, subtract
 
 TEXT = """
 # TYPE imagemint_batch_images histogram
@@ -31,7 +31,7 @@ def test_buckets_are_separated():
 
 def test_difference_of_two_readings():
     """Batches and CPU time are subtracted. A model that appears counts from zero."""
-    found = difference(parse_reading(5.0, 7.0, 2.0), parse_reading(6.0, 17.0, 2.25))
+    found = subtract(parse_reading(5.0, 7.0, 2.0), parse_reading(6.0, 17.0, 2.25))
     assert found.batches == {"1.0": 1, "2.0": 9, "+Inf": 0}
     assert found.cpu_s == 0.25
-    assert difference(parse_metrics("", "tiny"), parse_reading(1.0, 1.0, 0.0)).batches["1.0"] == 2
+    assert subtract(parse_metrics("", "tiny"), parse_reading(1.0, 1.0, 0.0)).batches["1.0"] == 2
