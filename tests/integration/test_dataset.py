@@ -7,7 +7,7 @@ from held_backend import WAIT_S
 from tiny_bundles import write_bundle, write_critic, write_variant
 
 from imagemint.client.cli import main
-from imagemint.client.errors import Unavailable
+from imagemint.client.errors import ClientClosed, Unavailable
 from imagemint.client.models import Limits, Model, ModelState, ModelVersion
 from imagemint.dataset import sources
 from imagemint.dataset.making import read_plan
@@ -141,6 +141,30 @@ async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypat
     assert [each.split("/")[2].split("?")[0] for each in before + after] == [
         str(index) for index in range(80)
     ]
+
+
+async def test_stopped_source_waits_for_no_server(serve, models, tmp_path, monkeypatch):
+    """Ctrl-C, or the error of another worker, ends a read that waits for a server at once."""
+    assert await make(tmp_path / "set", *make_local_flags(models)) == 0
+    plan = read_plan(open_folder(str(tmp_path / "set")))
+    app = await serve(models)
+    await app.stop()
+    waits = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    class Long:
+        def delay_s(self, failures, asked_s):
+            loop.call_soon_threadsafe(waits.put_nowait, (failures, asked_s))
+            return 3600.0
+
+    monkeypatch.setattr(sources, "BACKOFF", Long())
+    with ServerSpec((app.grpc_address,), timeout_s=7200.0).open_source(plan, 0) as source:
+        reading = asyncio.create_task(asyncio.to_thread(list, source.read(0, 40)))
+        await waits.get()
+        source.stop()
+        async with asyncio.timeout(WAIT_S):
+            with pytest.raises(ClientClosed):
+                await reading
 
 
 async def test_loading_model_is_away_and_not_missing():

@@ -5,6 +5,7 @@ process opens its own source from it.
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,14 @@ from typing import Any, Protocol, Self, TypeAlias
 
 from imagemint.client.blocking import Client
 from imagemint.client.channel import Tls
-from imagemint.client.errors import Cancelled, DeadlineExceeded, NotFound, QueueFull, Unavailable
+from imagemint.client.errors import (
+    Cancelled,
+    ClientClosed,
+    DeadlineExceeded,
+    NotFound,
+    QueueFull,
+    Unavailable,
+)
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Manifest, Model, ModelState, ModelVersion
 from imagemint.client.requests import Filter
@@ -188,6 +196,7 @@ class ServerSource:
         self._addresses = addresses
         self._at = 0
         self._client: Client | None = None
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -205,6 +214,12 @@ class ServerSource:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def stop(self) -> None:
+        """Ends a read on another thread, also one that waits for a server, with ClientClosed."""
+        self._stopped.set()
+        if (client := self._client) is not None:
+            client.close()
 
     def read(self, first_index: int, count: int) -> Iterator[ImageBatch]:
         """Yields the images in order of index.
@@ -225,6 +240,8 @@ class ServerSource:
                         done += len(batch)
                         since = time.monotonic()
             except _PASSING as error:
+                if self._stopped.is_set():
+                    raise ClientClosed from error
                 failures += 1
                 self.close()
                 self._at = (self._at + 1) % len(self._addresses)
@@ -233,12 +250,14 @@ class ServerSource:
                     wait_s = BACKOFF.delay_s(rounds, error.retry_delay_s)
                     if time.monotonic() + wait_s >= since + self._spec.timeout_s:
                         raise
-                    time.sleep(wait_s)
+                    self._stopped.wait(wait_s)
 
     def _stream(self, first_index: int, count: int) -> Generator[ImageBatch, None, None]:
         plan, address = self._plan, self._addresses[self._at]
         if self._client is None:
             self._client = self._spec.open_client(address)
+            if self._stopped.is_set():  # a client that stop() has not seen
+                raise ClientClosed
             describe_model(self._client.model(plan.model), plan.version).check(plan, address)
         for batch in self._client.stream(
             plan.model,

@@ -24,7 +24,7 @@ from imagemint.dataset.places import open_folder
 from imagemint.dataset.plan import Plan, Shard
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Stopped, Task, make_shard
-from imagemint.dataset.sources import Source
+from imagemint.dataset.sources import ServerSource, Source
 
 _POLL_S = 0.2
 # Shards given out ahead, so that no process waits for the next one.
@@ -109,7 +109,9 @@ def _start_worker(
         _Worker.folder = open_folder(task.place)
         if isinstance(_Worker.folder, LocalFolder):
             _held.enter_context(_Worker.folder.hold_as_worker())
-        _Worker.source = task.spec.open_source(task.plan, number)
+        _Worker.source = source = task.spec.open_source(task.plan, number)
+        if isinstance(source, ServerSource):
+            _stop_with(stop, source)
     except Exception as error:  # noqa: BLE001 - the first shard reports it
         _Worker.failure = error
 
@@ -129,6 +131,16 @@ def _work(shard: Shard) -> list[WrittenFile]:
     except Exception as error:
         # Other classes may not survive the way to the parent.
         raise DatasetError(f"{type(error).__name__}: {error}") from error
+
+
+def _stop_with(stop: Event, source: ServerSource) -> None:
+    """Ends the reads of a source when the run ends, even while they wait for a server."""
+
+    def watch() -> None:
+        stop.wait()
+        source.stop()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_with_parent() -> None:
