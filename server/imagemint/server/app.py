@@ -60,7 +60,7 @@ _EXPIRING_SHARE = 0.8
 _CLOSING_S = 5.0
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Returns the number of CPU cores in the affinity mask; in a container, it may be small."""
     return len(os.sched_getaffinity(0))
 
@@ -79,7 +79,7 @@ class App:
         self.metrics = Metrics(shared=self._peers.several)
         if settings.device != "cpu" and not self._peers.several:  # the supervisor exports them
             watch_devices(self.metrics.registry)
-        self._cores = max(1, usable_cores() // settings.processes)
+        self._cores = max(1, count_usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
         self.repository = ModelRepository(
             self._open_source(),

@@ -21,7 +21,7 @@ from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets import classes, registry
 from imagemint.training.evaluation import load_real_images, open_source
 from imagemint.training.loop import provenance
-from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.trained import read_generator
@@ -127,7 +127,7 @@ def test_one_image_per_class_trains(tmp_path, caplog):
     assert train(tmp_path / "run", "--dataset", data, "--images", "16") == 0
     assert "no class has 2 training pictures, so variety cannot be measured" in caplog.text
     assert "2 training pictures are fewer than a batch of 8" in caplog.text
-    assert latest_checkpoint(tmp_path / "run").name == f"{16:010d}"
+    assert find_latest_checkpoint(tmp_path / "run").name == f"{16:010d}"
 
 
 def test_one_class_trains(tmp_path, caplog):
@@ -205,7 +205,7 @@ def test_dry_run_refuses_invalid_options(tmp_path, capsys, options, status, text
 def test_options_file_is_complete(tmp_path, capsys, digits):
     """The file has every option, the digest of the data, the schedule and the versions."""
     assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
-    assert f"{latest_checkpoint(tmp_path)}: 16 images\n" == capsys.readouterr().out
+    assert f"{find_latest_checkpoint(tmp_path)}: 16 images\n" == capsys.readouterr().out
     written = json.loads((tmp_path / "options.json").read_text())
     assert set(written["options"]) == set(MnistRecipe.model_fields)
     assert written["options"]["images"] == 16
@@ -232,7 +232,7 @@ def test_run_is_not_overwritten(tmp_path, capsys):
     assert train(tmp_path, "--images", "16") == 1
     assert "holds a run already; --resume continues it" in capsys.readouterr().err
     assert train(tmp_path, "--images", "24", "--resume") == 0
-    assert latest_checkpoint(tmp_path).name == f"{24:010d}"
+    assert find_latest_checkpoint(tmp_path).name == f"{24:010d}"
 
 
 @pytest.mark.usefixtures("toy_mnist")
@@ -245,7 +245,7 @@ def test_resume_uses_the_options_of_the_run(tmp_path, capsys):
     after = json.loads((tmp_path / "options.json").read_text())
     assert after["options"] == before["options"] | {"images": 24}
     assert after["schedule"] == before["schedule"]
-    assert latest_checkpoint(tmp_path).name == f"{24:010d}"
+    assert find_latest_checkpoint(tmp_path).name == f"{24:010d}"
     capsys.readouterr()
     assert main([*resume, "--batch-size", "16"]) == 1
     assert "option batch_size is 8 there and 16 here" in capsys.readouterr().err
@@ -281,7 +281,7 @@ def test_resume_finds_the_folder_of_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     resume = ["train", "mnist", "--out", str(out), "--resume", "--quiet", "--images", "16"]
     assert main(resume) == 0
-    assert latest_checkpoint(out).name == f"{16:010d}"
+    assert find_latest_checkpoint(out).name == f"{16:010d}"
 
 
 @pytest.mark.usefixtures("toy_mnist")
@@ -293,7 +293,7 @@ def test_older_runs_resume(tmp_path, capsys):
     (tmp_path / "options.json").write_text(json.dumps(options))
     resume = ["train", "mnist", "--out", str(tmp_path), "--resume", "--quiet", "--images", "24"]
     assert main(resume) == 0
-    checkpoint = latest_checkpoint(tmp_path) / "checkpoint.json"
+    checkpoint = find_latest_checkpoint(tmp_path) / "checkpoint.json"
     description = json.loads(checkpoint.read_text())
     checkpoint.write_text(json.dumps(description | {"dataset": "pets/train"}))
     (tmp_path / "options.json").unlink()

@@ -10,7 +10,7 @@ from small_runs import are_equal, stop_after
 from small_translations import CPU, pairs_of, pictures, small_task, train
 
 from imagemint.training.errors import CheckpointError, TrainingError
-from imagemint.training.loop.checkpoints import latest_checkpoint, read_description
+from imagemint.training.loop.checkpoints import find_latest_checkpoint, read_description
 from imagemint.training.loop.examples import (
     Examples,
     arrange_examples,
@@ -104,13 +104,15 @@ def test_checkpoint_describes_source_and_target(tmp_path):
     """The checkpoint has the values for the export, and the examples are beside it."""
     task = small_task(SrganRecipe)
     train(task, tmp_path)
-    about = read_description(latest_checkpoint(tmp_path))
+    about = read_description(find_latest_checkpoint(tmp_path))
     assert about["source"]["scale"] == 4
     assert about["target"] == [16, 16, 3]
     assert about["task"] == "low-resolution"
     kept = read_examples(tmp_path)
     assert np.array_equal(kept.source, task.examples.source)
-    assert np.array_equal(read_examples(latest_checkpoint(tmp_path)).target, task.examples.target)
+    assert np.array_equal(
+        read_examples(find_latest_checkpoint(tmp_path)).target, task.examples.target
+    )
     with pytest.raises(CheckpointError, match=r"no examples\.safetensors"):
         read_examples(tmp_path / "elsewhere")
 

@@ -113,9 +113,9 @@ class TrainGenerator(LoopSettings, DataOptions):
 
     def find_warnings(self, task: "GeneratorTask") -> list[str]:
         """Returns possible problems of the training pictures, and what the run omits."""
-        from imagemint.training.loop.dry_run import warnings_for  # noqa: PLC0415 - torch
+        from imagemint.training.loop.dry_run import find_training_warnings  # noqa: PLC0415 - torch
 
-        return warnings_for(task.recipe, task.data)
+        return find_training_warnings(task.recipe, task.data)
 
     def rehearse(
         self,
@@ -130,12 +130,12 @@ class TrainGenerator(LoopSettings, DataOptions):
         warnings = self.find_warnings(task)
         start.initial_state(task.recipe, task.data, device)  # raises for unsuitable images
         test = self._test_split(task.recipe)
-        warnings += dry_run.warnings_on_test(test)
+        warnings += dry_run.find_evaluation_warnings(test)
         data = dry_run.describe_data(task.data, test)
         return {
             "data": data,
             "warnings": [*data.pop("remarks"), *warnings],
-            "expected": dry_run.expected_time(task, schedule, device, passes),
+            "expected": dry_run.estimate_time(task, schedule, device, passes),
         }
 
     def measure(self, task: "GeneratorTask", device: "torch.device") -> "QualityCurve | None":

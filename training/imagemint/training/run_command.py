@@ -93,12 +93,12 @@ class LoopSettings(RunSettings):
         from imagemint.training.loop import provenance, training_loop  # noqa: PLC0415 - torch
         from imagemint.training.loop.checkpoints import (  # noqa: PLC0415 - torch
             find_fitting_checkpoint,
-            latest_checkpoint,
+            find_latest_checkpoint,
             list_checkpoints,
         )
         from imagemint.training.loop.resume import (  # noqa: PLC0415
             describe_changes,
-            settings_to_record,
+            list_settings_to_record,
         )
 
         about = task.describe(passes.precision)
@@ -106,7 +106,7 @@ class LoopSettings(RunSettings):
             "schedule": asdict(schedule),
             "device": str(device),
             **recorded,
-            "settings": settings_to_record(self, about["options"]),
+            "settings": list_settings_to_record(self, about["options"]),
         }
         if self.resume:
             try:
@@ -140,7 +140,7 @@ class LoopSettings(RunSettings):
             return 0
         stopped = state.images_seen < task.options.images
         hint = f" of {task.options.images:,}; --resume continues" if stopped else ""
-        print(f"{latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
+        print(f"{find_latest_checkpoint(self.out)}: {state.images_seen:,} images{hint}")  # noqa: T201 - the command's answer
         return _INTERRUPTED if stopped else 0
 
     @abstractmethod

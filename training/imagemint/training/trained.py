@@ -12,7 +12,11 @@ from imagemint.engine.captions import Captions
 from imagemint.engine.sampling import Distribution
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
-from imagemint.training.loop.checkpoints import latest_checkpoint, read_description, read_tensors
+from imagemint.training.loop.checkpoints import (
+    find_latest_checkpoint,
+    read_description,
+    read_tensors,
+)
 from imagemint.training.loop.state import select_tensors
 from imagemint.training.networks import Discriminator, Shape
 from imagemint.training.recipes import RECIPES
@@ -70,7 +74,7 @@ class TrainedGenerator:
 
 def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
     """Returns the newest checkpoint below ``run``, or ``run`` itself, its JSON and its recipe."""
-    checkpoint = run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
+    checkpoint = run if (run / "checkpoint.json").is_file() else find_latest_checkpoint(run)
     about = read_description(checkpoint)
     if about["recipe"] not in RECIPES:
         known = ", ".join(sorted(RECIPES))

@@ -91,12 +91,12 @@ class TrainTranslator(LoopSettings):
         passes: "Passes",
     ) -> dict[str, Any]:
         """Returns the number of pairs, possible problems, and the expected time."""
-        from imagemint.training.loop.dry_run import expected_time  # noqa: PLC0415 - torch
+        from imagemint.training.loop.dry_run import estimate_time  # noqa: PLC0415 - torch
 
         return {
             "data": {"pairs": len(task.pairs), "paired": task.pairs.paired},
             "warnings": self.find_warnings(task),
-            "expected": expected_time(task, schedule, device, passes),
+            "expected": estimate_time(task, schedule, device, passes),
         }
 
     def measure(self, task: "TranslationTask", device: "torch.device") -> "Measure | None":

@@ -11,7 +11,11 @@ from torch import nn
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
-from imagemint.training.loop.checkpoints import latest_checkpoint, read_description, read_tensors
+from imagemint.training.loop.checkpoints import (
+    find_latest_checkpoint,
+    read_description,
+    read_tensors,
+)
 from imagemint.training.loop.examples import Examples, read_examples
 from imagemint.training.networks.resnet import TwoWay
 from imagemint.training.recipes import TRANSLATION_RECIPES
@@ -143,7 +147,7 @@ def _without_folders(recipe: TranslationRecipe, options: dict[str, Any]) -> dict
 
 
 def _find_checkpoint(run: Path) -> Path:
-    return run if (run / "checkpoint.json").is_file() else latest_checkpoint(run)
+    return run if (run / "checkpoint.json").is_file() else find_latest_checkpoint(run)
 
 
 def _read_recipe(checkpoint: Path, about: dict[str, Any]) -> TranslationRecipe:

@@ -28,7 +28,7 @@ class CriticGraph:
     """Its estimated time and memory."""
 
 
-def critic_inputs(spec: ModelSpec) -> dict[str, GraphInput]:
+def list_critic_inputs(spec: ModelSpec) -> dict[str, GraphInput]:
     """Returns the inputs of the critic of a model."""
     inputs = {"image": spec.image}
     if spec.conditional:
@@ -36,6 +36,6 @@ def critic_inputs(spec: ModelSpec) -> dict[str, GraphInput]:
     return inputs
 
 
-def critic_outputs(scores: ScoreSpec) -> dict[str, GraphInput]:
+def list_critic_outputs(scores: ScoreSpec) -> dict[str, GraphInput]:
     """Returns the outputs of a critic: one number for each image and score."""
     return {name: GraphInput(np.dtype(np.float32), ()) for name in scores.names}

@@ -21,8 +21,8 @@ from google.protobuf.message import DecodeError
 from imagemint.engine.bundle.critic import (
     CRITIC_FILE,
     CriticGraph,
-    critic_inputs,
-    critic_outputs,
+    list_critic_inputs,
+    list_critic_outputs,
 )
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.bundle.graph_checks import faults
@@ -35,7 +35,7 @@ from imagemint.engine.bundle.sums import (
     SUMS_MAX_BYTES,
     parse_sums,
 )
-from imagemint.engine.bundle.variants import Variant, precision_name, target_name
+from imagemint.engine.bundle.variants import Variant, spell_precision, spell_target
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.filtering import ScoreSpec
@@ -88,7 +88,7 @@ class Bundle:
     @property
     def reference(self) -> Variant:
         """The graph in model.onnx."""
-        precision = precision_name(self.manifest.precision)
+        precision = spell_precision(self.manifest.precision)
         return Variant(
             precision,
             self.model_path,
@@ -188,8 +188,8 @@ def _variant(
         directory / declared.file,
         sha256,
         len(content),
-        precision_name(declared.precision),
-        target_name(declared.target),
+        spell_precision(declared.precision),
+        spell_target(declared.target),
         taken,
         hints,
     )
@@ -210,7 +210,9 @@ def _critic(
     with _refusing(directory, CRITIC_FILE):
         model = _parse(directory, CRITIC_FILE, content)
         check_size(model)
-        _check_graph(directory, CRITIC_FILE, model, critic_inputs(spec), critic_outputs(scores))
+        _check_graph(
+            directory, CRITIC_FILE, model, list_critic_inputs(spec), list_critic_outputs(scores)
+        )
         taken = estimate(model)
     return CriticGraph(directory / CRITIC_FILE, sha256, len(content), scores, taken)
 

@@ -99,11 +99,11 @@ def has_dot_products() -> bool:
     return flags is not None and not _DOT_PRODUCTS.isdisjoint(flags[1].split())
 
 
-def precision_name(precision: int) -> str:
+def spell_precision(precision: int) -> str:
     """Returns `fp32`, `fp16` or `int8` for a value of `pb.Precision`."""
     return pb.Precision.Name(precision).removeprefix("PRECISION_").lower()  # type: ignore[arg-type] # the stub wants its own int
 
 
-def target_name(target: int) -> str:
+def spell_target(target: int) -> str:
     """Returns `cpu` or `cuda` for a known value of `pb.TargetDevice`."""
     return _TARGETS[target]  # type: ignore[index] # the stub wants its own int

@@ -162,7 +162,7 @@ def test_stateful_loader_resumes(computed, stop_after):
     [
         ({"block_size": 17}, "block_size is 17, and must be 1 to 16"),
         ({"count": -1}, "count is -1"),
-        ({"rank": 1}, "go together"),
+        ({"rank": 1}, "set rank and world_size together"),
         ({"rank": 2, "world_size": 2}, "must be 0 to 1"),
         ({"output": "array"}, "must be 'tensor' or 'pil'"),
         ({"output": "pil", "batched": True}, "must be 'tensor'"),

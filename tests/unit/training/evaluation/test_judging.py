@@ -16,7 +16,7 @@ from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
-from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.trained import read_generator
 
 pytestmark = pytest.mark.usefixtures("toy_mnist")
@@ -240,7 +240,7 @@ def test_checkpoint_is_evaluated_separately(measured, train, tmp_path):
     """An older checkpoint is measured by its own weights and does not change the run's report."""
     train(tmp_path, images=64)
     older, newest = sorted((tmp_path / "checkpoints").iterdir())
-    assert newest == latest_checkpoint(tmp_path)
+    assert newest == find_latest_checkpoint(tmp_path)
     of_older, of_run = measured(older), measured(tmp_path)
     assert of_older["frechet_distance"].value != of_run["frechet_distance"].value
     assert measured(newest) == of_run

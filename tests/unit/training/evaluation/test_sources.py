@@ -13,7 +13,7 @@ from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import latents
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation import open_source
-from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.loop.samples import images_of
 from imagemint.training.trained import read_generator
 
@@ -31,7 +31,7 @@ def test_run_draws_the_images_of_its_serials(train, tmp_path):
     assert (source.dataset, source.num_classes) == ("mnist", 10)
     assert source.sha256 == trained.weights_sha256
     assert source.run == tmp_path
-    checkpoint = open_source(str(latest_checkpoint(tmp_path)), CPU)
+    checkpoint = open_source(str(find_latest_checkpoint(tmp_path)), CPU)
     assert (checkpoint.sha256, checkpoint.run) == (source.sha256, None)
 
 
@@ -79,5 +79,5 @@ def test_address_is_opened_by_its_scheme():
 
 def test_unknown_scheme_is_refused():
     """The error lists the schemes that are installed."""
-    with pytest.raises(DatasetError, match="no source has addresses http://; installed: grpc"):
+    with pytest.raises(DatasetError, match="no installed source reads addresses http://; installed: grpc"):
         open_source("http://some/model", CPU, {"grpc": str.upper})

@@ -15,7 +15,7 @@ from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
 from imagemint.training.loop import checkpoints, provenance
 from imagemint.training.loop.checkpoints import (
-    latest_checkpoint,
+    find_latest_checkpoint,
     list_checkpoints,
     restore,
     save_checkpoint,
@@ -60,7 +60,7 @@ def saved(tmp_path, state, about):
 
 def edit_description(run, **changes):
     """Changes the description of the newest checkpoint. A value of None removes the key."""
-    path = latest_checkpoint(run) / "checkpoint.json"
+    path = find_latest_checkpoint(run) / "checkpoint.json"
     description = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in description.items() if v is not None}))
 
@@ -131,7 +131,7 @@ def test_evaluation_is_read_with_the_generator(saved):
 
 def test_no_file_is_a_pickle(saved):
     """A checkpoint has two safetensors files and JSON, so reading it executes no code."""
-    files = sorted(latest_checkpoint(saved).iterdir())
+    files = sorted(find_latest_checkpoint(saved).iterdir())
     assert [file.name for file in files] == [
         "checkpoint.json",
         "generator.safetensors",
@@ -173,7 +173,7 @@ def test_incomplete_checkpoint_is_ignored(saved, state, about, monkeypatch):
         patch.setattr(checkpoints, "save_file", die)
         with pytest.raises(MemoryError):
             save_checkpoint(saved, state, state.G_ema, about)
-    assert latest_checkpoint(saved).name == f"{640:010d}"
+    assert find_latest_checkpoint(saved).name == f"{640:010d}"
     save_checkpoint(saved, state, state.G_ema, about)
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == [
         f"{640:010d}",
@@ -203,7 +203,7 @@ def test_damaged_checkpoint_falls_back(saved, state, about, caplog, damage):
     assert newest.with_name(f"{newest.name}.damaged").is_dir()
     state.images_seen = 1_280
     save_checkpoint(saved, state, state.G_ema, about)
-    assert latest_checkpoint(saved) == newest
+    assert find_latest_checkpoint(saved) == newest
 
 
 def test_other_entries_are_ignored(saved, state, about):
@@ -213,7 +213,7 @@ def test_other_entries_are_ignored(saved, state, about):
         (folder / name).write_bytes(b"x")
     state.images_seen = 1_280
     save_checkpoint(saved, state, state.G_ema, about)
-    assert latest_checkpoint(saved).name == f"{1_280:010d}"
+    assert find_latest_checkpoint(saved).name == f"{1_280:010d}"
     assert (folder / ".DS_Store").exists()
 
 
@@ -280,7 +280,7 @@ def test_unknown_option_is_refused(saved, state, about):
 @pytest.mark.parametrize("file", ["state.safetensors", "generator.safetensors"])
 def test_damaged_tensors_are_refused(saved, state, about, file, damage):
     """A changed byte, a missing end or a missing file is detected before a tensor is used."""
-    path = latest_checkpoint(saved) / file
+    path = find_latest_checkpoint(saved) / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     if damage == "missing":
@@ -306,7 +306,7 @@ def test_damaged_tensors_are_refused(saved, state, about, file, damage):
 )
 def test_invalid_description_is_refused(saved, content, text):
     """The error says that a description is not JSON, of another format or incomplete."""
-    (latest_checkpoint(saved) / "checkpoint.json").write_text(content)
+    (find_latest_checkpoint(saved) / "checkpoint.json").write_text(content)
     with pytest.raises(CheckpointError, match=text):
         read_generator(saved)
 

@@ -13,7 +13,7 @@ import torch
 
 from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
 from imagemint.training.loop import batches, health, provenance, training_loop
-from imagemint.training.loop.checkpoints import latest_checkpoint, list_checkpoints
+from imagemint.training.loop.checkpoints import find_latest_checkpoint, list_checkpoints
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.samples import Variety
 from imagemint.training.loop.schedules import Schedule
@@ -120,7 +120,7 @@ def test_killed_run_equals_whole(assert_equals_whole, train, tmp_path, at_steps)
     at_steps([7], die)
     with pytest.raises(MemoryError):
         train(tmp_path)
-    assert latest_checkpoint(tmp_path).name == f"{32:010d}"
+    assert find_latest_checkpoint(tmp_path).name == f"{32:010d}"
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"images": 56, "lo')
     train(tmp_path, resume=True)
@@ -133,7 +133,7 @@ def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
     before = signal.getsignal(kind)
     at_steps([2], lambda: signal.raise_signal(kind))
     assert train(tmp_path).images_seen == 16
-    assert latest_checkpoint(tmp_path).name == f"{16:010d}"
+    assert find_latest_checkpoint(tmp_path).name == f"{16:010d}"
     assert signal.getsignal(kind) is before
 
 
@@ -142,7 +142,7 @@ def test_second_signal_aborts(train, tmp_path, at_steps):
     at_steps([5], lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
-    assert latest_checkpoint(tmp_path).name == f"{32:010d}"
+    assert find_latest_checkpoint(tmp_path).name == f"{32:010d}"
 
 
 def test_signal_prevents_a_rollback(train_with_explosions, tmp_path, monkeypatch):
@@ -326,7 +326,9 @@ def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, read_
     assert caplog.text.count("rolled back to image 32 with half the learning rate") == 2
     rows = [json.loads(row) for row in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [row.get("rollbacks") for row in rows] == [None, 2, 2, 2]
-    checkpoint = json.loads((latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())
+    checkpoint = json.loads(
+        (find_latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text()
+    )
     assert checkpoint["rollbacks"] == 2
 
 
@@ -346,7 +348,7 @@ def test_rolled_back_run_resumes(train_with_explosions, train, tmp_path, read_fi
     """Rollbacks are part of the state, so a run that stops and resumes is equal."""
     train_with_explosions(tmp_path / "whole", explosions=1, rollbacks=1)
     train_with_explosions(tmp_path / "cut", explosions=1, rollbacks=1)
-    shutil.rmtree(latest_checkpoint(tmp_path / "cut"))
+    shutil.rmtree(find_latest_checkpoint(tmp_path / "cut"))
     train(tmp_path / "cut", resume=True)
     assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
 

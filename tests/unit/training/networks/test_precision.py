@@ -9,7 +9,7 @@ from small_runs import small
 from small_runs import train as train_recipe
 
 from imagemint.training.errors import CheckpointError
-from imagemint.training.loop.checkpoints import latest_checkpoint
+from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.losses.gan_loss import Batch, GanLoss
 from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
@@ -94,7 +94,7 @@ def test_precision_is_kept_by_a_checkpoint(tmp_path):
     recipe = small(RECIPES["dcgan"], images=16)
     longer = recipe.model_copy(update={"images": 24})
     train_recipe(recipe, tmp_path, passes=BF16)
-    path = latest_checkpoint(tmp_path) / "checkpoint.json"
+    path = find_latest_checkpoint(tmp_path) / "checkpoint.json"
     about = json.loads(path.read_text())
     assert about["precision"] == "bf16"
     with pytest.raises(CheckpointError, match="precision is bf16 there and fp32 here"):

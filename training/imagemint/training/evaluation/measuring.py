@@ -262,7 +262,7 @@ def _equal_classes(
 def _copies(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     if reals.typical_copies is None:
         return
-    few = reals.few_of(len(sample.images))
+    few = reals.select_few(len(sample.images))
     limit = _COPY_SHARE * np.median(reals.typical_copies)
     distances, _ = nearest_training_images(sample.images[few], reals.train.images)
     yield Measured(

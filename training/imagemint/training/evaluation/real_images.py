@@ -52,7 +52,7 @@ class RealImages:
     shares: NDArray[np.float64]
     rng: np.random.Generator
 
-    def few_of(self, count: int) -> NDArray[np.int64]:
+    def select_few(self, count: int) -> NDArray[np.int64]:
         """Draws up to 2,000 of this number of rows."""
         return self.rng.permutation(count)[:_FEW]
 

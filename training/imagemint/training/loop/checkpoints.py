@@ -154,7 +154,7 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((path for path in numbered if path.is_dir()), key=lambda path: int(path.name))
 
 
-def latest_checkpoint(run: Path) -> Path:
+def find_latest_checkpoint(run: Path) -> Path:
     """Returns the newest checkpoint below ``run``.
 
     Raises:
@@ -237,7 +237,7 @@ def find_whole_checkpoint(run: Path) -> Path:
         return checkpoint
     if faults:
         raise CheckpointError("no checkpoint is whole: " + "; ".join(faults))
-    return latest_checkpoint(run)  # raises, because there is none
+    return find_latest_checkpoint(run)  # raises, because there is none
 
 
 def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
@@ -262,7 +262,7 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     found_precision, precision = (each.get("precision", "fp32") for each in (found, about))
     if found_precision != precision:
         faults.append(f"precision is {found_precision} there and {precision} here")
-    theirs, ours = option_defaults(about["recipe"]) | found["options"], about["options"]
+    theirs, ours = read_option_defaults(about["recipe"]) | found["options"], about["options"]
     faults += [
         f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
         for key in sorted(theirs.keys() | ours.keys())
@@ -278,7 +278,7 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     return checkpoint
 
 
-def option_defaults(recipe: str) -> dict[str, Any]:
+def read_option_defaults(recipe: str) -> dict[str, Any]:
     """Returns the value that each option has in a run that does not name it.
 
     {} for an unknown recipe. See `Recipe.values_before`.

@@ -15,7 +15,7 @@ from imagemint.training.recipes.recipe import Recipe
 from imagemint.training.recipes.results import spell_minutes
 
 
-def warnings_for(recipe: Recipe, data: LabelledImages) -> list[str]:
+def find_training_warnings(recipe: Recipe, data: LabelledImages) -> list[str]:
     """Returns possible problems of the training pictures, and what the run omits."""
     by_class = recipe.condition == "class"
     said = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
@@ -36,14 +36,14 @@ def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str
     return summarise(train, known) | {"remarks": list(remarks)}
 
 
-def warnings_on_test(test: LabelledImages | str) -> list[str]:
+def find_evaluation_warnings(test: LabelledImages | str) -> list[str]:
     """Returns warnings about figures that ``imagemint evaluate`` will omit."""
     if isinstance(test, str):
         return [f"`imagemint evaluate` has no test pictures: {test}"]
     return find_evaluation_shortages(test)
 
 
-def expected_time(
+def estimate_time(
     task: Task, schedule: Schedule, device: torch.device, passes: Passes
 ) -> dict[str, Any]:
     """Returns the expected time of the run on this machine, measured on its first steps.

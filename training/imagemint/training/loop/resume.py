@@ -11,8 +11,8 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError
 from imagemint.training.loop.checkpoints import (
     find_whole_checkpoint,
-    option_defaults,
     read_description,
+    read_option_defaults,
 )
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
@@ -28,7 +28,9 @@ _SCHEDULE = "schedule"
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
-def settings_to_record(settings: BaseModel, recipe_options: Mapping[str, Any]) -> dict[str, Any]:
+def list_settings_to_record(
+    settings: BaseModel, recipe_options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the settings that ``options.json`` records for a resume, as JSON values by name.
 
     Args:
@@ -69,7 +71,12 @@ def resume_settings(
             raise CheckpointError(f"{run} does not record where its data are: name the --dataset")
         kept |= {"size": description["image_size"], "channels": description["image_channels"]}
     given = settings.model_dump(by_alias=True, exclude_unset=True)
-    values = {**option_defaults(description["recipe"]), **description["options"], **kept, **given}
+    values = {
+        **read_option_defaults(description["recipe"]),
+        **description["options"],
+        **kept,
+        **given,
+    }
     names = {field.alias or name for name, field in type(settings).model_fields.items()}
     try:
         return type(settings).model_validate({k: v for k, v in values.items() if k in names})
@@ -84,7 +91,7 @@ def describe_changes(run: Path, settings: Mapping[str, Any]) -> str:
 
     Args:
         run: directory of the run.
-        settings: as `settings_to_record` returns them.
+        settings: as `list_settings_to_record` returns them.
     """
     kept = read_settings(run)
     changed = [
