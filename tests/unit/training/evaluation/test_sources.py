@@ -79,5 +79,7 @@ def test_address_is_opened_by_its_scheme():
 
 def test_unknown_scheme_is_refused():
     """The error lists the schemes that are installed."""
-    with pytest.raises(DatasetError, match="no installed source reads addresses http://; installed: grpc"):
+    with pytest.raises(
+        DatasetError, match="no installed source reads addresses http://; installed: grpc"
+    ):
         open_source("http://some/model", CPU, {"grpc": str.upper})
