@@ -93,3 +93,15 @@ def test_invalid_mix_is_refused(computed, arguments, message):
     """Each error says what is wrong."""
     with pytest.raises(ValueError, match=message):
         mix(Real(), SyntheticImages(computed(), 100), **arguments)
+
+
+def test_other_numbers_of_classes_are_refused(computed):
+    """An ImageFolder numbers its classes by name, a model as it was trained."""
+    real, synthetic = Real(), SyntheticImages(computed(), 100)
+    for names in (["0", "1", "2"], ["zero", "one", "two"]):
+        real.classes = names
+        assert len(mix(real, synthetic, ratio=1.0)) == 16
+    real.classes = ["0", "2", "1"]
+    with pytest.raises(ValueError, match=r"class '2' has number 1 in real\.classes, and 2 in"):
+        mix(real, synthetic, ratio=1.0)
+    assert len(mix(real, synthetic, ratio=1.0, labels=LABELS)) == 16

@@ -138,15 +138,20 @@ def mix(
             gets none. Each synthetic image has an index of its own, from the first index of
             `synthetic` on, so the number of images in `synthetic` does not matter.
         labels: class of each real image. Default: `real.targets` or `real.labels`; without either,
-            every item is read once. Only `per_class` needs them.
+            every item is read once. Only `per_class` needs them. Given, they say that the numbers
+            are those of the model, whatever `real.classes` says.
         seed: order of the classes of synthetic images with `per_class`.
 
     Raises:
         ValueError: not exactly one of `ratio` and `per_class`, a real image has a class that the
-            model does not have, or `synthetic` has too few images.
+            model does not have, `synthetic` has too few images, or `labels` is missing and
+            `real.classes`, the names in torchvision's datasets, numbers a class otherwise than the
+            model.
     """
     if (ratio is None) == (per_class is None):
         raise ValueError("give either ratio or per_class")
+    if labels is None:
+        _check_names(real, synthetic.source.identity.class_labels)
     if ratio is not None:
         return MixedImages(real, synthetic.take(round(ratio * _count(real))))
     found = _read_labels(real) if labels is None else labels
@@ -162,6 +167,20 @@ def mix(
     # Shuffled, so that consecutive indices, which a sampler keeps together, have mixed classes.
     random.Random(seed).shuffle(missing)  # noqa: S311 - an order, no secret
     return MixedImages(real, synthetic.choose(missing))
+
+
+def _check_names(real: Dataset[Any], labels: Sequence[str]) -> None:
+    """Raises ValueError if the real images number a class otherwise than the model."""
+    names = getattr(real, "classes", None)
+    if not isinstance(names, Sequence) or len(set(labels)) < len(labels):
+        return
+    for number, name in enumerate(names):
+        if name in labels and labels.index(name) != number:
+            raise ValueError(
+                f"class {name!r} has number {number} in real.classes, and {labels.index(name)} in "
+                "the model: give the real items the numbers of the model, as with target_transform "
+                "of torchvision, and pass these numbers as labels"
+            )
 
 
 def _read_labels(real: Dataset[Any]) -> Sequence[int]:
