@@ -119,6 +119,7 @@ def test_append_replaces_an_index(imagemint, tmp_path):
     line = ("generate", "--model", "tiny", "--count", 3, "--seed", 1, "--out", tmp_path)
     (tmp_path / "notes.png").write_text("not ours")
     imagemint(*line, "--class", 0)
+    assert "--append replaces those of the same index" in imagemint(*line)[2]
     assert imagemint(*line, "--class", 2, "--append")[0] == 0
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "000000_class2.png",

@@ -104,7 +104,7 @@ def check_free(path: Path, kind: Kind) -> None:
         if found := len(_list_pictures(path)):
             raise FileExistsError(
                 f"{path} holds {found} pictures of an earlier run; --overwrite deletes them, "
-                "--append keeps them"
+                "--append replaces those of the same index"
             )
     elif path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
