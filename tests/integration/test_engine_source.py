@@ -10,8 +10,8 @@ from tiny_bundles import write_bundle, write_critic
 
 from imagemint.client import Cycle, Filter
 from imagemint.client.image_source import ServerSource
-from imagemint.client.torch import SyntheticImages
-from imagemint.dataset import DatasetError
+from imagemint.client.torch import SyntheticImages, SyntheticStream
+from imagemint.dataset import DatasetError, engine_source
 from imagemint.dataset.engine_source import EngineSource
 
 PROGRAM = """
@@ -68,6 +68,23 @@ def test_dataset_reads_the_engine(models):
     assert [item[2].partition("?")[0] for item in items[255:258]] == [
         f"digits@1/1/{index}" for index in (255, 256, 257)
     ]
+    source.close()
+
+
+def test_threads_open_one_engine(models, monkeypatch):
+    """The reads ahead of a stream, which begin together, share one engine."""
+    opened = []
+
+    class Recorded(engine_source._Engine):
+        def __init__(self, *arguments):
+            opened.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(engine_source, "_Engine", Recorded)
+    source = EngineSource("digits", repository=models, seed=1, device="cpu")
+    stream = SyntheticStream(source, 64, block_size=8, prefetch=8, batched=True)
+    assert sum(len(images) for images, _ in stream) == 64
+    assert len(opened) == 1
     source.close()
 
 

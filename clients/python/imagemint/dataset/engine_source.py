@@ -69,7 +69,9 @@ class EngineSource:
             offer, secrets.randbits(64) if seed is None else seed, classes, truncation
         )
         self._plan = replace(plan, image_filter=image_filter)
-        self._engines: dict[tuple[int, int], _Engine] = {}  # by process and fork; one is ours
+        # By process and fork; one of each is ours.
+        self._engines: dict[tuple[int, int], _Engine] = {}
+        self._opening: dict[tuple[int, int], threading.Lock] = {}
 
     @property
     def identity(self) -> SourceIdentity:
@@ -117,14 +119,17 @@ class EngineSource:
             engine.source.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_engines": {}}
+        return self.__dict__ | {"_engines": {}, "_opening": {}}
 
     def _open(self) -> "_Engine":
         """Returns the engine of this process; a fork must not inherit one, nor its lock."""
-        engine = self._engines.get(_process())
-        if engine is None:
-            engine = self._engines.setdefault(_process(), _Engine(self._spec, self._plan))
-        return engine
+        process = _process()
+        # Reads begin on several threads, and an engine takes time and memory to open.
+        with self._opening.setdefault(process, threading.Lock()):
+            engine = self._engines.get(process)
+            if engine is None:
+                engine = self._engines[process] = _Engine(self._spec, self._plan)
+            return engine
 
 
 class _Engine:
