@@ -87,6 +87,8 @@ def test_batch_of_a_mix_needs_one_read(computed):
         ({"ratio": 1.0, "per_class": 1}, "either ratio or per_class"),
         ({"ratio": 20.0}, "160 of 100"),
         ({"per_class": 3, "labels": [0, 7]}, r"classes \[7\]; counted has 3"),
+        ({"ratio": -0.1}, "0 or more"),
+        ({"per_class": -1}, "0 or more"),
     ],
 )
 def test_invalid_mix_is_refused(computed, arguments, message):

@@ -143,13 +143,15 @@ def mix(
         seed: order of the classes of synthetic images with `per_class`.
 
     Raises:
-        ValueError: not exactly one of `ratio` and `per_class`, a real image has a class that the
-            model does not have, `synthetic` has too few images, or `labels` is missing and
-            `real.classes`, the names in torchvision's datasets, numbers a class otherwise than the
-            model.
+        ValueError: not exactly one of `ratio` and `per_class` is given, it is below 0, a real image
+            has a class that the model does not have, `synthetic` has too few images, or `labels` is
+            missing and `real.classes`, the names in torchvision's datasets, numbers a class
+            otherwise than the model.
     """
     if (ratio is None) == (per_class is None):
         raise ValueError("give either ratio or per_class")
+    if (ratio or 0) < 0 or (per_class or 0) < 0:
+        raise ValueError("ratio and per_class are 0 or more")
     if labels is None:
         _check_names(real, synthetic.source.identity.class_labels)
     if ratio is not None:
