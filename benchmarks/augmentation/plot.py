@@ -50,7 +50,7 @@ def draw_few_data(axes: Axes, summary: dict[str, dict[str, Any]]) -> None:
         )
     axes.set_xscale("log")
     axes.set_xlabel("real images of each class")
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # over no point
 
 
 def main() -> None:
