@@ -20,6 +20,7 @@ from PIL import Image
 from translation_zoo_page import Record, write_page
 
 from imagemint.training.evaluation_report import read_report
+from imagemint.training.loop.resume import read_settings
 from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
 from imagemint.training.translators import read_translator
 
@@ -45,6 +46,9 @@ def record(run: Path, remark: str, name: str | None) -> Record:
         for key, value in trained.options.items()
         if key in fields and value != fields[key].default
     }
+    dataset = read_settings(run).get("dataset")
+    if dataset not in (None, TRANSLATION_TABLE[trained.recipe].dataset):
+        changed = {"dataset": dataset} | changed
     flags = [f"--{key.replace('_', '-')} {_spell(value)}" for key, value in changed.items()]
     found = Record(
         name=name or trained.recipe,

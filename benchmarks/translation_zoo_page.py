@@ -148,14 +148,13 @@ def _overview(records: Sequence[Record]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     machines = dict.fromkeys(each.machine for each in records)
+    trained = [
+        f"{machine} trained {', '.join(each.name for each in records if each.machine == machine)}"
+        for machine in machines
+    ]
     if len(machines) == 1:
-        where = next(iter(machines))
-    else:
-        where = "; ".join(
-            f"{', '.join(each.name for each in records if each.machine == machine)} on {machine}"
-            for machine in machines
-        )
-    return [*lines, "", f"Trained on {where}, which other work shared."]
+        trained = [f"{next(iter(machines))} trained all runs"]
+    return [*lines, "", f"{'; '.join(trained)}. Other work shared the cores."]
 
 
 def _describe_run(record: Record) -> list[str]:
