@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from data_option import add_data_option
 from plain_gan import BATCH_SIZE, PlainGan
 from torch import Tensor, nn
 
@@ -138,12 +139,7 @@ def show(side: str, epoch: int, row: Mapping[str, float]) -> None:
 def main() -> None:
     """Prints a row for each epoch; with --json also writes them to a file, as they come."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("IMAGEMINT_DATA"),
-        help="folder of the data sets; default: IMAGEMINT_DATA, else the user's cache",
-    )
+    add_data_option(parser)
     parser.add_argument("--classifier", type=Path, required=True, help="the judge")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--every", type=int, default=1, help="epochs between two measurements")

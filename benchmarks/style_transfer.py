@@ -8,12 +8,12 @@ weights of the run, on one thread.
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from data_option import add_data_option
 from PIL import Image
 from torch import nn
 
@@ -32,12 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--classifier", type=Path, required=True)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("IMAGEMINT_DATA"),
-        help="folder of the data sets; default: IMAGEMINT_DATA, else the user's cache",
-    )
+    add_data_option(parser)
     parser.add_argument("--contents", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--sheet", type=Path, help="PNG of content, network and optimisation")

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from data_option import add_data_option
 from plain_gan import BATCH_SIZE, PlainDigits, PlainGan
 from torch.utils.data import DataLoader
 
@@ -59,12 +60,7 @@ def recipe(data: LabelledImages, images: int) -> float:
 def main() -> None:
     """Prints the ratio; with --json also writes it to a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("IMAGEMINT_DATA"),
-        help="folder of the data sets; default: IMAGEMINT_DATA, else the user's cache",
-    )
+    add_data_option(parser)
     parser.add_argument("--images", type=int, default=60 * RECIPE.batch_size)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="file for the result")

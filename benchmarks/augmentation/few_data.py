@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from intervals import mean_interval
 from options import add_record, make_parser, read_record
-from score import draw_images
+from score import choose_images, draw_images
 
 from imagemint.client import Filter
 from imagemint.dataset.engine_source import EngineSource
@@ -91,7 +91,8 @@ class Cell:
         if not (out / "classifier.json").is_file():
             options = self.options
             shown = options.steps * options.batch_size
-            data = choose_some(self.gather(arm), shown, self.seed)
+            images = self.gather(arm)
+            data = choose_images(images, min(len(images), shown), self.seed)
             recipe = MnistClassifierRecipe(
                 width=options.width,
                 batch_size=options.batch_size,
@@ -157,19 +158,6 @@ class Cell:
         if state.images_seen < recipe.images:  # SIGINT or SIGTERM came
             raise SystemExit(f"{run} is stopped at {state.images_seen} images")
         return run
-
-
-def choose_some(data: LabelledImages, most: int, seed: int) -> LabelledImages:
-    """Returns the images, or a draw of `most` by `seed` if there are more."""
-    if len(data) <= most:
-        return data
-    rows = np.sort(np.random.default_rng(seed).choice(len(data), most, replace=False))
-    return dataclasses.replace(
-        data,
-        images=data.images[rows],
-        labels=data.labels[rows],
-        sha256=hashlib.sha256(data.sha256.encode() + rows.tobytes()).hexdigest(),
-    )
 
 
 def join(real: LabelledImages, synthetic: LabelledImages) -> LabelledImages:

@@ -105,8 +105,8 @@ def draw_images(source: ImageSource, count: int, like: LabelledImages) -> Labell
     return LabelledImages(name, images, labels, like.class_labels, digest)
 
 
-def choose_real(data: LabelledImages, count: int, seed: int) -> LabelledImages:
-    """Returns `count` real images; all of them, or a draw by `seed`."""
+def choose_images(data: LabelledImages, count: int, seed: int) -> LabelledImages:
+    """Returns `count` of the images; all of them, or a draw by `seed`."""
     if count == len(data):
         return data
     if count > len(data):
@@ -128,7 +128,7 @@ def gather(options: argparse.Namespace, arm: str, seed: int) -> LabelledImages:
     real = load_dataset(options.dataset, "train", options.data)
     count = options.images or len(real)
     if arm == "real":
-        return choose_real(real, count, seed)
+        return choose_images(real, count, seed)
     source = open_source(options, seed)
     train = draw_images(source, count, real)
     source.close()

@@ -51,11 +51,11 @@ def test_synthetic_images_are_balanced_and_have_serials(score, digits, tmp_path)
 
 def test_real_images_are_selected_by_seed(score, digits):
     """The same seed selects the same images, each once, or all of them."""
-    one, again, other = (score.choose_real(digits, 20, seed) for seed in (1, 1, 2))
+    one, again, other = (score.choose_images(digits, 20, seed) for seed in (1, 1, 2))
     assert one.sha256 == again.sha256 != other.sha256
-    assert score.choose_real(digits, 50, 1) is digits
+    assert score.choose_images(digits, 50, 1) is digits
     with pytest.raises(SystemExit, match="has 50 images, not 51"):
-        score.choose_real(digits, 51, 1)
+        score.choose_images(digits, 51, 1)
 
 
 def test_summary_pairs_the_seeds(score):

@@ -139,10 +139,19 @@ def test_record_is_continued(few_data, tmp_path, monkeypatch):
         few_data.run_queue(options)
 
 
-def test_more_images_than_the_steps_show_are_drawn(few_data):
-    """All classifiers of a cell take the same number of steps."""
-    few, many = images("few", 20, 1), images("many", 500, 1)
-    assert few_data.choose_some(few, 100, 1) is few
-    drawn, again, other = (few_data.choose_some(many, 100, seed) for seed in (1, 1, 2))
-    assert len(drawn.images) == len(drawn.labels) == 100
-    assert drawn.sha256 == again.sha256 != other.sha256
+def test_classifiers_take_equally_many_steps(few_data, tmp_path, monkeypatch):
+    """Of more images than the steps show, a part is drawn; few images are shown several times."""
+    shown = []
+
+    def train_classifier(recipe, data, test, out, **_):
+        shown.append((len(data), recipe.epochs))
+        out.mkdir(parents=True)
+        (out / "classifier.json").write_text('{"test_accuracy": 0.5}')
+
+    monkeypatch.setattr(few_data, "train_classifier", train_classifier)
+    options = argparse.Namespace(out=tmp_path, data=None, steps=10, batch_size=20, width=8)
+    for count in (20, 100, 500):
+        cell = few_data.Cell(options, count, 1)
+        cell.__dict__ |= {"real": images("real", count, 1), "test": images("test", 10, 1)}
+        assert cell.measure("real") == 0.5
+    assert shown == [(20, 10), (100, 2), (200, 1)]

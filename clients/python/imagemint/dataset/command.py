@@ -135,7 +135,7 @@ class Dataset(FilteredConnection):
 
     def _make(self, folder: Folder, place: str) -> None:
         if self.engine == "ray":  # without the extra, fail before anything is written
-            import imagemint.dataset.ray_engine  # noqa: F401, PLC0415
+            import imagemint.dataset.ray_engine  # noqa: F401, PLC0415 - needs the extra
         with contextlib.ExitStack() as held:
             plan, spec = self.make_plan(read_plan(folder))
             check_folder(folder, plan)  # before anything is written
