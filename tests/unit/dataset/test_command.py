@@ -168,6 +168,20 @@ def test_plan_of_an_older_release_is_continued(make, tmp_path, contents):
     assert all(old[name] == new[name] for name in old if name.endswith(".png"))
 
 
+def test_foreign_file_of_scores_is_kept(make, tmp_path, contents, capsys):
+    """A metadata.jsonl that the data set did not write is refused; its own one is taken over."""
+    settings = {"format": "imagefolder", "model": "judged", "scores": True}
+    assert make(tmp_path / "set", **settings) == 0
+    whole, path = contents(tmp_path / "set"), tmp_path / "set/train/metadata.jsonl"
+    for foreign, status in ((b"mine", 1), (path.read_bytes(), 0)):
+        (tmp_path / "set/SHA256SUMS").unlink(missing_ok=True)
+        path.write_bytes(foreign)
+        assert make(tmp_path / "set", **settings) == status
+        assert path.read_bytes() == foreign
+    assert "metadata.jsonl is not the file that this data set has" in capsys.readouterr().err
+    assert contents(tmp_path / "set") == whole
+
+
 def test_verification_needs_a_complete_set(models, tmp_path, capsys):
     """A folder without a plan is an error."""
     verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
