@@ -91,6 +91,18 @@ async def test_workers_begin_with_different_servers(serve, models, tmp_path, scr
     assert made == [30, 50]
 
 
+async def test_one_server_that_answers_is_enough(app, models, tmp_path, capsys):
+    """A server that does not answer at the start is named, and the others make its images."""
+    absent = "127.0.0.1:1"
+    flags = [f"--server={absent},{app.grpc_address}", "--workers=1"]
+    assert await make(tmp_path / "server", *flags) == 0
+    assert f"continuing without it: cannot reach {absent}" in capsys.readouterr().err
+    assert await make(tmp_path / "local", *make_local_flags(models)) == 0
+    assert read_files(tmp_path / "server") == read_files(tmp_path / "local")
+    assert await make(tmp_path / "none", f"--server={absent}") == 1
+    assert f"cannot reach {absent}" in capsys.readouterr().err
+
+
 async def test_next_server_continues(serve, app, models, tmp_path):
     """A server that stops for good is replaced by the next one, from the next index on."""
     leaving = await serve(models, drain_grace_s=0.1)

@@ -83,3 +83,22 @@ def list_contents(folder):
 def contents():
     """A function that returns the bytes of each file of a folder by its name."""
     return list_contents
+
+
+@pytest.fixture
+def interrupt_before_sums(make, monkeypatch):
+    """A function that makes all shards and fails before the card and the checksums."""
+
+    class InterruptionError(Exception):
+        pass
+
+    def fail(*_):
+        raise InterruptionError
+
+    def run(out):
+        with monkeypatch.context() as patch:
+            patch.setattr("imagemint.dataset.command.finish", fail)
+            with pytest.raises(InterruptionError):
+                make(out)
+
+    return run

@@ -101,6 +101,23 @@ def test_dry_run_writes_nothing(make, tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+def test_dry_run_refuses_what_the_run_refuses(make, tmp_path, capsys):
+    """A folder with another plan is refused; a complete data set needs no time."""
+    assert make(tmp_path) == 0
+    assert make(tmp_path, seed=8, dry_run=True) == 1
+    assert "holds another data set" in capsys.readouterr().err
+    assert make(tmp_path, dry_run=True) == 0
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_dry_run_counts_finished_images(make, interrupt_before_sums, tmp_path, capsys):
+    """The time is that of the missing shards."""
+    interrupt_before_sums(tmp_path)
+    (tmp_path / FIRST).unlink()
+    assert make(tmp_path, dry_run=True) == 0
+    assert "30 images are finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("settings", [{}, {"model": "judged", "scores": True}])
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])
 def test_all_images_are_verified(make, models, tmp_path, format_name, settings):

@@ -84,28 +84,13 @@ def test_missing_settings_come_from_the_plan(make, contents, tmp_path, monkeypat
     assert contents(out) == before
 
 
-def test_missing_shard_is_made_again(make, contents, tmp_path, monkeypatch):
+def test_missing_shard_is_made_again(make, interrupt_before_sums, contents, tmp_path):
     """Only a shard that is in the journal and missing in the folder is made again."""
     out = tmp_path / "set"
-    interrupt_before_sums(make, out, monkeypatch)
+    interrupt_before_sums(out)
     (out / "train-000000020-000000039.npz").unlink()
     others = {path: path.stat().st_ino for path in out.glob("*.npz")}
     assert make(out, progress=True) == 0  # the bar counts existing shards
     assert make(tmp_path / "whole") == 0
     assert contents(out) == contents(tmp_path / "whole")
     assert all(path.stat().st_ino == inode for path, inode in others.items())
-
-
-def interrupt_before_sums(make, out, monkeypatch):
-    """Makes all shards and fails before the card and the checksums."""
-
-    class InterruptionError(Exception):
-        pass
-
-    def fail(*_):
-        raise InterruptionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("imagemint.dataset.command.finish", fail)
-        with pytest.raises(InterruptionError):
-            make(out)

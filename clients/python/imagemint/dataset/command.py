@@ -4,6 +4,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Literal, Self
@@ -174,14 +175,19 @@ class Dataset(FilteredConnection):
 
     def _estimate(self, folder: Folder) -> None:
         plan, spec = self.make_plan(read_plan(folder))
+        check_folder(folder, plan)
+        if is_complete(folder, plan):
+            print(f"{folder.place} is complete: {_describe(plan)}")
+            return
+        missing = sum(shard.count for shard in list_missing(folder, plan, lambda _: None))
         workers = self._count_workers(plan)
         found = estimate(plan, spec)
         print(
             f"{_describe(plan)}\n"
             f"size: about {found.num_bytes:,} bytes in {plan.num_shards:,} shards of "
-            f"{plan.shard_size:,} images\n"
-            f"time: about {found.seconds / workers:,.0f} s in {workers} processes, from "
-            f"{found.sample} images made in one process"
+            f"{plan.shard_size:,} images; {plan.count - missing:,} images are finished\n"
+            f"time: about {found.seconds * missing / plan.count / workers:,.0f} s in {workers} "
+            f"processes, from {found.sample} images made in one process"
         )
 
     def _verify(self, folder: Folder) -> None:
@@ -259,7 +265,10 @@ class Dataset(FilteredConnection):
             self.encryption(),
             tuple(self.metadata()),
         )
-        return spec, spec.offer(model, version, variant)
+        offer, absent = spec.offer(model, version, variant)
+        for error in absent:
+            print(f"imagemint dataset: continuing without it: {error}", file=sys.stderr)
+        return spec, offer
 
     def _open_local(self, model: str, version: str, variant: str) -> tuple[LocalSpec, Offer]:
         # Here, because the server extra need not be installed.

@@ -115,37 +115,47 @@ class ServerSpec:
     metadata: tuple[tuple[str, str], ...] = ()
     """Metadata of each call, such as the API key."""
 
-    def offer(self, model: str, version: str, variant: str) -> Offer:
-        """Returns the offer of the servers, which must all make the same images.
+    def offer(self, model: str, version: str, variant: str) -> tuple[Offer, list[Unavailable]]:
+        """Returns the offer of the servers, and the errors of those that do not answer.
+
+        All servers must make the same images. A server that does not answer is checked when a
+        source uses it.
 
         Args:
             model: name of the model.
-            version: version; empty for the default version of the first server.
-            variant: variant; empty for the one that the first server runs.
+            version: version; empty for the default version of the first server that answers.
+            variant: variant; empty for the one that this server runs.
 
         Raises:
             NotFound: a server has no such model or version.
             SourceChanged: the servers would make different images.
+            Unavailable: no server answers.
         """
         first: Offer | None = None
+        one = ""
+        absent: list[Unavailable] = []
         for address in self.addresses:
-            with self.open_client(address) as client:
-                found = describe_model(client.model(model), version)
+            try:
+                with self.open_client(address) as client:
+                    found = describe_model(client.model(model), version)
+            except Unavailable as error:
+                absent.append(error)
+                continue
             if variant not in ("", "reference", found.variant):
                 raise SourceChanged(
                     f"{address} runs variant {found.variant} of {model}@{found.version}, "
                     f"not {variant}"
                 )
-            first = first or found
-            version = first.version
+            if first is None:
+                first, one, version = found, address, found.version
             if found != first:
                 raise SourceChanged(
-                    f"{self.addresses[0]} and {address} would make different images of "
+                    f"{one} and {address} would make different images of "
                     f"{model}@{version}: {_differences(first, found)}"
                 )
         if first is None:
-            raise DatasetError("no server is given")
-        return first
+            raise absent[0]
+        return first, absent
 
     def open_client(self, address: str) -> Client:
         """Returns a client of one server."""
