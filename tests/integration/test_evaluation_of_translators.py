@@ -120,6 +120,8 @@ async def test_command_measures_a_bundle(measurable, capsys):
     printed = capsys.readouterr().out
     assert "psnr@identity" in printed
     assert "ms_ssim" in printed
+    assert await asyncio.to_thread(main, [*words, "--seeds", "3"]) == 1
+    assert "--seeds have no effect on a translator" in capsys.readouterr().err
 
 
 async def test_large_sources_need_a_server(measurable, monkeypatch):

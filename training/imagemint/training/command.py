@@ -122,7 +122,7 @@ class Evaluate(DataOptions):
     """Images of each seed, with the classes in turn. Default: 10,000, or 26,000 of Stacked MNIST.
     All images of a file are used."""
     seed: int = Field(default=0, ge=0, lt=2**64)
-    """First seed whose images are drawn."""
+    """First seed whose images are drawn. A file or a translator has none."""
     seeds: int = Field(default=1, ge=1, le=100)
     """Number of seeds. Figures are their mean, with the standard deviation."""
     out: Path | None = None
@@ -180,6 +180,11 @@ class Evaluate(DataOptions):
             if self.inception is not None:
                 raise TrainingError(
                     "a translator is measured with a --classifier, not with --inception"
+                )
+            if self.model_fields_set & {"seed", "seeds"}:
+                raise TrainingError(
+                    "--seed and --seeds have no effect on a translator: each source of the test "
+                    "set is translated once"
                 )
             figures = evaluation.evaluate_translator(
                 translator,

@@ -53,9 +53,10 @@ def estimate_time(
     """
     pace = measure_pace(task, schedule, device, passes)
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    counted = "1 step" if pace.steps == 1 else f"{pace.steps} steps"
     return {
         "time": spell_minutes(task.options.images / pace.images_per_s / 60),
         "images": task.options.images,
         "images_per_s": round(pace.images_per_s, 1),
-        "basis": f"measured on {pace.steps} steps in one process on {where}, without checkpoints",
+        "basis": f"measured on {counted} in one process on {where}, without checkpoints",
     }

@@ -16,7 +16,7 @@ from imagemint.training.loop.training_loop import train
 from imagemint.training.networks.precision import Passes
 
 _BUDGET_S = 5.0
-_FEWEST, _MOST = 3, 64  # steps, so that penalties every 8 or 16 steps are included
+_MOST = 64  # steps, so that penalties every 8 or 16 steps are included
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Rehearsal(Distributed):
         self.interrupted = self.interrupted or figure
         self.ends.append(time.perf_counter())
         steps, seconds = len(self.ends) - 1, self.ends[-1] - self.ends[0]
-        enough = steps >= _MOST or (steps >= _FEWEST and seconds > _BUDGET_S)
+        enough = steps >= _MOST or seconds > _BUDGET_S
         return float(figure or enough)
 
     def on_rank_zero(self, action: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class _Rehearsal(Distributed):
 def measure_pace(task: Task, schedule: Schedule, device: torch.device, passes: Passes) -> Pace:
     """Returns the speed of a run's steps, without its checkpoints and grids. Writes nothing.
 
-    It takes a few seconds, or four steps if they are slow. The first step is not counted, because
+    It takes a few seconds, or two steps if they are slow. The first step is not counted, because
     it also allocates and compiles.
 
     Raises:
