@@ -52,7 +52,7 @@ def read_systems() -> dict[str, System]:
 OLDER = """\
 Records without CPU time are older than the changes that
 [notes/recipes-against-papers.md](notes/recipes-against-papers.md) lists. Their class embedding, for
-example, had 64 numbers instead of 8, with which `cgan`, `acgan` and `infogan` draw one picture for
+example, had 64 numbers instead of 8, with which `cgan`, `acgan` and `infogan` draw one image for
 each class.
 """
 

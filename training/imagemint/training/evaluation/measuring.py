@@ -214,7 +214,7 @@ def _variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
         "within_class_variety",
         varied.mean,
         "mean distance to the nearest other image of the class, as a multiple of that of as many"
-        f" test images, in feature space; 0 if each class is one picture; lowest {varied.worst:.2f}"
+        f" test images, in feature space; 0 if each class is one image; lowest {varied.worst:.2f}"
         f" for class {varied.worst_class}; reference: {rivals}",
         usual.mean,
     )

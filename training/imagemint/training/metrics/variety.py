@@ -1,6 +1,6 @@
 """Measures how much images of one class differ from each other.
 
-A conditional generator that ignores its latent draws one picture for each class. Its classes are
+A conditional generator that ignores its latent draws one image for each class. Its classes are
 correct and complete, so accuracy and mode counts do not detect it. These measures do: each compares
 the images of a class with as many real ones of that class.
 """
