@@ -27,7 +27,7 @@ The texts are the docstrings of the code.
 """
 # The public names of each page by heading; all of them, or `render` fails.
 _CLIENT_NAMES = {
-    "Clients": ("Client", "AsyncClient", "Tls"),
+    "Clients": ("Client", "AsyncClient", "Tls", "MetadataLike"),
     "What you ask for": (
         "Selection",
         "Condition",
@@ -39,6 +39,7 @@ _CLIENT_NAMES = {
         "Format",
         "Priority",
         "Serial",
+        "SerialLike",
         "Source",
         "SourceLike",
         "Fit",

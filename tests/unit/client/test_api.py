@@ -216,6 +216,31 @@ async def test_call_has_a_deadline(asynchronous, mint):
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+@pytest.mark.parametrize("timeout_s", [0, -1, -1e-9])
+async def test_deadline_that_has_passed_sends_nothing(asynchronous, mint, timeout_s):
+    """GRPC would answer some of these calls, and run others in vain."""
+    with pytest.raises(client.DeadlineExceeded, match="no time is left"):
+        await asynchronous.generate("tiny", timeout_s=timeout_s)
+    with pytest.raises(client.DeadlineExceeded, match="no time is left"):
+        await anext(asynchronous.stream("tiny", 2, timeout_s=timeout_s))
+    assert not mint.requests
+
+
+async def test_closed_client_cannot_be_entered(address):
+    """An async with statement of a closed client raises at once."""
+    asynchronous = AsyncClient(address)
+    await asynchronous.close()
+    with pytest.raises(client.ClientClosed):
+        await asynchronous.__aenter__()
+
+
+async def test_manifest_is_found_by_number_or_text(asynchronous):
+    """The version may be a number, as in the arguments of calls."""
+    model = await asynchronous.model("tiny")
+    assert model.manifest(3) is model.manifest("3") is model.manifest() is not None
+    assert model.manifest(9) is None
+
+
 @pytest.mark.parametrize("endless", [float("inf"), 1e12])
 async def test_endless_timeout_sets_no_deadline(asynchronous, mint, endless):
     """A time beyond what gRPC can count is no limit; `nan` is refused."""
@@ -259,9 +284,9 @@ async def test_large_response_is_received(asynchronous):
         ({"count": 1.5}, "count"),
         ({"seed": 2**64}, "seed"),
         ({"first_index": -1}, "first_index"),
-        ({"condition": -1}, "class_id"),
+        ({"condition": -1}, "condition"),
         ({"condition": True}, "condition"),
-        ({"condition": 1.5}, "class_id"),
+        ({"condition": 1.5}, "condition"),
         ({"count": 2, "latents": [[1, 2]]}, "latents"),
         ({"latents": [1.0]}, "latents"),
         ({"latents": [[1.0]], "seed": 1}, "latents"),

@@ -1,8 +1,10 @@
 """Tests of the blocking client: results equal to asyncio, and a clean shutdown."""
 
 import asyncio
+import copy
 import gc
 import inspect
+import pickle
 import subprocess
 import sys
 import threading
@@ -98,6 +100,28 @@ def test_close_may_be_repeated(address):
     blocking.close()
     with pytest.raises(client.Cancelled, match="closed"):
         blocking.generate("tiny")
+
+
+def test_closed_client_cannot_be_entered(address):
+    """A with statement of a closed client raises at once and not with the first call."""
+    with Client(address) as blocking:
+        blocking.generate("tiny")
+    with pytest.raises(client.ClientClosed), blocking:
+        pass
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("kind", [Client, client.AsyncClient])
+def test_client_is_not_duplicated(kind, duplicate):
+    """Copies and pickles are refused: a connection cannot be shared in this way."""
+    with pytest.raises(TypeError, match="Client cannot be copied or pickled"):
+        duplicate(kind("127.0.0.1:1", metadata={"x-api-key": "secret"}))
+
+
+def test_text_of_a_client_names_its_servers():
+    """It shows no metadata, which may be a secret."""
+    with Client("a:1, b:2", metadata={"x-api-key": "secret"}) as blocking:
+        assert repr(blocking) == "<Client a:1, b:2>"
 
 
 def test_close_cancels_a_pending_call(address, mint):

@@ -33,6 +33,51 @@ def test_invalid_target_is_refused(target):
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("target", {"target": None}),
+        ("target", {"target": b"a:1"}),
+        ("target", {"target": ("a", 1)}),
+        ("timeout_s", {"timeout_s": "3"}),
+        ("timeout_s", {"timeout_s": True}),
+        ("tls", {"tls": True}),
+        ("metadata", {"metadata": None}),
+        ("metadata", {"metadata": "key"}),
+        ("metadata", {"metadata": [("key", "secret", "secret")]}),
+        ("metadata", {"metadata": [(3, "secret")]}),
+        ("metadata", {"metadata": {"key": 3}}),
+        ("metadata", {"metadata": {"key-bin": "secret"}}),
+    ],
+)
+def test_argument_of_another_type_is_refused(name, arguments):
+    """The error names the argument, and shows no value of the metadata."""
+    with pytest.raises(TypeError, match=f"^{name}: ") as caught:
+        Client(**{"target": "127.0.0.1:1"} | arguments)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+def test_default_timeout_is_above_0(timeout_s):
+    """Any other one raises when the client is made, not with each call."""
+    with pytest.raises(ValueError, match=r"^timeout_s: .* is not above 0"):
+        Client("127.0.0.1:1", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("root_certificates_path", {"root_certificates_path": b"ca.pem"}),
+        ("certificate_chain_path", {"private_key_path": "a", "certificate_chain_path": 3}),
+        ("server_name", {"server_name": 3}),
+    ],
+)
+def test_tls_setting_of_another_type_is_refused(name, arguments):
+    """GRPC would log an internal error and never connect."""
+    with pytest.raises(TypeError, match=f"^{name}: "):
+        channel.Tls(**arguments)
+
+
+@pytest.mark.parametrize(
     "code",
     [getattr(grpc.StatusCode, name) for name in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")],
     ids=lambda code: code.name,
@@ -194,6 +239,13 @@ async def test_metadata_names_are_lower_case(address, mint):
         await asynchronous.models()
     assert mint.metadata[-1]["authorization"] == "Bearer a"
     assert mint.metadata[-1]["trace-bin"] == b"\0\n"
+
+
+async def test_metadata_may_be_a_mapping(address, mint):
+    """A mapping is sent as its pairs."""
+    async with AsyncClient(address, metadata={"X-Key": "a"}) as asynchronous:
+        await asynchronous.model("tiny")
+    assert mint.metadata[-1]["x-key"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,33 @@ def test_serial_is_parsed(text, serial):
         "m@1/1/1?truncation=0.5&class=1",
         "m@1/1/1?truncation=.",
         "m@1/1/1?psi=1",
+        "m@1/01/1",
+        "m@1/1/00",
+        "m@1/1/1?class=07",
+        "m@1/1/1?truncation=1e999",
+        f"m@1/{'9' * 5000}/1",
+        f"m@{'9' * 5000}/1/1",
     ],
 )
 def test_other_text_is_refused(text):
     """Any other text raises InvalidRequest with an example."""
     with pytest.raises(InvalidRequest, match="mnist@3/42/17"):
         Serial.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mnist@3/42/17",
+        "m@1/0/0?class=0&truncation=1e-05",
+        f"m@1+int8/{2**64 - 1}/{2**64 - 1}?truncation=0.0",
+        "p@1/1/2?caption=caf%C3%A9%5Fau%2Elait%7E",
+        "sketch@1/0/0?source=0123456789abcdef0123456789abcdef",
+    ],
+)
+def test_text_of_a_serial_is_the_parsed_one(text):
+    """`str()` returns what `parse()` reads."""
+    assert str(Serial.parse(text)) == text
 
 
 def test_runs_need_the_fewest_calls():

@@ -21,9 +21,9 @@ from imagemint.bench.point import Point, join_results
 from imagemint.bench.report import Report
 from imagemint.bench.server_metrics import ServerMetrics
 from imagemint.client import outputs
+from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.channel import parse_targets, split_address
 from imagemint.client.commands import LONGEST_S, Connection
-from imagemint.client.requests import UINT64_MAX
 
 _DEFAULT_CONCURRENCY = (1, 4, 16)
 _PICTURES = (".png", ".svg", ".pdf")

@@ -164,7 +164,7 @@ class ImagemintConnection:
             output = make_output_spec(ask.format, ask.quality)
         priority = parse_priority(ask.priority)
         if ask.source is not None:
-            source = make_source_message(ask.source)
+            source = make_source_message(ask.source, "source")
             return translation.TranslateRequest(
                 images=images,
                 sources=[source] * ask.count,

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from imagemint.client.requests import INT32_MAX, UINT64_MAX, Priority
+from imagemint.client.arguments import INT32_MAX, UINT64_MAX
+from imagemint.client.requests import Priority
 from imagemint.client.translation import Fit
 
 _LOSSY = ("jpeg", "webp")

@@ -4,7 +4,7 @@
 import imagemint.client.forks  # noqa: F401  # isort: split
 from imagemint.client.api import AsyncClient, Selection
 from imagemint.client.blocking import Client
-from imagemint.client.channel import Tls
+from imagemint.client.channel import MetadataLike, Tls
 from imagemint.client.errors import (
     Cancelled,
     ClientClosed,
@@ -44,7 +44,7 @@ from imagemint.client.requests import (
     Priority,
     Weights,
 )
-from imagemint.client.serials import Serial
+from imagemint.client.serials import Serial, SerialLike
 from imagemint.client.translation import Fit, Source, SourceLike, Translated
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "InvalidRequest",
     "Limits",
     "Manifest",
+    "MetadataLike",
     "Model",
     "ModelState",
     "ModelVersion",
@@ -80,6 +81,7 @@ __all__ = [
     "Scores",
     "Selection",
     "Serial",
+    "SerialLike",
     "ServerError",
     "Source",
     "SourceLike",

@@ -12,8 +12,10 @@ from grpc import aio
 from numpy.typing import ArrayLike
 
 from imagemint.client import channel, forks, images, models, requests, streams
+from imagemint.client.arguments import parse_number, parse_text, parse_whole_number
+from imagemint.client.channel import MetadataLike
 from imagemint.client.duplex import DuplexCall, FaithfulCall
-from imagemint.client.errors import ClientClosed, invalid
+from imagemint.client.errors import ClientClosed, DeadlineExceeded, invalid
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
@@ -27,11 +29,19 @@ from imagemint.client.requests import (
     PerImage,
     Priority,
 )
-from imagemint.client.serials import REFERENCE, Run, cut_into_runs, parse_serials
+from imagemint.client.serials import (
+    REFERENCE,
+    Run,
+    SerialLike,
+    cut_into_runs,
+    parse_serials,
+    spell_serials,
+)
 from imagemint.client.translation import (
     Fit,
     SourceLike,
     Translated,
+    check_sources,
     cut_into_messages,
     make_source_message,
     parse_fit,
@@ -56,6 +66,7 @@ _LONGEST_TIMEOUT_S = 1e9
 
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
+TranslationT = TypeVar("TranslationT")
 
 
 class Selection(TypedDict, total=False):
@@ -70,11 +81,12 @@ class Selection(TypedDict, total=False):
     PerImage, Cycle, Weights or Caption."""
     truncation: float | None
     """Truncation within the range of the model. None (default): no truncation; 0 is a value."""
-    version: str | int
-    """Version of the model, as a number or its text. Empty (default): the server's default."""
-    variant: str
+    version: str | int | None
+    """Version of the model, as a number or its text. Empty or None (default): the server's
+    default."""
+    variant: str | None
     """Variant that must make the images: a name such as `int8`, or `reference` for model.onnx. A
-    server that runs another one refuses. Empty (default): the variant that the server runs.
+    server that runs another one refuses. Empty or None (default): the variant that the server runs.
     """
     latents: ArrayLike | None
     """float32 [count, z_dim] instead of a seed. Such images have no serial."""
@@ -98,11 +110,13 @@ class AsyncClient:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs to send with every call, such as credentials. Values are printable ASCII,
-            or any bytes if the name ends with `-bin`.
+        metadata: pairs or a mapping to send with every call, such as credentials. Values are
+            printable ASCII, or bytes if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server, or gRPC cannot send `metadata`.
+        ValueError: `target` names no server, `timeout_s` is not above 0, or gRPC cannot send
+            `metadata`.
+        TypeError: an argument has the wrong type.
     """
 
     def __init__(
@@ -111,18 +125,26 @@ class AsyncClient:
         *,
         tls: channel.Tls | None = None,
         timeout_s: float | None = 30.0,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
+        metadata: MetadataLike = (),
     ) -> None:
         self._targets = channel.parse_targets(target)
-        self._tls = tls
-        self._timeout_s = timeout_s
+        self._tls = channel.check_tls(tls)
+        self._timeout_s = channel.parse_timeout(timeout_s)
         self._metadata = channel.parse_metadata(metadata)
         self._lifetime = Lifetime(", ".join(self._targets))
         # The first call opens it, because a channel belongs to a running event loop.
         self._channel: aio.Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._lifetime.server}>"
+
+    def __getstate__(self) -> object:
+        """Refuses: a connection belongs to its process, and pickles must not hold credentials."""
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled; create another one")
+
     async def __aenter__(self) -> Self:
+        self._lifetime.check()
         return self
 
     async def __aexit__(
@@ -163,7 +185,7 @@ class AsyncClient:
         Raises:
             NotFound: there is no model of this name.
         """
-        request = model_service_pb2.GetModelRequest(model=name)
+        request = model_service_pb2.GetModelRequest(model=parse_text("name", name))
         answer = await self._answer(
             lambda opened: model_service_pb2_grpc.ModelServiceStub(opened).GetModel,
             request,
@@ -266,7 +288,7 @@ class AsyncClient:
             images=_images(model, count, selection),
             output=requests.make_output_spec(format, quality),
             layout=image_pb2.IMAGE_LAYOUT_SHEET,
-            columns=None if columns is None else requests.parse_whole_number("columns", columns),
+            columns=None if columns is None else parse_whole_number("columns", columns),
             priority=requests.parse_priority(priority),
         )
         answer = await self._generate(request, timeout_s)
@@ -302,7 +324,10 @@ class AsyncClient:
             OSError: a file cannot be read.
             ImagemintError: as generate().
         """
-        given = [make_source_message(source) for source in sources]
+        given = [
+            make_source_message(source, f"sources[{at}]")
+            for at, source in enumerate(check_sources(sources))
+        ]
         request = _translation(model, given, fit, priority, selection)
         return parse_translated(await self._translate(request, timeout_s))
 
@@ -333,12 +358,15 @@ class AsyncClient:
         Raises:
             ImagemintError: as translate().
         """
-        given = [make_source_message(source) for source in sources]
+        given = [
+            make_source_message(source, f"sources[{at}]")
+            for at, source in enumerate(check_sources(sources))
+        ]
         request = _translation(model, given, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return parse_translated_files(await self._translate(request, timeout_s))
 
-    async def translate_many(
+    def translate_many(
         self,
         model: str,
         sources: Iterable[SourceLike],
@@ -374,12 +402,11 @@ class AsyncClient:
         """
         request = _translation_stream(model, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
-        async with aclosing(self._stream_translate(request, sources, timeout_s)) as answers:
-            async for answer in answers:
-                for picture in parse_translated_files(answer):
-                    yield picture
+        return self._translations(
+            request, check_sources(sources), timeout_s, parse_translated_files
+        )
 
-    async def translate_stream(
+    def translate_stream(
         self,
         model: str,
         sources: Iterable[SourceLike],
@@ -404,17 +431,15 @@ class AsyncClient:
             OSError: likewise.
         """
         request = _translation_stream(model, fit, priority, selection)
-        async with aclosing(self._stream_translate(request, sources, timeout_s)) as answers:
-            async for answer in answers:
-                for each in parse_translated(answer):
-                    yield each
+        return self._translations(request, check_sources(sources), timeout_s, parse_translated)
 
-    async def _stream_translate(
+    async def _translations(
         self,
         request: messages.StreamTranslateRequest,
         sources: Iterable[SourceLike],
         timeout_s: float | None,
-    ) -> AsyncGenerator[messages.StreamTranslateResponse, None]:
+        parse: Callable[[messages.StreamTranslateResponse], list[TranslationT]],
+    ) -> AsyncGenerator[TranslationT, None]:
         stub = translation_service_pb2_grpc.TranslationServiceStub(await self._open())
 
         def open_call() -> DuplexCall:
@@ -430,18 +455,19 @@ class AsyncClient:
         )
         async with aclosing(stream.answers()) as answers:
             async for answer in answers:
-                yield answer
+                for each in parse(answer):
+                    yield each
 
     async def mint(
-        self, serial: str | Sequence[str], *, timeout_s: float | None = None
+        self, serial: SerialLike | Sequence[SerialLike], *, timeout_s: float | None = None
     ) -> ImageBatch:
         """Returns the images of one or many serial numbers, always with the same pixels.
 
         Consecutive indices share a call, and several calls run in parallel.
 
         Args:
-            serial: a serial number, or any number of them of one model, version and variant, in any
-                order.
+            serial: a serial number, as text or parsed, or any number of them of one model, version
+                and variant, in any order.
             timeout_s: seconds for each call that it takes; None for the client's default.
 
         Returns:
@@ -539,9 +565,9 @@ class AsyncClient:
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return self._pictures(request, timeout_s)
 
-    async def interpolate(
+    def interpolate(
         self,
-        serials: Sequence[str],
+        serials: Sequence[SerialLike],
         frames: int = 60,
         *,
         priority: Priority = "normal",
@@ -550,7 +576,7 @@ class AsyncClient:
         """Streams the images on the path through the latents of serial numbers, in chunks.
 
         Args:
-            serials: serial numbers of one model, version and variant, 2 to 64.
+            serials: serial numbers of one model, version and variant, as text or parsed, 2 to 64.
             frames: images on the whole path, both ends included. The first and the last have the
                 pixels of the first and the last serial number.
             priority: as for generate().
@@ -560,13 +586,11 @@ class AsyncClient:
             ImagemintError: as generate().
         """
         request = _path_request(serials, frames, priority)
-        async with aclosing(self._walk(request, timeout_s)) as chunks:
-            async for chunk in chunks:
-                yield images.parse_image_batch(chunk.batch, chunk.timing)
+        return self._frames(request, timeout_s)
 
     async def animate(
         self,
-        serials: Sequence[str],
+        serials: Sequence[SerialLike],
         frames: int = 60,
         *,
         format: AnimationFormat = "webp",  # noqa: A002 - the word for it
@@ -597,6 +621,13 @@ class AsyncClient:
         )
         async with aclosing(self._walk(request, timeout_s)) as chunks:
             return b"".join([chunk.animation async for chunk in chunks])
+
+    async def _frames(
+        self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
+    ) -> AsyncGenerator[ImageBatch, None]:
+        async with aclosing(self._walk(request, timeout_s)) as chunks:
+            async for chunk in chunks:
+                yield images.parse_image_batch(chunk.batch, chunk.timing)
 
     async def _walk(
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
@@ -675,11 +706,16 @@ class AsyncClient:
 
         Raises:
             InvalidRequest: it is not a number.
+            DeadlineExceeded: it is not above 0. gRPC would send some of such calls nevertheless.
         """
-        seconds = self._timeout_s if timeout_s is None else timeout_s
-        if seconds is not None and math.isnan(seconds):
+        seconds = self._timeout_s if timeout_s is None else parse_number("timeout_s", timeout_s)
+        if seconds is None or seconds > _LONGEST_TIMEOUT_S:
+            return None
+        if math.isnan(seconds):
             raise invalid("timeout_s", f"{seconds} is not a time")
-        return None if seconds is None or seconds > _LONGEST_TIMEOUT_S else seconds
+        if seconds <= 0:
+            raise DeadlineExceeded(f"no time is left for the call: timeout_s is {seconds:g}")
+        return seconds
 
     async def _open(self) -> aio.Channel:
         self._lifetime.check()
@@ -711,7 +747,7 @@ class AsyncClient:
 
 
 def _path_request(
-    serials: Sequence[str], frames: int, priority: Priority
+    serials: Sequence[SerialLike], frames: int, priority: Priority
 ) -> generation_service_pb2.InterpolateRequest:
     """Returns the request for a path; the server checks the serial numbers.
 
@@ -721,8 +757,8 @@ def _path_request(
     if isinstance(serials, str):
         raise invalid("serials", "interpolation needs two or more serial numbers, not one text")
     return generation_service_pb2.InterpolateRequest(
-        serials=list(serials),
-        frames=requests.parse_whole_number("frames", frames),
+        serials=spell_serials("serials", serials),
+        frames=parse_whole_number("frames", frames),
         priority=requests.parse_priority(priority),
     )
 
@@ -746,6 +782,14 @@ def run_selection(run: Run) -> Selection:
 
 
 def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
+    known = Selection.__annotations__
+    for name in selection:
+        if name not in known:
+            # Python's own message would name a function that the caller does not know.
+            raise TypeError(
+                f"{name!r} is no keyword argument of this method, nor of a Selection, which has"
+                f" {', '.join(known)}"
+            )
     return requests.make_image_spec(model, count, **selection)
 
 
@@ -789,8 +833,6 @@ def _stream_request(
 ) -> streams.Request:
     return streams.Request(
         images=_images(model, count, selection),
-        chunk_size=None
-        if chunk_size is None
-        else requests.parse_whole_number("chunk_size", chunk_size),
+        chunk_size=None if chunk_size is None else parse_whole_number("chunk_size", chunk_size),
         priority=requests.parse_priority(priority),
     )

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from imagemint.client.api import AsyncClient
-from imagemint.client.channel import Tls
+from imagemint.client.channel import MetadataLike, Tls
 from imagemint.client.portal import Portal
 
 P = ParamSpec("P")
@@ -84,11 +84,13 @@ class Client:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs to send with every call, such as credentials. Values are printable ASCII,
-            or any bytes if the name ends with `-bin`.
+        metadata: pairs or a mapping to send with every call, such as credentials. Values are
+            printable ASCII, or bytes if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server, or gRPC cannot send `metadata`.
+        ValueError: `target` names no server, `timeout_s` is not above 0, or gRPC cannot send
+            `metadata`.
+        TypeError: an argument has the wrong type.
     """
 
     def __init__(
@@ -97,12 +99,20 @@ class Client:
         *,
         tls: Tls | None = None,
         timeout_s: float | None = 30.0,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
+        metadata: MetadataLike = (),
     ) -> None:
         self._client = AsyncClient(target, tls=tls, timeout_s=timeout_s, metadata=metadata)
         self._portal = Portal(farewell=self._client.close)
 
+    def __repr__(self) -> str:
+        return repr(self._client).replace(AsyncClient.__name__, type(self).__name__)
+
+    def __getstate__(self) -> object:
+        """Refuses: a connection belongs to its process, and pickles must not hold credentials."""
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled; create another one")
+
     def __enter__(self) -> Self:
+        self._portal.check()
         return self
 
     def __exit__(

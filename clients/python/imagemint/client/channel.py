@@ -2,10 +2,11 @@
 
 import asyncio
 import ipaddress
+import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 import grpc
 from grpc import aio
 
-from imagemint.client.errors import Unavailable
+from imagemint.client.arguments import describe, parse_number
+from imagemint.client.errors import InvalidRequest, Unavailable
 
 # gRPC's default of 4 MB holds only five images of 512x512x3. This limit still protects the caller.
 MAX_RECEIVE_BYTES = 256 * 2**20
@@ -28,6 +30,8 @@ _PEM_BEGIN = b"-----BEGIN "
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+MetadataLike: TypeAlias = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+"""Metadata of calls: a mapping, or pairs of name and value, of which several may have one name."""
 Options: TypeAlias = list[tuple[str, str | int]]
 
 
@@ -47,6 +51,7 @@ class Tls:
 
     Raises:
         ValueError: only one of private key and certificate chain is given.
+        TypeError: a value has the wrong type.
     """
 
     root_certificates_path: Path | str | None = None
@@ -59,6 +64,12 @@ class Tls:
     """Name that the server's certificate must have. Default: the host of the target."""
 
     def __post_init__(self) -> None:
+        for name in ("root_certificates_path", "private_key_path", "certificate_chain_path"):
+            path = getattr(self, name)
+            if not isinstance(path, str | os.PathLike | None):
+                raise TypeError(f"{name}: {describe(path)} is not a path")
+        if not isinstance(self.server_name, str | None):
+            raise TypeError(f"server_name: {describe(self.server_name)} is not a str")
         if (self.private_key_path is None) != (self.certificate_chain_path is None):
             # gRPC would abort the whole process.
             raise ValueError("set the private key and the certificate chain together")
@@ -84,8 +95,14 @@ def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: there is no target, one is empty or lacks its port, or there are several and one
             of them is a gRPC URI (`unix:`, `dns:`, ...), which must be the only target.
+        TypeError: it is neither a text nor several texts.
     """
-    several = target.split(",") if isinstance(target, str) else target
+    if isinstance(target, bytes) or not isinstance(target, Iterable):
+        raise TypeError(f"target: {describe(target)} is neither HOST:PORT nor a sequence of these")
+    several = target.split(",") if isinstance(target, str) else list(target)
+    for each in several:
+        if not isinstance(each, str):
+            raise TypeError(f"target: {describe(each)} is not HOST:PORT, a str")
     names = tuple(each.strip() for each in several)
     if not names or not all(names):
         raise ValueError(f"{target!r} names no server; expected HOST:PORT, or several")
@@ -98,14 +115,58 @@ def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def parse_metadata(metadata: Sequence[tuple[str, str | bytes]]) -> Metadata:
+def check_tls(tls: Tls | None) -> Tls | None:
+    """Returns encryption settings.
+
+    Raises:
+        TypeError: they are no `Tls`.
+    """
+    if not isinstance(tls, Tls | None):
+        raise TypeError(f"tls: {describe(tls)} is not a Tls")
+    return tls
+
+
+def parse_timeout(timeout_s: float | None) -> float | None:
+    """Returns the default time limit of calls in seconds; None for no limit.
+
+    Raises:
+        ValueError: it is not above 0.
+        TypeError: it is not a number.
+    """
+    if timeout_s is None:
+        return None
+    try:
+        seconds = parse_number("timeout_s", timeout_s)
+    except InvalidRequest as error:
+        raise TypeError(error.message) from None
+    if not seconds > 0:
+        raise ValueError(f"timeout_s: {seconds:g} is not above 0")
+    return seconds
+
+
+def parse_metadata(metadata: MetadataLike) -> Metadata:
     """Returns pairs of metadata with names in lower case, which gRPC demands.
 
     Raises:
         ValueError: gRPC cannot send a pair. The message names it, but not its value, which may be a
             secret.
+        TypeError: it is no sequence of pairs, or a name or value has the wrong type.
     """
-    pairs = tuple((name.lower(), value) for name, value in metadata)
+    given = metadata.items() if isinstance(metadata, Mapping) else metadata
+    try:
+        found = [(name, value) for name, value in given]
+    except (TypeError, ValueError):  # its text may hold a secret
+        raise TypeError("metadata: not pairs of name and value") from None
+    for name, value in found:
+        if not isinstance(name, str):
+            raise TypeError(f"metadata: the name {describe(name)} is not a str")
+        if not isinstance(value, bytes if name.lower().endswith("-bin") else str | bytes):
+            kind = type(value).__name__
+            raise TypeError(
+                f"metadata: the value of {name!r} is of type {kind}. It must be bytes if the name"
+                " ends with -bin, otherwise a str"
+            )
+    pairs = tuple((name.lower(), value) for name, value in found)
     for name, value in pairs:
         if _METADATA_NAME.fullmatch(name) is None:
             raise ValueError(

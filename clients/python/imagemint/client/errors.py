@@ -41,7 +41,8 @@ class Violation:
     """One wrong field of a request."""
 
     field: str
-    """Path of the field in the request message, such as `images.count`."""
+    """Path of the field in the request message, such as `images.count`. If the client detects the
+    fault, before a call: name of the argument, such as `count`."""
     description: str
     """What is wrong with it."""
 

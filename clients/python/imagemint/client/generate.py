@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from imagemint.client import outputs
 from imagemint.client.api import Selection, run_selection
+from imagemint.client.arguments import INT32_MAX, UINT64_MAX
 from imagemint.client.blocking import Client
 from imagemint.client.classes import BALANCED, parse_classes
 from imagemint.client.commands import FilteredConnection
@@ -23,7 +24,7 @@ from imagemint.client.errors import ImagemintError, NotFound
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.interrupts import INTERRUPTED, ignore_unstarted_calls
 from imagemint.client.outputs import Kind
-from imagemint.client.requests import INT32_MAX, UINT64_MAX, Caption, Condition, Priority
+from imagemint.client.requests import Caption, Condition, Priority
 from imagemint.client.serials import Serial, cut_into_runs
 
 ChunkT = TypeVar("ChunkT", ImageBatch, list[EncodedPicture])

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from imagemint.client.images import SCORE_NAMES
+from imagemint.client.requests import spell_version
 from imagemint.v1 import manifest_pb2, model_service_pb2
 
 
@@ -179,9 +180,16 @@ class Model:
     limits: Limits
     """Limits of a request."""
 
-    def manifest(self, version: str = "") -> Manifest | None:
-        """Returns the manifest of `version` (default: the default version); None unless READY."""
-        wanted = version or self.default_version
+    def manifest(self, version: str | int | None = "") -> Manifest | None:
+        """Returns the manifest of a version; None unless it is READY.
+
+        Args:
+            version: the version, as a number or its text; empty or None for the default version.
+
+        Raises:
+            InvalidRequest: it is neither.
+        """
+        wanted = spell_version(version) or self.default_version
         found = (each.manifest for each in self.versions if each.version == wanted)
         return next(found, None)
 

@@ -70,6 +70,17 @@ class Portal:
         finally:
             future.cancel()  # has no effect on a future that is done
 
+    def check(self) -> None:
+        """Checks that the portal is open.
+
+        Raises:
+            ClientForked, ClientClosed: as `wait`.
+        """
+        if self._forked:
+            raise ClientForked
+        if self._state.stopping or self._state.ended:
+            raise ClientClosed
+
     def post(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Starts `coroutine` without waiting for it; drops it if the portal is closed."""
         try:
@@ -90,14 +101,12 @@ class Portal:
     def _submit(
         self, coroutine: Coroutine[Any, Any, ResultT]
     ) -> concurrent.futures.Future[ResultT]:
-        if self._forked:
-            coroutine.close()
-            raise ClientForked
-        if self._state.stopping or self._state.ended:
-            coroutine.close()
-            raise ClientClosed
         try:
+            self.check()
             future = asyncio.run_coroutine_threadsafe(coroutine, self._state.started.result()[0])
+        except (ClientForked, ClientClosed):
+            coroutine.close()
+            raise
         except RuntimeError:  # the loop closed meanwhile
             coroutine.close()
             raise ClientClosed from None

@@ -7,16 +7,25 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imagemint.client.arguments import (
+    UINT64_MAX,
+    describe,
+    is_whole_number,
+    parse_choice,
+    parse_flag,
+    parse_items,
+    parse_number,
+    parse_text,
+    parse_whole_number,
+)
 from imagemint.client.errors import invalid
 from imagemint.v1 import generation_service_pb2, image_pb2
 
-UINT64_MAX = 2**64 - 1
 FILTERED_END = 2**48
 """With a filter, indices are below this. Those above belong to further candidates."""
-INT32_MAX = 2**31 - 1
-_INT32_MAX = 2**31 - 1
 # The server checks the real limit. This one avoids sending an array of pixels by mistake.
 _LATENT_DIMENSIONS = 2
+_REAL_KINDS = "fiu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +95,19 @@ class Filter:
         """Returns the message of a request.
 
         Raises:
-            InvalidRequest: `max_tries` does not fit the message.
+            InvalidRequest: a value has the wrong type, or does not fit the message.
         """
-        tries = None if self.max_tries is None else parse_whole_number("max_tries", self.max_tries)
-        return image_pb2.ImageFilter(
-            min_class_confidence=self.min_class_confidence,
-            rejection_sampling=self.rejection_sampling,
-            min_training_distance=self.min_training_distance,
-            max_tries=tries,
+        confidence, distance = self.min_class_confidence, self.min_training_distance
+        message = image_pb2.ImageFilter(
+            rejection_sampling=parse_flag("rejection_sampling", self.rejection_sampling)
         )
+        if confidence is not None:
+            message.min_class_confidence = parse_number("min_class_confidence", confidence)
+        if distance is not None:
+            message.min_training_distance = parse_number("min_training_distance", distance)
+        if self.max_tries is not None:
+            message.max_tries = parse_whole_number("max_tries", self.max_tries)
+        return message
 
 
 Condition: TypeAlias = int | str | PerImage | Cycle | Weights | Caption | None
@@ -133,8 +146,8 @@ def make_image_spec(
     first_index: int = 0,
     condition: Condition = None,
     truncation: float | None = None,
-    version: str | int = "",
-    variant: str = "",
+    version: str | int | None = "",
+    variant: str | None = "",
     latents: ArrayLike | None = None,
     image_filter: Filter | None = None,
 ) -> image_pb2.ImageSpec:
@@ -147,30 +160,34 @@ def make_image_spec(
         first_index: index of the first image, 0 to 2^64 - 1.
         condition: the class, the classes or the caption.
         truncation: None for no truncation; 0 is a value.
-        version: number of the version, or its text; empty for the model's default.
-        variant: name of the variant that must make the images, or `reference`; empty for any.
+        version: number of the version, or its text; empty or None for the model's default.
+        variant: name of the variant that must make the images, or `reference`; empty or None for
+            any.
         latents: float32 [count, z_dim] instead of a seed.
         image_filter: which images to keep; None for all.
 
     Raises:
-        InvalidRequest: no server could accept an argument, or it does not fit the message.
+        InvalidRequest: an argument has the wrong type, no server could accept it, or it does not
+            fit the message.
     """
     spec = image_pb2.ImageSpec(
-        model=model,
-        version=_version_text(version),
-        variant=variant,
+        model=parse_text("model", model),
+        version=spell_version(version),
+        variant="" if variant is None else parse_text("variant", variant),
         count=parse_whole_number("count", count, UINT64_MAX),
         first_index=parse_whole_number("first_index", first_index, UINT64_MAX),
     )
     if seed is not None:
         spec.seed = parse_whole_number("seed", seed, UINT64_MAX)
     if truncation is not None:
-        spec.truncation = truncation
+        spec.truncation = parse_number("truncation", truncation)
     if latents is not None:
         if seed is not None:
             raise invalid("latents", "a seed and latents exclude each other")
         spec.latents.values.extend(_latents(latents, count).ravel().tolist())
     if image_filter is not None:
+        if not isinstance(image_filter, Filter):
+            raise invalid("image_filter", f"{describe(image_filter)} is not a Filter")
         spec.filter.CopyFrom(image_filter.to_message())
     _set_condition(spec, condition)
     return spec
@@ -200,9 +217,7 @@ def make_output_spec(picture_format: Format, quality: int | None) -> image_pb2.O
     Raises:
         InvalidRequest: the format is unknown, or the quality does not fit the message.
     """
-    if picture_format not in _FORMATS:
-        raise invalid("format", f"{picture_format!r} is none of {', '.join(_FORMATS)}")
-    output = image_pb2.OutputSpec(format=_FORMATS[picture_format])
+    output = image_pb2.OutputSpec(format=parse_choice("format", picture_format, _FORMATS))
     if quality is not None:
         output.quality = parse_whole_number("quality", quality)
     return output
@@ -214,14 +229,12 @@ def make_animation_spec(
     """Returns the message that specifies the encoding of an animated picture.
 
     Raises:
-        InvalidRequest: the format is unknown, or a number does not fit the message.
+        InvalidRequest: the format is unknown, or a value does not fit the message.
     """
-    if animation_format not in _ANIMATIONS:
-        raise invalid("format", f"{animation_format!r} is none of {', '.join(_ANIMATIONS)}")
     animation = generation_service_pb2.Animation(
-        format=_ANIMATIONS[animation_format],
+        format=parse_choice("format", animation_format, _ANIMATIONS),
         frame_ms=parse_whole_number("frame_ms", frame_ms),
-        bounces=bounces,
+        bounces=parse_flag("bounces", bounces),
     )
     if quality is not None:
         animation.quality = parse_whole_number("quality", quality)
@@ -234,34 +247,19 @@ def parse_priority(priority: Priority) -> generation_service_pb2.Priority.ValueT
     Raises:
         InvalidRequest: the priority is unknown.
     """
-    if priority not in _PRIORITIES:
-        raise invalid("priority", f"{priority!r} is none of {', '.join(_PRIORITIES)}")
-    return _PRIORITIES[priority]
+    return parse_choice("priority", priority, _PRIORITIES)
 
 
-def parse_whole_number(name: str, value: Any, largest: int = _INT32_MAX) -> int:  # noqa: ANN401 - NumPy's too
-    """Returns `value` as an int.
-
-    Raises:
-        InvalidRequest: `value` is not an integer from 0 to `largest`; the error calls it `name`.
-    """
-    try:
-        number = value.__index__()
-    except AttributeError:
-        raise invalid(name, f"{value!r} is not a whole number") from None
-    if not 0 <= number <= largest:
-        raise invalid(name, f"{number} is outside 0 to {largest}")
-    return int(number)
-
-
-def _version_text(version: str | int | None) -> str:
-    """Returns a version as messages spell it.
+def spell_version(version: str | int | None) -> str:
+    """Returns a version as messages spell it; empty for None.
 
     Raises:
         InvalidRequest: it is neither a text nor a whole number.
     """
-    if version is None or isinstance(version, str):
-        return version or ""
+    if version is None:
+        return ""
+    if isinstance(version, str):
+        return parse_text("version", version)
     return str(parse_whole_number("version", version, UINT64_MAX))
 
 
@@ -269,29 +267,38 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
     match condition:
         case None:
             pass
-        case bool():  # bool is a subclass of int, but True does not mean class 1
-            raise invalid("condition", "a bool is not a class")
         case str():
-            spec.class_label = condition
+            spec.class_label = parse_text("condition", condition)
         case PerImage(class_ids):
             spec.class_per_image.class_ids.extend(_class_ids(class_ids))
         case Cycle(class_ids):
             spec.class_cycle.SetInParent()
             spec.class_cycle.class_ids.extend(_class_ids(class_ids))
         case Caption(text):
-            spec.caption = text
+            spec.caption = parse_text("condition", text)
         case Weights(weights):
-            spec.class_weights.weights.extend(float(each) for each in weights)
+            items = parse_items("condition", weights, "weights")
+            spec.class_weights.weights.extend(parse_number("condition", each) for each in items)
+        case _ if is_whole_number(condition):
+            spec.class_id = parse_whole_number("condition", condition)
         case _:
-            spec.class_id = _class_ids([condition])[0]
+            kinds = "a class index, a class label, PerImage, Cycle, Weights nor Caption"
+            raise invalid("condition", f"{describe(condition)} is neither {kinds}")
 
 
 def _class_ids(values: Sequence[Any]) -> list[int]:
-    return [parse_whole_number("class_id", value) for value in values]
+    items = parse_items("condition", values, "class indices")
+    return [parse_whole_number("condition", each) for each in items]
 
 
 def _latents(values: ArrayLike, count: int) -> NDArray[np.float32]:
-    array = np.asarray(values, dtype=np.float32)
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
+        raise invalid("latents", f"no array: {error}") from None
+    if array.dtype.kind not in _REAL_KINDS:
+        raise invalid("latents", f"an array of {array.dtype}, wanted float32")
     if array.ndim != _LATENT_DIMENSIONS or len(array) != count:
         raise invalid("latents", f"shape {array.shape}, wanted (count, z_dim) with count {count}")
-    return array
+    with np.errstate(over="ignore"):  # the server refuses values that are not finite
+        return array.astype(np.float32)

@@ -1,19 +1,23 @@
 """Parses serial numbers. A serial number determines one image, in one line of text."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
-from urllib.parse import unquote
+from typing import Self, TypeAlias
+from urllib.parse import quote, unquote
 
+from imagemint.client.arguments import describe, parse_items, parse_text
 from imagemint.client.errors import InvalidRequest, invalid
 
+# Without leading zeros, because an image has one serial number. The server checks the ranges.
+_INTEGER = "(?:0|[1-9][0-9]{0,19})"
 _FORM = re.compile(
-    r"(?P<model>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[1-9][0-9]*)"
+    r"(?P<model>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[1-9][0-9]{0,19})"
     r"(?:\+(?P<variant>[a-z0-9][a-z0-9-]{0,31}))?"
-    r"/(?P<seed>[0-9]+)/(?P<index>[0-9]+)(?:\?(?P<terms>.+))?"
+    rf"/(?P<seed>{_INTEGER})/(?P<index>{_INTEGER})(?:\?(?P<terms>.+))?"
 )
-_CLASS = re.compile(r"class=([0-9]+)")
+_CLASS = re.compile(rf"class=({_INTEGER})")
 _CAPTION = re.compile(r"caption=((?:[A-Za-z0-9-]|%[0-9A-F]{2})+)")
 _SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
@@ -25,7 +29,10 @@ _NOT_VARIANTS = ("auto", REFERENCE)
 
 @dataclass(frozen=True, slots=True)
 class Serial:
-    """A parsed serial number, such as `mnist@3/42/17?class=7&truncation=0.7`."""
+    """A parsed serial number, such as `mnist@3/42/17?class=7&truncation=0.7`.
+
+    `str()` returns its text.
+    """
 
     model: str
     """Model name."""
@@ -46,6 +53,17 @@ class Serial:
     source: str | None = None
     """Digest of the source; None for a model that takes no source."""
 
+    def __str__(self) -> str:
+        terms = {
+            "class": self.class_id,
+            "caption": None if self.caption is None else _quote(self.caption),
+            "source": self.source,
+            # repr is the shortest decimal that reads back as the same float64.
+            "truncation": None if self.truncation is None else repr(float(self.truncation)),
+        }
+        query = "&".join(f"{name}={value}" for name, value in terms.items() if value is not None)
+        return f"{self.maker}/{self.seed}/{self.index}" + (f"?{query}" if query else "")
+
     @property
     def maker(self) -> str:
         """Model, version and variant of the image, such as `mnist@3` or `mnist@3+int8`."""
@@ -58,7 +76,7 @@ class Serial:
         Raises:
             InvalidRequest: `text` is not a serial number.
         """
-        match = _FORM.fullmatch(text)
+        match = _FORM.fullmatch(parse_text("serial", text))
         if match is None or match["variant"] in _NOT_VARIANTS:
             raise _malformed(text)
         terms = match["terms"].split("&") if match["terms"] else []
@@ -66,7 +84,7 @@ class Serial:
             terms.pop(0) if terms and form.fullmatch(terms[0]) else None
             for form in (_CLASS, _CAPTION, _SOURCE, _TRUNCATION)
         )
-        if terms:
+        if terms or (truncation and math.isinf(float(_value(truncation)))):
             raise _malformed(text)
         return cls(
             model=match["model"],
@@ -81,14 +99,22 @@ class Serial:
         )
 
 
-def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
+SerialLike: TypeAlias = str | Serial
+"""A serial number, as text or parsed."""
+
+
+def parse_serials(serial: SerialLike | Sequence[SerialLike]) -> list[Serial]:
     """Parses serial numbers of one model, version and variant.
 
     Raises:
         InvalidRequest: there is none, a text is not a serial number, or they belong to several
             models, versions or variants.
     """
-    serials = [Serial.parse(each) for each in ([texts] if isinstance(texts, str) else texts)]
+    if isinstance(serial, str | Serial):
+        given: list[SerialLike] = [serial]
+    else:
+        given = parse_items("serial", serial, "serial numbers")
+    serials = [each if isinstance(each, Serial) else Serial.parse(each) for each in given]
     if not serials:
         raise invalid("serial", "no serial numbers are given")
     if any(each.source for each in serials):
@@ -99,6 +125,18 @@ def parse_serials(texts: str | Sequence[str]) -> list[Serial]:
         named = ", ".join(kinds)
         raise invalid("serial", f"one call takes one model, version and variant, not {named}")
     return serials
+
+
+def spell_serials(name: str, serials: Sequence[SerialLike]) -> list[str]:
+    """Returns the texts of serial numbers, for a message.
+
+    Raises:
+        InvalidRequest: one is neither a text nor a Serial; the error calls them `name`.
+    """
+    return [
+        str(each) if isinstance(each, Serial) else parse_text(f"{name}[{at}]", each)
+        for at, each in enumerate(parse_items(name, serials, "serial numbers"))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +188,15 @@ def _make_sequence_key(serial: Serial) -> tuple[object, ...]:
     return serial.maker, serial.seed, truncation, serial.class_id is not None, caption
 
 
+def _quote(caption: str) -> str:
+    """Returns a caption as in a serial number: only letters, digits and hyphens are unquoted."""
+    return re.sub("[_.~]", lambda found: f"%{ord(found[0]):02X}", quote(caption, safe=""))
+
+
 def _value(term: str) -> str:
     return term.partition("=")[2]
 
 
 def _malformed(text: str) -> InvalidRequest:
     example = "mnist@3/42/17?class=7&truncation=0.7"
-    return invalid("serial", f"{text!r} is not a serial number, such as {example}")
+    return invalid("serial", f"{describe(text)} is not a serial number, such as {example}")

@@ -14,10 +14,11 @@ from pydantic_settings import NoDecode
 from tqdm import tqdm
 
 from imagemint.client import outputs
+from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import Connection
 from imagemint.client.errors import InvalidRequest, invalid
-from imagemint.client.requests import UINT64_MAX, Caption, Condition, Priority
+from imagemint.client.requests import Caption, Condition, Priority
 from imagemint.client.translation import Fit, Source, SourceLike
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -4,17 +4,21 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from imagemint.client.arguments import describe, parse_choice, parse_items
 from imagemint.client.errors import ServerError, invalid
 from imagemint.client.images import FORMATS, EncodedPicture, Origin, read_origin
 from imagemint.v1 import image_pb2
 from imagemint.v1 import translation_service_pb2 as messages
 
-File: TypeAlias = bytes | str | os.PathLike[str]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+File: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 """The content of a PNG, JPEG or WebP, or the path of its file."""
 
 Fit: TypeAlias = Literal["refuse", "crop", "pad", "stretch"]
@@ -30,6 +34,7 @@ _FITS: dict[str, messages.SourceFit.ValueType] = {
     "stretch": messages.SOURCE_FIT_STRETCH,
 }
 _PLANES, _PIXELS = 2, 3
+_BYTES = (bytes, bytearray, memoryview)
 # Of one message of a stream: far below the 4 MB of a request, and few enough that an answer soon
 # follows.
 _MESSAGE_BYTES = 2**20
@@ -46,8 +51,9 @@ class Source:
     """Picture of the same size: white where the source is to be filled. None for none."""
 
 
-SourceLike: TypeAlias = File | Source | ArrayLike
-"""A file, several files, or pixels uint8 [height, width] or [height, width, channels]."""
+SourceLike: TypeAlias = "File | Source | ArrayLike | Image"
+"""A file, several files, pixels uint8 [height, width] or [height, width, channels], or a Pillow
+image of mode L or RGB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -58,25 +64,56 @@ class Translated(Origin):
     """uint8 [height, width, channels], 1 channel gray or 3 RGB; read-only."""
 
 
-def make_source_message(source: SourceLike) -> messages.Source:
+def check_sources(sources: Iterable[SourceLike]) -> Iterable[SourceLike]:
+    """Returns the sources.
+
+    Raises:
+        InvalidRequest: they are a single source, or no sources at all.
+    """
+    is_single = _is_file(sources) or isinstance(sources, Source) or hasattr(sources, "getbands")
+    if is_single or not isinstance(sources, Iterable) or 0 < getattr(sources, "ndim", 0) < _PIXELS:
+        raise invalid("sources", f"{describe(sources)} is not a sequence of sources")
+    return sources
+
+
+def make_source_message(source: SourceLike, name: str) -> messages.Source:
     """Returns the message of a source; reads its files.
+
+    Args:
+        source: the source.
+        name: what errors call it, such as `sources[0]`.
 
     Raises:
         InvalidRequest: a source is neither a file nor an array of the right type and shape.
         OSError: a file cannot be read.
     """
     if isinstance(source, Source):
-        mask = b"" if source.mask is None else _read(source.mask)
-        pictures = [_read(each) for each in source.frames]
+        mask = b"" if source.mask is None else _read(source.mask, f"{name}.mask")
+        if _is_file(source.frames):
+            raise invalid(f"{name}.frames", "one file is not a sequence of files")
+        frames = parse_items(f"{name}.frames", source.frames, "files")
+        pictures = [_read(each, f"{name}.frames[{at}]") for at, each in enumerate(frames)]
         return messages.Source(encoded=messages.EncodedSource(pictures=pictures, mask=mask))
-    if isinstance(source, bytes | str | os.PathLike):
-        return messages.Source(encoded=messages.EncodedSource(pictures=[_read(source)]))
-    pixels = np.asarray(source)
+    if _is_file(source):
+        return messages.Source(encoded=messages.EncodedSource(pictures=[_read(source, name)]))
+    return _make_raw_message(source, name)
+
+
+def _make_raw_message(source: Any, name: str) -> messages.Source:  # noqa: ANN401 - any array
+    mode = getattr(source, "mode", "") if hasattr(source, "getbands") else ""
+    if mode not in ("", "L", "RGB"):  # the pixels of mode P, for example, are no colours
+        raise invalid(name, f"a Pillow image of mode {mode}; convert it to L or RGB")
+    try:
+        pixels = np.asarray(source)
+    except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
+        raise invalid(name, f"no array: {error}") from None
+    if pixels.dtype == object:
+        raise invalid(name, f"{describe(source)} is neither a file, a path nor pixels")
     if pixels.ndim == _PLANES:
         pixels = pixels[..., np.newaxis]
     if pixels.ndim != _PIXELS or pixels.dtype != np.uint8:
         found = f"{pixels.dtype} {list(pixels.shape)}"
-        raise invalid("sources", f"pixels are uint8 [height, width, channels], not {found}")
+        raise invalid(name, f"pixels are uint8 [height, width, channels], not {found}")
     height, width, channels = pixels.shape
     message = messages.Source(raw=messages.RawSource(pixels=pixels.tobytes()))
     message.raw.shape.height, message.raw.shape.width = height, width
@@ -84,8 +121,17 @@ def make_source_message(source: SourceLike) -> messages.Source:
     return message
 
 
-def _read(file: File) -> bytes:
-    return file if isinstance(file, bytes) else Path(file).read_bytes()
+def _is_file(source: object) -> TypeGuard[File]:
+    """Returns whether a source is a path, or bytes: a memoryview with more axes has pixels."""
+    if isinstance(source, memoryview):
+        return source.ndim == 1
+    return isinstance(source, bytes | bytearray | str | os.PathLike)
+
+
+def _read(file: File, name: str) -> bytes:
+    if not _is_file(file):
+        raise invalid(name, f"{describe(file)} is neither the bytes of a file nor its path")
+    return bytes(file) if isinstance(file, _BYTES) else Path(file).read_bytes()
 
 
 def parse_fit(fit: Fit) -> messages.SourceFit.ValueType:
@@ -94,9 +140,7 @@ def parse_fit(fit: Fit) -> messages.SourceFit.ValueType:
     Raises:
         InvalidRequest: the fit is unknown.
     """
-    if fit not in _FITS:
-        raise invalid("fit", f"{fit!r} is none of {', '.join(_FITS)}")
-    return _FITS[fit]
+    return parse_choice("fit", fit, _FITS)
 
 
 def parse_translated(answer: Answer) -> list[Translated]:
@@ -150,8 +194,8 @@ def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.S
     waiting: list[messages.Source] = []
     size = 0
     try:
-        for source in sources:
-            message = make_source_message(source)
+        for at, source in enumerate(sources):
+            message = make_source_message(source, f"sources[{at}]")
             more = message.ByteSize()
             if waiting and (size + more > _MESSAGE_BYTES or len(waiting) == _MESSAGE_SOURCES):
                 yield waiting

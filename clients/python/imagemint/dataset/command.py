@@ -11,10 +11,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
 from imagemint.client.extras import MissingExtra, install_command
-from imagemint.client.requests import FILTERED_END, UINT64_MAX, Cycle
+from imagemint.client.requests import FILTERED_END, Cycle
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, LocalFolder, explain_os_error
 from imagemint.dataset.making import (
