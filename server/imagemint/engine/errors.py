@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from imagemint.engine.spelling import suggest
+
 MOST_QUOTED = 200
 """Maximum characters of a caller's text in a message, a log line or an error detail."""
 
@@ -104,7 +106,7 @@ class ModelNotFound(ImagemintError):
         model = shortened(model)
         metadata = {"model": model, "known": ",".join(known)}
         super().__init__(
-            f"no model {model!r}; there is {_listed(self.known)}",
+            f"no model {model!r}; {_list_existing(self.known)}{suggest(model, self.known)}",
             metadata=metadata,
         )
 
@@ -124,8 +126,9 @@ class VersionNotFound(ImagemintError):
         self.known = tuple(str(v) for v in known)
         model, version = shortened(model), shortened(str(version))
         metadata = {"model": model, "version": version, "known": ",".join(self.known)}
+        named = version if version.isdecimal() else repr(version)
         super().__init__(
-            f"model {model!r} has no version {version}; there is {_listed(self.known)}",
+            f"model {model!r} has no version {named}; {_list_existing(self.known)}",
             metadata=metadata,
         )
 
@@ -370,6 +373,10 @@ class BundleRefused(ImagemintError):
         self.why = why
         self.passing = passing
         super().__init__(f"bundle {path} refused: {why}")
+
+
+def _list_existing(names: Sequence[str]) -> str:
+    return f"there {'are' if len(names) > 1 else 'is'} {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -76,6 +76,30 @@ async def test_accept_header_selects_a_picture(web, expected, media_type):
     assert {each["field"] for each in answer.json()["violations"]} == {"layout"}
 
 
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("image/png;q=0, application/json", "application/json"),
+        ("image/png;q=0.2, image/webp", "image/webp"),
+        ("image/*", "image/png"),
+        ("text/html", "application/json"),
+    ],
+)
+async def test_weights_of_accept_count(web, accept, chosen):
+    """The type of the highest weight is the answer, and weight 0 excludes a type."""
+    body = {"images": SPEC | {"count": 1}}
+    answer = await web.post("/v1/models/digits:generate", json=body, headers={"accept": accept})
+    assert answer.headers["content-type"] == chosen
+
+
+async def test_accept_that_excludes_everything_is_refused(web):
+    """The status is 406, and the problem names the types that there are."""
+    body, headers = {"images": SPEC}, {"accept": "*/*;q=0"}
+    answer = await web.post("/v1/models/digits:generate", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["status"]) == (406, 406)
+    assert "application/json, image/png" in answer.json()["violations"][0]["description"]
+
+
 async def test_stream_sends_lines(web, expected):
     """Each line has the next images in order."""
     request = {"images": SPEC | {"count": "50"}, "chunkSize": 7}
@@ -101,6 +125,7 @@ async def test_url_of_a_serial_gives_its_image(web, expected):
     tag = answer.headers["etag"]
     again = await web.get(url, headers={"if-none-match": f'"other", W/{tag}'})
     assert again.status_code == 304
+    assert "content-length" not in again.headers  # it would be that of the picture
     assert not again.content
     assert again.headers["etag"] == tag
     other = await web.get(url.replace("class=7", "class=8"), headers={"if-none-match": tag})
@@ -143,6 +168,8 @@ async def test_url_may_have_a_caption(web):
         ("images/18446744073709551616/0.png", ["seed"]),
         ("images/1/0.png?class=a&truncation=b&colour=red", ["class", "truncation", "colour"]),
         ("images/1/0.png?class=1&class=2", ["class"]),
+        ("images/1/0.png?truncation=nan", ["truncation"]),
+        ("images/1/0.png?truncation=%200.5", ["truncation"]),
         ("images/1/0.png?class=10", ["images.class_id"]),
     ],
 )
@@ -157,7 +184,9 @@ async def test_invalid_url_is_refused(web, path, fields):
 async def test_url_of_another_variant_is_refused(web):
     """A URL without a variant means the reference."""
     url = "/v1/models/digits/versions/1/images/1/0.png"
-    assert (await web.get(f"{url}?variant=reference")).status_code == 200
+    reference = await web.get(f"{url}?variant=reference")
+    assert reference.status_code == 200
+    assert (await web.get(f"{url}?variant=")).headers["etag"] == reference.headers["etag"]
     answer = await web.get(f"{url}?variant=int8")
     assert answer.status_code == 400
     assert answer.json()["reason"] == "VARIANT_MISMATCH"
@@ -193,6 +222,53 @@ async def test_invalid_json_is_refused(web):
     for body in (b"\xff", b"{", b"[" * 100_000, b'{"images": NaN}', b"1" * 10_000):
         answer = await web.post("/v1/models/digits:generate", content=body)
         assert answer.json()["reason"] == "INVALID_REQUEST", body[:9]
+
+
+async def test_json_with_a_name_twice_is_refused(web):
+    """Two values of one field contradict each other, so neither is taken."""
+    body = b'{"images": {"count": "1", "seed": "1", "seed": "2"}}'
+    answer = await web.post("/v1/models/digits:generate", content=body)
+    assert answer.status_code == 400
+    assert "'seed' is there more than once" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("pageSize=x", "pageSize"),
+        ("pageSize=1&page_size=2", "pageSize"),
+        ("pagesize=1", "pagesize"),
+    ],
+)
+async def test_invalid_query_of_the_models_is_refused(web, query, field):
+    """The parameter is named, and not the body, which a GET does not have."""
+    answer = await web.get(f"/v1/models?{query}")
+    assert answer.status_code == 400
+    assert [each["field"] for each in answer.json()["violations"]] == [field]
+
+
+async def test_unknown_path_and_method_are_explained(web):
+    """The problem says where the paths are described, and which method is possible."""
+    answer = await web.post("/v1/models/digits:Generate", json={})
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == (
+        "there is no '/v1/models/digits:Generate'; /openapi.json describes all paths"
+    )
+    answer = await web.get("/v1/models/digits:generate")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["detail"] == "GET is not allowed here; use POST"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "5s", "1e9", "nan"])
+async def test_invalid_timeout_is_refused(web, given):
+    """The problem has the value and its range."""
+    headers = {"x-request-timeout": given}
+    answer = await web.get("/v1/models", headers=headers)
+    assert answer.status_code == 400
+    (violation,) = answer.json()["violations"]
+    assert violation["description"] == (
+        f"'{given}' is not a number of seconds above 0, up to 1000000"
+    )
 
 
 async def test_calls_are_counted_as_in_grpc(web, site, scrape, total):

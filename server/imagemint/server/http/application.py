@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imagemint.engine.errors import MOST_QUOTED, quoted, shortened
 from imagemint.server.http import openapi, page
 from imagemint.server.http.generation import PICTURES, SERIAL_HEADER, SERVICE, Generation
 from imagemint.server.http.images import Images
@@ -181,12 +182,19 @@ def _make_text(text: str, status: int = HTTPStatus.OK) -> Response:
     return Response(text, status, _NOT_STORED, "text/plain")
 
 
-async def _answer_http_error(_: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     """Answers a request that no route takes."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     code = _CODES.get(error.status_code, "INVALID_ARGUMENT")
-    problem = Problem(error.status_code, str(error.detail), code)
-    headers = {**problem.headers(), **(error.headers or {})}
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        path = quoted(request.url.path, MOST_QUOTED)
+        detail = f"there is no {path}; /openapi.json describes all paths"
+    elif "Allow" in headers:
+        detail = f"{shortened(request.method)} is not allowed here; use {headers['Allow']}"
+    problem = Problem(error.status_code, detail, code)
+    headers = problem.headers() | headers
     return Response(problem.encode(), problem.status, headers)
 
 

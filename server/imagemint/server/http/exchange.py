@@ -4,7 +4,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.json_messages import encode_line
+from imagemint.server.http.negotiation import choose_media_type
 from imagemint.server.http.problems import Problem
 
 NDJSON = "application/x-ndjson"
@@ -27,6 +28,7 @@ _GRPC_TIMEOUT_HEADER = "grpc-timeout"
 _GRPC_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _LONGEST_TIMEOUT_S = 1e6
+_NOT_MODIFIED = 304
 
 
 class Exchange:
@@ -117,6 +119,18 @@ class Exchange:
         self.failure_status = 413
         return _refuse_body(f"it has more than {self._most_bytes} bytes")
 
+    def choose_media_type(self, offered: Sequence[str]) -> str:
+        """Returns the media type of the answer that the caller prefers; see `negotiation`.
+
+        Raises:
+            InvalidRequest: the caller excludes all types.
+        """
+        chosen = choose_media_type(", ".join(self.headers.getlist("accept")), offered)
+        if chosen is None:
+            self.failure_status = 406
+            raise InvalidRequest([Violation("accept", f"excludes {', '.join(offered)}")])
+        return chosen
+
     async def wait_until_left(self) -> None:
         """Returns when the client has closed its connection; call it once."""
         await self.body_read.wait()
@@ -129,7 +143,10 @@ class Exchange:
         self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
         """Sends a whole answer."""
-        await self._begin(status, {**(headers or {}), "content-length": str(len(body))})
+        headers = dict(headers or {})
+        if status != _NOT_MODIFIED:  # its length would be that of the picture
+            headers["content-length"] = str(len(body))
+        await self._begin(status, headers)
         view = memoryview(body)
         for start in range(0, len(body), _PIECE_BYTES):
             await self._send_piece(bytes(view[start : start + _PIECE_BYTES]))
@@ -197,12 +214,14 @@ def _read_timeout(headers: Headers) -> float | None:
         except ValueError:
             seconds = math.nan
         if not 0 < seconds <= _LONGEST_TIMEOUT_S:
-            raise InvalidRequest([Violation(_TIMEOUT_HEADER, "not a number of seconds above 0")])
+            why = f"{shortened(text)!r} is not a number of seconds above 0, up to 1000000"
+            raise InvalidRequest([Violation(_TIMEOUT_HEADER, why)])
         return seconds
     if text := headers.get(_GRPC_TIMEOUT_HEADER):
         found = _GRPC_TIMEOUT.fullmatch(text)
         if found is None:
-            raise InvalidRequest([Violation(_GRPC_TIMEOUT_HEADER, "not a time such as 500m")])
+            why = f"{shortened(text)!r} is not a time such as 500m"
+            raise InvalidRequest([Violation(_GRPC_TIMEOUT_HEADER, why)])
         return int(found[1]) * _UNITS_S[found[2]]
     return None
 

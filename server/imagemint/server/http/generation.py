@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from google.protobuf.message import Message
 
 from imagemint.engine.errors import InvalidRequest, Violation
-from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.exchange import NDJSON, Exchange
 from imagemint.server.http.json_messages import encode_json, parse_json
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.interpolation import PathServicer
@@ -15,6 +15,7 @@ from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import image_pb2
 
 SERVICE = "/imagemint.v1.GenerationService"
+JSON = "application/json"
 SERIAL_HEADER = "imagemint-serial"
 
 LARGE_BYTES = 16 * 2**10
@@ -31,14 +32,15 @@ class Picture(NamedTuple):
     format: "image_pb2.ImageFormat.ValueType"
 
 
-PNG = Picture("image/png", image_pb2.IMAGE_FORMAT_PNG)
 PICTURES = {
-    "png": PNG,
+    "png": Picture("image/png", image_pb2.IMAGE_FORMAT_PNG),
     "jpg": Picture("image/jpeg", image_pb2.IMAGE_FORMAT_JPEG),
     "webp": Picture("image/webp", image_pb2.IMAGE_FORMAT_WEBP),
 }
 """Encodings by file name extension."""
 
+PICTURE_TYPES = {each.media_type: each for each in PICTURES.values()}
+"""Encodings by media type."""
 
 ANIMATIONS = {
     "image/webp": messages.ANIMATION_FORMAT_WEBP,
@@ -63,13 +65,13 @@ class Generation:
     async def generate(self, exchange: Exchange) -> Reply:
         """Answers `POST /v1/models/{model}:generate` with JSON or, if asked, with one picture."""
         request = await self._read(exchange, messages.GenerateRequest)
-        picture = choose_picture(exchange.headers.get("accept", ""))
+        picture = PICTURE_TYPES.get(exchange.choose_media_type((JSON, *PICTURE_TYPES)))
         if picture is not None:
             _ask_for_picture(request, picture)
         answer = await self._servicer.Generate(request, cast("Any", exchange.context))
         if picture is not None:
             return Reply(answer.batch.pictures[0], make_picture_headers(answer.batch, picture))
-        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        headers = {"content-type": JSON, "cache-control": "no-store"}
         if len(answer.batch.images) < _LARGE_COUNT:
             return Reply(encode_json(answer), headers)
         loop = asyncio.get_running_loop()
@@ -88,7 +90,7 @@ class Generation:
         if wrong:
             why = "is not of the model of the path"
             raise InvalidRequest([Violation(f"serials[{at}]", why) for at in wrong])
-        media_type = parse_first_type(exchange.headers.get("accept", ""))
+        media_type = exchange.choose_media_type((NDJSON, *ANIMATIONS))
         if media_type not in ANIMATIONS:
             await self._servicer.Interpolate(request, cast("Any", exchange.context))
             return None
@@ -138,20 +140,6 @@ def set_model(images: image_pb2.ImageSpec, model: str) -> None:
     if images.model and images.model != model:
         raise InvalidRequest([Violation("images.model", "differs from the model of the path")])
     images.model = model
-
-
-def choose_picture(accept: str) -> Picture | None:
-    """Returns the encoding that an `Accept` header asks for; None for JSON.
-
-    Only a header that names an encoding first asks for a picture. Browsers accept everything.
-    """
-    first = parse_first_type(accept)
-    return next((each for each in PICTURES.values() if each.media_type == first), None)
-
-
-def parse_first_type(accept: str) -> str:
-    """Returns the first media type of an `Accept` header, without parameters."""
-    return accept.partition(",")[0].partition(";")[0].strip().lower()
 
 
 def _ask_for_picture(request: messages.GenerateRequest, picture: Picture) -> None:

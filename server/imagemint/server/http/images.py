@@ -1,18 +1,21 @@
 """Serves images by URL. Their bytes never change, so browsers and proxies can cache them."""
 
 import hashlib
-import re
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, cast
 
 from google.protobuf import json_format
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.server.access.caller import current_caller
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import PICTURES, make_picture_headers
 from imagemint.server.http.models import resolve_allowed
+from imagemint.server.http.parameters import (
+    Setter,
+    parse_decimal,
+    parse_integer,
+    set_parameters,
+)
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.repository import ModelRepository, ServedVersion
 from imagemint.server.rpc.v1.generation import GenerationServicer
@@ -22,7 +25,6 @@ from imagemint.v1 import image_pb2
 _FOREVER = "max-age=31536000, immutable"
 # The encoders of another release may write other bytes for the same pixels.
 _ENCODERS = f"imagemint {version('imagemint')}, Pillow {version('pillow')}"
-_INTEGER = re.compile("0|[1-9][0-9]*")
 _REFERENCE = "reference"
 _MODIFIED_NOT = 304
 
@@ -65,50 +67,25 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     images = image_pb2.ImageSpec(
         model=path["model"],
         version=path["version"],
-        variant=query.get("variant", _REFERENCE),
+        variant=_REFERENCE,
         count=1,
     )
     request = messages.GenerateRequest(images=images)
-    wrong: list[Violation] = []
-
-    def read(name: str, text: str, set_value: Callable[[str], None]) -> None:
-        try:
-            set_value(text)
-        except (ValueError, OverflowError):
-            why = f"{shortened(text)!r} is not a number in its range, without leading zeros"
-            wrong.append(Violation(name, why))
-
     spec = request.images
-    setters: dict[str, Callable[[str], None]] = {
+    setters: dict[str, Setter] = {
         "class": lambda text: setattr(spec, "class_id", parse_integer(text)),
         "caption": lambda text: setattr(spec, "caption", text),
-        "truncation": lambda text: setattr(spec, "truncation", float(text)),
+        "truncation": lambda text: setattr(spec, "truncation", parse_decimal(text)),
         "quality": lambda text: setattr(request.output, "quality", parse_integer(text)),
-        "variant": lambda _: None,
+        "variant": lambda text: setattr(spec, "variant", text or _REFERENCE),
     }
-    read("seed", path["seed"], lambda text: setattr(spec, "seed", parse_integer(text)))
-    read("index", path["index"], lambda text: setattr(spec, "first_index", parse_integer(text)))
-    for name in query:
-        if name not in setters:
-            why = f"not a parameter of an image; there are {', '.join(setters)}"
-            wrong.append(Violation(shortened(name), why))
-        elif len(query.getlist(name)) > 1:
-            wrong.append(Violation(name, "given more than once"))
-        else:
-            read(name, query[name], setters[name])
-    if wrong:
-        raise InvalidRequest(wrong)
+    path_setters: dict[str, Setter] = {
+        "seed": lambda text: setattr(spec, "seed", parse_integer(text)),
+        "index": lambda text: setattr(spec, "first_index", parse_integer(text)),
+    }
+    numbers = [(name, path[name]) for name in path_setters]
+    set_parameters([*numbers, *query.multi_items()], path_setters | setters)
     return request
-
-
-def parse_integer(text: str) -> int:
-    """Returns an integer from decimal digits without leading zeros, as in a serial number.
-
-    So an image has one URL. `int` also takes spaces and underscores.
-    """
-    if _INTEGER.fullmatch(text) is None:
-        raise ValueError(text)
-    return int(text)
 
 
 def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:

@@ -1,15 +1,24 @@
 """Messages as JSON and back, in the JSON mapping of protocol buffers."""
 
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, quoted, shortened
+from imagemint.engine.spelling import suggest
 from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
 
 MessageT = TypeVar("MessageT", bound=Message)
+
+_FIELD = re.compile(r"Failed to parse (\w+) field: ")
+_PLACE = re.compile(r" at \w+\.([\w.\[\]]+?)\.*$")
+_MOST_FAULTS = 12
 
 
 def encode_json(answer: Message | dict[str, Any]) -> bytes:
@@ -41,29 +50,90 @@ def parse_json(body: bytes, kind: type[MessageT]) -> MessageT:
     if not body:
         return message
     try:
-        members = json.loads(body)
+        members = json.loads(body, object_pairs_hook=_make_object)
     except RecursionError:
         raise _refuse("it is nested too deeply") from None
     except ValueError as error:
         raise _refuse(f"it is not JSON: {error}") from None
     if not isinstance(members, dict):
         raise _refuse("it is not a JSON object")
-    return fill_message(members, message)
+    return _fill_message(members, message)
 
 
-def fill_message(members: dict[str, Any], message: MessageT) -> MessageT:
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object. Python would take the last of several equal names, silently.
+
+    Raises:
+        InvalidRequest: a name is there twice.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise _refuse(f"the name {quoted(twice)} is there more than once in an object")
+    return members
+
+
+def _fill_message(members: dict[str, Any], message: MessageT) -> MessageT:
     """Sets the fields of a message from members of plain values, and returns it.
 
     Raises:
         InvalidRequest: a member does not fit its field, or there are too many.
     """
     _check_size(members)
+    faults = list(islice(_find_faults(members, message.DESCRIPTOR, ""), _MOST_FAULTS))
+    if faults:
+        raise InvalidRequest(faults)
     try:
         return json_format.ParseDict(members, message)
     except json_format.ParseError as error:
-        raise _refuse(str(error)) from None
+        raise InvalidRequest([_describe(str(error))]) from None
     except (RecursionError, OverflowError, UnicodeError, ValueError, TypeError) as error:
         raise _refuse(f"a value is not valid: {error}") from None
+
+
+def _find_faults(
+    members: dict[str, Any],
+    descriptor: Any,  # noqa: ANN401 - Descriptor has another type in each of protobuf's engines
+    prefix: str,
+) -> Iterator[Violation]:
+    """Yields the members that a message does not have, and those that are no object but must be.
+
+    protobuf names unknown fields with a long list of all others, and takes `[]` as an empty object.
+    """
+    by_name = {each.json_name: each for each in descriptor.fields}
+    for name, value in members.items():
+        field = by_name.get(name) or descriptor.fields_by_name.get(name)
+        path = f"{prefix}{shortened(name)}"
+        if field is None:
+            yield Violation(path, f"there is no such field{suggest(shortened(name), by_name)}")
+        elif field.message_type is None or value is None:
+            continue
+        elif isinstance(value, dict):
+            yield from _find_faults(value, field.message_type, f"{path}.")
+        elif field.is_repeated and isinstance(value, list):
+            for at, each in enumerate(value):
+                if isinstance(each, dict):
+                    yield from _find_faults(each, field.message_type, f"{path}[{at}].")
+        elif not field.message_type.full_name.startswith("google.protobuf."):
+            yield Violation(path, "it is not a JSON object")
+
+
+def _describe(text: str) -> Violation:
+    """Returns the field and the fault of an error of protobuf, which names the field in its text.
+
+    For example: "Failed to parse images field: Failed to parse seed field: Value out of range: -1."
+    If protobuf changes the text, the field is `body`, and the text stays.
+    """
+    names = []
+    while found := _FIELD.match(text):
+        names.append(found[1])
+        text = text[found.end() :]
+    if found := _PLACE.search(text):
+        text = text[: found.start()]
+        names = [found[1]]
+    return Violation(shortened(".".join(names)) or "body", shortened(text.rstrip(".")))
 
 
 def _check_size(members: dict[str, Any]) -> None:

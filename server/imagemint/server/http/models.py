@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from imagemint.server.access.caller import current_caller
 from imagemint.server.http.exchange import Exchange
-from imagemint.server.http.json_messages import encode_json, fill_message
+from imagemint.server.http.json_messages import encode_json
+from imagemint.server.http.parameters import Setter, parse_integer, set_parameters
 from imagemint.server.http.problems import Problem
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.repository import ModelRepository, ServedVersion
@@ -34,7 +35,15 @@ class Models:
 
     async def list(self, exchange: Exchange) -> Reply:
         """Answers `GET /v1/models` with a ListModelsResponse."""
-        request = fill_message(dict(exchange.query), messages.ListModelsRequest())
+        request = messages.ListModelsRequest()
+        setters: dict[str, Setter] = {
+            "pageSize": lambda text: setattr(request, "page_size", parse_integer(text)),
+            "pageToken": lambda text: setattr(request, "page_token", text),
+        }
+        # As in JSON, the names of the schema are accepted, too.
+        names = {"page_size": "pageSize", "page_token": "pageToken"}
+        items = [(names.get(name, name), text) for name, text in exchange.query.multi_items()]
+        set_parameters(items, setters)
         answer = await self._servicer.ListModels(request, cast("Any", exchange.context))
         return _reply_json(encode_json(answer))
 

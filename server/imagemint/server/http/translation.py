@@ -1,7 +1,6 @@
 """Translate over HTTP: a picture, a form, or JSON in; a picture or JSON out."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -9,31 +8,35 @@ from typing import Any, cast
 from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import (
+    JSON,
     LARGE_BYTES,
-    PNG,
+    PICTURE_TYPES,
     SERIAL_HEADER,
     Picture,
-    choose_picture,
-    parse_first_type,
     set_model,
 )
-from imagemint.server.http.images import parse_integer
 from imagemint.server.http.json_messages import encode_json, parse_json
 from imagemint.server.http.multipart import parse_form
+from imagemint.server.http.negotiation import parse_media_type
+from imagemint.server.http.parameters import (
+    Setter,
+    parse_choice,
+    parse_decimal,
+    parse_integer,
+    set_parameters,
+)
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.translation import TranslationServicer
 from imagemint.v1 import image_pb2
 from imagemint.v1 import translation_service_pb2 as messages
 
 SERVICE = "/imagemint.v1.TranslationService"
-JSON = "application/json"
 FORM = "multipart/form-data"
 SOURCE_TYPES = ("image/png", "image/jpeg", "image/webp")
 """Media types of a body that is a picture."""
 _ANY_BYTES = "application/octet-stream"
 
 _UNSUPPORTED = 415
-_MOST_FAULTS = 12
 FITS = {
     "refuse": messages.SOURCE_FIT_REFUSE,
     "crop": messages.SOURCE_FIT_CROP,
@@ -59,14 +62,14 @@ class Translation:
         """Answers `POST /v1/models/{model}:translate`.
 
         The body is JSON, one picture, or a form. The answer to a picture, or to a form with one
-        source, is a picture, unless the header Accept names JSON first.
+        source, is a picture, unless the header Accept prefers JSON.
         """
-        accept = exchange.headers.get("accept", "")
         request, is_json = await self._read(exchange)
-        picture = choose_picture(accept)
-        has_one = len(request.sources) == 1
-        if picture is None and not is_json and has_one and parse_first_type(accept) != JSON:
-            picture = PNG
+        if is_json or len(request.sources) != 1:
+            offered = (JSON, *PICTURE_TYPES)
+        else:
+            offered = (*PICTURE_TYPES, JSON)
+        picture = PICTURE_TYPES.get(exchange.choose_media_type(offered))
         if picture is not None:
             _ask_for_picture(request, picture)
         answer = await self._servicer.Translate(request, cast("Any", exchange.context))
@@ -83,7 +86,7 @@ class Translation:
 
     async def _read(self, exchange: Exchange) -> tuple[messages.TranslateRequest, bool]:
         """Returns the request, and whether it is JSON."""
-        kind = parse_first_type(exchange.headers.get("content-type", ""))
+        kind = parse_media_type(exchange.headers.get("content-type", ""))
         match kind:
             case "application/json":
                 work = partial(parse_json, exchange.body, messages.TranslateRequest)
@@ -170,37 +173,18 @@ def _set_options(request: messages.TranslateRequest, options: list[tuple[str, st
         InvalidRequest: options are unknown, given twice, or not in their range.
     """
     spec, output = request.images, request.output
-    setters: dict[str, Callable[[str], None]] = {
+    setters: dict[str, Setter] = {
         "version": lambda text: setattr(spec, "version", text),
         "variant": lambda text: setattr(spec, "variant", text),
         "seed": lambda text: setattr(spec, "seed", parse_integer(text)),
         "index": lambda text: setattr(spec, "first_index", parse_integer(text)),
         "class": lambda text: _set_class(spec, text),
         "caption": lambda text: setattr(spec, "caption", text),
-        "truncation": lambda text: setattr(spec, "truncation", float(text)),
+        "truncation": lambda text: setattr(spec, "truncation", parse_decimal(text)),
         "quality": lambda text: setattr(output, "quality", parse_integer(text)),
-        "fit": lambda text: setattr(request, "fit", FITS[text]),
+        "fit": lambda text: setattr(request, "fit", parse_choice(text, FITS)),
     }
-    wrong: list[Violation] = []
-    seen: set[str] = set()
-    for name, text in options:
-        if name not in setters:
-            why = f"not an option of a translation; there are {', '.join(setters)}"
-            wrong.append(Violation(shortened(name), why))
-            continue
-        if name in seen:
-            wrong.append(Violation(name, "given more than once"))
-            continue
-        seen.add(name)
-        try:
-            setters[name](text)
-        except KeyError:
-            wrong.append(Violation(name, f"{shortened(text)!r} is none of {', '.join(FITS)}"))
-        except (ValueError, OverflowError):
-            why = f"{shortened(text)!r} is not a number in its range, without leading zeros"
-            wrong.append(Violation(name, why))
-    if wrong:
-        raise InvalidRequest(wrong[:_MOST_FAULTS])
+    set_parameters(options, setters)
 
 
 def _set_class(spec: image_pb2.ImageSpec, text: str) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from imagemint.engine.errors import CaptionUnsupported, ClassUnsupported, quoted
 from imagemint.engine.spec import ModelSpec
+from imagemint.engine.spelling import suggest
 from imagemint.server.images.conditions import (
     ClassCycle,
     ClassPerImage,
@@ -126,7 +127,8 @@ def _read_class_label(label: str, spec: ModelSpec, checks: Checks) -> int:
     if label in spec.class_labels:
         return spec.class_labels.index(label)
     known = ", ".join(spec.class_labels[:50])
-    checks.fail("images.class_label", f"no class {quoted(label, 100)}; there are {known}")
+    hint = suggest(label, spec.class_labels)
+    checks.fail("images.class_label", f"no class {quoted(label, 100)}; there are {known}{hint}")
     return 0
 
 

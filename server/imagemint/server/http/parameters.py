@@ -1,0 +1,90 @@
+"""Reads parameters of a query, or options of a form: named texts."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from imagemint.engine.errors import InvalidRequest, Violation, shortened
+
+ValueT = TypeVar("ValueT")
+
+_INTEGER = re.compile("0|[1-9][0-9]*")
+_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_MOST_DIGITS = 20
+_MOST_FAULTS = 12
+
+Setter = Callable[[str], None]
+"""Sets a value from its text; raises ValueError, with a description, if the text is wrong."""
+
+
+def set_parameters(items: Iterable[tuple[str, str]], setters: Mapping[str, Setter]) -> None:
+    """Calls the setter of each parameter.
+
+    Args:
+        items: names and texts.
+        setters: the setters by name.
+
+    Raises:
+        InvalidRequest: parameters are unknown, given more than once, or not in their range.
+    """
+    wrong: dict[str, Violation] = {}
+    seen: set[str] = set()
+    for name, text in items:
+        known = setters.get(name)
+        if known is None:
+            why = f"not a parameter; there are {', '.join(setters)}"
+        elif name in seen:
+            why = "given more than once"
+        else:
+            seen.add(name)
+            why = _call(known, text)
+        if why:
+            wrong.setdefault(name, Violation(shortened(name), why))
+    if wrong:
+        raise InvalidRequest(list(wrong.values())[:_MOST_FAULTS])
+
+
+def _call(setter: Setter, text: str) -> str:
+    """Calls a setter; returns what is wrong with the text, or an empty text."""
+    try:
+        setter(text)
+    except (ValueError, OverflowError) as error:  # protobuf raises both for its ranges
+        return shortened(str(error))
+    return ""
+
+
+def parse_integer(text: str) -> int:
+    """Returns an integer from decimal digits without leading zeros, as in a serial number.
+
+    So an image has one URL. `int` also takes spaces and underscores.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    if _INTEGER.fullmatch(text) is None or len(text) > _MOST_DIGITS:
+        raise ValueError(
+            f"{shortened(text)!r} is not an integer of up to 20 digits, without zeros before them"
+        )
+    return int(text)
+
+
+def parse_decimal(text: str) -> float:
+    """Returns a number from decimal notation. `float` also takes spaces, underscores and `nan`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    if _DECIMAL.fullmatch(text) is None:
+        raise ValueError(f"{shortened(text)!r} is not a decimal number")
+    return float(text)
+
+
+def parse_choice(text: str, choices: Mapping[str, ValueT]) -> ValueT:
+    """Returns the value of one of the choices.
+
+    Raises:
+        ValueError: the text is none of them.
+    """
+    if text not in choices:
+        raise ValueError(f"{shortened(text)!r} is none of {', '.join(choices)}")
+    return choices[text]

@@ -1,0 +1,43 @@
+"""Tests of imagemint.server.http.json_messages."""
+
+import pytest
+
+from imagemint.engine.errors import InvalidRequest
+from imagemint.server.http.json_messages import parse_json
+from imagemint.v1 import generation_service_pb2 as messages
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "why"),
+    [
+        ('{"images": {"clasId": 7}}', "images.clasId", "no such field; did you mean 'classId'?"),
+        ('{"colour": 1}', "colour", "no such field"),
+        ('{"images": {"classPerImage": {"ids": []}}}', "images.classPerImage.ids", "no such field"),
+        ('{"images": {"seed": "1", "seed": "2"}}', "body", "'seed' is there more than once"),
+        ('{"images": {"seed": -1}}', "images.seed", "-1"),
+        ('{"images": {"seed": 1.5}}', "images.seed", "1.5"),
+        ('{"images": {"classId": true}}', "images.classId", "Bool"),
+        ('{"images": {"count": "many"}}', "images.count", "many"),
+        ('{"images": {"variant": 8}}', "images.variant", "int"),
+        ('{"output": {"format": "BMP"}}', "output.format", "BMP"),
+        ('{"images": []}', "images", "it is not a JSON object"),
+        ('{"images": "mnist"}', "images", "it is not a JSON object"),
+        ('{"images": {"truncation": "low"}}', "images.truncation", "low"),
+        ("[]", "body", "not a JSON object"),
+    ],
+)
+def test_fault_names_its_field(body, field, why):
+    """The violation has the path of the field in the body."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(body.encode(), messages.GenerateRequest)
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert why in violation.description
+    assert "Failed to parse" not in violation.description
+
+
+def test_every_unknown_field_is_listed():
+    """Fields inside of other fields are found, too."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(b'{"images": {"a": 1, "seed": 1}, "b": {"c": 1}}', messages.GenerateRequest)
+    assert [each.field for each in caught.value.violations] == ["images.a", "b"]
