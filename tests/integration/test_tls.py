@@ -109,6 +109,19 @@ async def test_health_check_uses_tls(serve, models, files, authority, capsys, mo
     monkeypatch.setenv("IMAGEMINT_HEALTHCHECK_TLS_SERVER_NAME", "other.test")
     quick = [app.grpc_address, "--timeout-s", "2"]
     assert await asyncio.to_thread(healthcheck.main, quick) == 1
+    assert "Hostname Verification" in capsys.readouterr().out
     monkeypatch.setenv("IMAGEMINT_HEALTHCHECK_TLS_SERVER_NAME", "mint.test")
     assert await asyncio.to_thread(healthcheck.main, quick) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("SERVING")
+
+
+async def test_health_check_says_why_tls_fails(serve, models, files, tmp_path, capsys):
+    """A certificate of another authority, and a check without TLS, are named as the cause."""
+    app = await serve(models, **files)
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    quick = [app.grpc_address, "--timeout-s", "2"]
+    wrong = [*quick, "--tls-ca", str(tmp_path / "other.pem")]
+    assert await asyncio.to_thread(healthcheck.main, wrong) == 1
+    assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().out
+    assert await asyncio.to_thread(healthcheck.main, quick) == 1
+    assert "If the server uses TLS, set --tls-ca" in capsys.readouterr().out

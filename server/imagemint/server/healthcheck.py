@@ -41,12 +41,20 @@ def make_tls_credentials(
 
     Raises:
         OSError: a file cannot be read.
+        ValueError: a file is not a PEM file, of which gRPC would not say which one it is.
     """
     return grpc.ssl_channel_credentials(
-        read_file(ca),
-        private_key=read_file(key) if key else None,
-        certificate_chain=read_file(certificate) if certificate else None,
+        _read_pem(ca),
+        private_key=_read_pem(key) if key else None,
+        certificate_chain=_read_pem(certificate) if certificate else None,
     )
+
+
+def _read_pem(path: Path) -> bytes:
+    content = read_file(path)
+    if b"-----BEGIN " not in content:
+        raise ValueError(f"{path} is not a PEM file")
+    return content
 
 
 def read_serving_status(
@@ -71,7 +79,8 @@ def read_serving_status(
         `SERVING`, `NOT_SERVING`, `SERVICE_UNKNOWN` or `UNKNOWN`.
 
     Raises:
-        grpc.RpcError: no response in time, or an unknown service (`NOT_FOUND`).
+        grpc.RpcError: no connection in time (`UNAVAILABLE`, with the reason), no response in time
+            (`DEADLINE_EXCEEDED`), or an unknown service (`NOT_FOUND`).
     """
     request = health_pb2.HealthCheckRequest(service=service)
     # A probe must reach this server itself, so it ignores http_proxy.
@@ -83,9 +92,15 @@ def read_serving_status(
         if credentials
         else grpc.insecure_channel(target, options)
     ) as channel:
-        response = health_pb2_grpc.HealthStub(channel).Check(
-            request, timeout=timeout_s, wait_for_ready=True
-        )
+        check = health_pb2_grpc.HealthStub(channel).Check
+        # This call ends with the first attempt to connect, whose failure the other does not report.
+        attempt = check.future(request, timeout=timeout_s)
+        try:
+            response = check(request, timeout=timeout_s, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and attempt.done():
+                attempt.result()  # raises why there is no connection
+            raise
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
 
@@ -99,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--service", default="", help="gRPC service, or model/NAME. Default: the server as a whole."
     )
     parser.add_argument(
-        "--timeout-s", type=float, default=5.0, help="timeout in seconds. Default: 5."
+        "--timeout-s", type=_parse_time, default=5.0, help="timeout in seconds. Default: 5."
     )
     tls = parser.add_argument_group("TLS")
     for name, what in _TLS_FILES.items():
@@ -112,6 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
     ca, own, key = options.tls_ca, options.tls_certificate, options.tls_key
     if (own is None) != (key is None) or (own is not None and ca is None):
         parser.error("set --tls-certificate and --tls-key together, and with --tls-ca")
+    if options.tls_server_name and ca is None:
+        parser.error("set --tls-server-name with --tls-ca")
     try:
         status = read_serving_status(
             options.target,
@@ -122,10 +139,21 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except OSError as error:
         parser.error(f"cannot read {error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
     except grpc.RpcError as error:
         status = f"{error.code().name}: {error.details()}"
+        if ca is None and "socket closed" in status.lower():
+            status += ". If the server uses TLS, set --tls-ca"
     sys.stdout.write(f"{options.target} {status}\n")
     return 0 if status == "SERVING" else 1
+
+
+def _parse_time(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return seconds
 
 
 def _option_or_variable(name: str, what: str) -> dict[str, Any]:

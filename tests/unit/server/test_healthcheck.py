@@ -60,8 +60,18 @@ def test_unknown_service_exits_1(target: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_unreachable_server_exits_1(capsys: pytest.CaptureFixture[str]):
-    """If no server listens, the check ends at its deadline."""
+    """If no server listens, the check ends at its deadline and says so."""
     assert healthcheck.main(["127.0.0.1:1", "--timeout-s", "0.2"]) == 1
+    assert "UNAVAILABLE: " in (said := capsys.readouterr().out)
+    assert "Connection refused" in said
+
+
+def test_silent_server_exits_1(
+    target: str, servicer: health.HealthServicer, capsys: pytest.CaptureFixture[str]
+):
+    """A server that accepts the connection and does not answer has exceeded the deadline."""
+    with servicer._lock:
+        assert healthcheck.main([target, "--timeout-s", "0.2"]) == 1
     assert "DEADLINE_EXCEEDED" in capsys.readouterr().out
 
 
@@ -76,6 +86,25 @@ def test_pipe_as_certificate_exits_2(target: str, tmp_path: Path):
     os.mkfifo(tmp_path / "ca.pem")
     with pytest.raises(SystemExit) as stopped:
         healthcheck.main([target, "--tls-ca", str(tmp_path / "ca.pem")])
+    assert stopped.value.code == 2
+
+
+def test_file_without_pem_exits_2(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """GRPC would only say that it cannot create a handshaker."""
+    (tmp_path / "ca.pem").write_text("secret")
+    with pytest.raises(SystemExit) as stopped:
+        healthcheck.main([target, "--tls-ca", str(tmp_path / "ca.pem")])
+    assert stopped.value.code == 2
+    assert "ca.pem is not a PEM file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--timeout-s", "0"], ["--timeout-s", "nan"], ["--tls-server-name", "a"]]
+)
+def test_invalid_option_exits_2(target: str, arguments: list[str]):
+    """A time that has passed, and a name without TLS, are no checks."""
+    with pytest.raises(SystemExit) as stopped:
+        healthcheck.main([target, *arguments])
     assert stopped.value.code == 2
 
 
