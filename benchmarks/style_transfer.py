@@ -51,7 +51,7 @@ def main() -> None:
     )
     terms = style_terms(features, trained.target_shape, style, losses)
     test = load_pairs("images", "test", options.data)
-    images, _ = test.examples(np.arange(options.contents))
+    images, _ = test.make_examples(np.arange(options.contents))
     rows: dict[str, list[dict[str, float]]] = {"content": [], "network": [], "optimised": []}
     sheet = []
     translate_images(trained.module, images[:1])  # the first pass allocates

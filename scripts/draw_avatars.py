@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from imagemint.training.datasets.avatar_captions import caption_of
-from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
+from imagemint.training.datasets.avatar_captions import compose_caption
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, compute_frequencies
 
 HAIR = {
     "auburn": "a55728",
@@ -88,7 +88,7 @@ def main() -> None:
 def draw_people(count: int, rng: np.random.Generator) -> tuple[list[int], list[Person]]:
     """Returns labels (heads) and people with a value for each attribute."""
     labels = rng.integers(len(STYLES), size=count).tolist()
-    tables = {name: frequencies(name) for name in VALUES}
+    tables = {name: compute_frequencies(name) for name in VALUES}
     people = [
         {name: str(rng.choice(VALUES[name], p=table[label])) for name, table in tables.items()}
         for label in labels
@@ -104,7 +104,7 @@ def to_table(labels: list[int], people: list[Person], packages: Path) -> pa.Tabl
     columns = {
         "image": pa.array([to_cell(it) for it in pictures], IMAGE),
         "label": pa.array(labels, pa.int64()),
-        "text": [caption_of(heads[y], it) for y, it in zip(labels, people, strict=True)],
+        "text": [compose_caption(heads[y], it) for y, it in zip(labels, people, strict=True)],
         "bare": pa.array(
             [to_cell(next(bare)) if wears_glasses(it) else None for it in people], IMAGE
         ),

@@ -63,9 +63,9 @@ class TwoFrames(Pairs):
     def draw(self, seed, first, count):
         """Returns pairs in the order of the data."""
         del seed
-        return self.examples(np.arange(first, first + count) % len(self))
+        return self.make_examples(np.arange(first, first + count) % len(self))
 
-    def examples(self, rows):
+    def make_examples(self, rows):
         """Returns pairs of these rows."""
         x = self.data.images[rows]
         mask = np.zeros((*x.shape[:3], 1), np.uint8)

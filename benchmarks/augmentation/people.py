@@ -25,7 +25,7 @@ def choose_attributes(z: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
     """
     codes = {}
     for column, name in enumerate(avatars.VALUES):
-        limits = limits_of(avatars.frequencies(name))[labels]
+        limits = limits_of(avatars.compute_frequencies(name))[labels]
         codes[name] = (z[:, column, np.newaxis] > limits).sum(axis=1)
     return avatars.make_attributes(labels, codes)
 

@@ -119,7 +119,7 @@ def choose_images(data: LabelledImages, count: int, seed: int) -> LabelledImages
         data.labels[rows],
         data.class_labels,
         digest,
-        attributes=tuple(each.at(rows) for each in data.attributes),
+        attributes=tuple(each.select_rows(rows) for each in data.attributes),
     )
 
 

@@ -65,7 +65,7 @@ def compute_quality(measurable, name):
     """Returns the PSNR of the engine's results on the test split, and the digest of the bundle."""
     task = FORMS[name][0].partition(" ")[0]
     test = load_pairs(task, "test", dataset="toy", size=12 if name == "small" else None)
-    sources, truth = test.examples(np.arange(COUNT))
+    sources, truth = test.make_examples(np.arange(COUNT))
     bundle = read_bundle(measurable / name / "1")
     batch = draw_batch(bundle.spec, 0, 0, COUNT, sources.shape[1:3])
     batch.source[:] = sources

@@ -131,7 +131,7 @@ def test_record_is_continued(score, tmp_path, monkeypatch):
 
 def test_attributes_are_those_that_the_latent_chooses(score):
     """They equal those that the generator's own layer reads from the latent."""
-    frequencies = {name: avatars.frequencies(name) for name in avatars.VALUES}
+    frequencies = {name: avatars.compute_frequencies(name) for name in avatars.VALUES}
     layer = Condition(32, len(avatars.STYLES), c_dim=1, frequencies=frequencies)
     z = latents(3, 0, 200, 32)
     labels = np.arange(200) % len(avatars.STYLES)

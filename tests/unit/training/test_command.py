@@ -178,7 +178,7 @@ def test_older_order_of_classes_resumes(tmp_path, monkeypatch, recipe):
     tiny = TINY if recipe == "mnist" else ["--batch-size", "8", "--quiet"]
     run = ["train", recipe, "--dataset", data, "--out", str(tmp_path / "run"), *tiny]
     with monkeypatch.context() as older:
-        older.setattr(classes, "natural_key", lambda text: ([text], text))
+        older.setattr(classes, "make_natural_key", lambda text: ([text], text))
         assert main([*run, "--images", "16"]) == 0
     assert main([*run, "--images", "24", "--resume"]) == 0
 

@@ -132,7 +132,7 @@ def test_grid_shows_source_result_truth():
 def test_sequence_shows_its_newest_frame_and_mask():
     """The last of several frames is shown, with magenta for masked pixels."""
     pairs = pairs_of("masked-frames")
-    source, _ = pairs.examples(np.arange(2))
+    source, _ = pairs.make_examples(np.arange(2))
     shown = picture_sources(source, pairs.form, pairs.target_shape)
     upside_down = pairs.data.images[:2, ::-1]
     assert np.array_equal(shown[:, :, 8:], upside_down[:, :, 8:])

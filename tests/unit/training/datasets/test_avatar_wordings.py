@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.datasets.avatar_captions import caption_of
+from imagemint.training.datasets.avatar_captions import compose_caption
 from imagemint.training.datasets.avatar_wordings import (
     CAPTIONS,
     HEAD,
     READ,
     draw_caption,
-    phrases_of,
+    list_phrases,
 )
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES
 from imagemint.training.datasets.caption_draws import CaptionDraws
@@ -51,7 +51,7 @@ def test_some_captions_are_those_of_the_data_set():
     found = [
         names
         for caption, names in draw_captions("bun", person)
-        if caption == caption_of("bun", person)
+        if caption == compose_caption("bun", person)
     ]
     assert 0.2 < len(found) / 300 < 0.4
     assert found[0][HEAD] == {"bun"}
@@ -87,7 +87,7 @@ def test_phrases_are_reordered_and_left_out():
 def test_complete_captions_exclude_what_they_leave_out():
     """A caption of everything else without a beard excludes beards. Other captions allow them."""
     person = PLAIN | {"top": "bun"}
-    whole = caption_of("bun", person)
+    whole = compose_caption("bun", person)
     for caption, names in draw_captions("bun", person):
         if caption == whole:
             assert names["beard"] == names["accessories"] == {NONE}
@@ -110,11 +110,11 @@ def test_hair_colour_requires_visible_hair():
 def test_equal_words_allow_all_their_values():
     """Captions use one word for both kinds of glasses, and for both blazers."""
     person = PLAIN | {"accessories": "prescription01"}
-    assert phrases_of("bun", person)["glasses"][0].names["accessories"] == {
+    assert list_phrases("bun", person)["glasses"][0].names["accessories"] == {
         "prescription01",
         "prescription02",
     }
-    assert phrases_of("bun", PLAIN)["clothes"][-1].names["clothing"] == {
+    assert list_phrases("bun", PLAIN)["clothes"][-1].names["clothing"] == {
         "blazerAndShirt",
         "blazerAndSweater",
     }
@@ -144,7 +144,7 @@ def test_wording_can_be_selected():
     person = BEARDED | {"top": "bun"}
     rng = np.random.Generator(np.random.Philox(1))
     whole = draw_caption("bun", person, rng, "data")
-    assert whole.text == caption_of("bun", person)
+    assert whole.text == compose_caption("bun", person)
     assert whole.named == whole.allowed
     others = [draw_caption("bun", person, rng, "order") for _ in range(20)]
     assert all({HEAD, "hair"} & other.named.keys() and "skin" in other.named for other in others)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from imagemint.training.datasets import load_dataset, select_per_class
-from imagemint.training.datasets.avatar_captions import caption_of
-from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies, load_bare
+from imagemint.training.datasets.avatar_captions import compose_caption
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, compute_frequencies, load_bare
 from imagemint.training.errors import DatasetError
 
 HEADS = list(STYLES)
@@ -114,7 +114,7 @@ def test_selected_rows_keep_their_attributes(toy_people):
 @pytest.mark.parametrize("name", VALUES)
 def test_frequencies_are_shares(name):
     """The shares of each head sum to 1, and a head has only its own styles."""
-    table = frequencies(name)
+    table = compute_frequencies(name)
     assert table.shape == (len(STYLES), len(VALUES[name]))
     assert np.allclose(table.sum(axis=1), 1)
     if name == "top":
@@ -126,11 +126,11 @@ def test_frequencies_are_shares(name):
 def test_caption_mentions_what_is_visible():
     """A caption mentions skin, head, mood and clothes, and a beard and glasses if there are any."""
     person = PLAIN | {"skin": "pale", "hair": "auburn", "top": "bun", "mouth": "smile"}
-    assert caption_of("bun", person) == (
+    assert compose_caption("bun", person) == (
         "a person with pale skin and auburn hair in a bun, smiling, in a blazer over a black shirt"
     )
     more = person | {"beard": "beardLight", "accessories": "wayfarers", "clothing": "hoodie"}
-    assert caption_of("afro", more) == (
+    assert compose_caption("afro", more) == (
         "a person with pale skin, an auburn afro, an auburn light beard and dark glasses, smiling,"
         " in a black hoodie"
     )
@@ -154,7 +154,7 @@ def test_real_avatars_are_read(real_data):
     assert np.bincount(data.labels).min() > 180
     for row, text in enumerate(data.texts):
         person = {it.name: it.values[it.codes[row]] for it in data.attributes}
-        assert caption_of(HEADS[data.labels[row]], person) == text
+        assert compose_caption(HEADS[data.labels[row]], person) == text
 
 
 @pytest.mark.data

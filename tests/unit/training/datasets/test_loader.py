@@ -22,7 +22,7 @@ def no_room(monkeypatch):
 def load_batches(digits, positions=((0, 16), (16, 16), (32, 16), (8, 4)), processes=None):
     """Returns a loader and its batches at these positions. The third one starts a second epoch."""
     fed = ImageLoader(digits, digits.labels, 7, CPU, processes or Distributed())
-    return fed, [fed.at(*position) for position in positions]
+    return fed, [fed.load_batch(*position) for position in positions]
 
 
 def are_equal(batches, others):
@@ -78,7 +78,7 @@ def test_next_batch_is_gathered_in_advance(digits):
     assert np.array_equal(sent.result().numpy(), expected)
     digits_gone = np.zeros_like(digits.images)
     fed._images._images = digits_gone  # batches that are gathered from now on are black
-    images, _ = fed.at(16, 16)
+    images, _ = fed.load_batch(16, 16)
     levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     assert np.array_equal(levels, expected)
 

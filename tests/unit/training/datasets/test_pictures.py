@@ -149,8 +149,8 @@ def test_first_colour_image_converts_earlier_ones():
     stack = Stack(3)
     for picture in (Image.new("L", (2, 2), 7), Image.new("RGB", (2, 2), (1, 2, 3))):
         stack.add(picture, "here", picture.size)
-    assert stack.images()[:, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
-    assert stack.remarks() == ()
+    assert stack.get_images()[:, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
+    assert stack.list_remarks() == ()
 
 
 def test_longer_side_is_cropped():

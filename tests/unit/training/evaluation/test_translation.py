@@ -88,7 +88,7 @@ def test_perfect_translator_reaches_the_references(people, tmp_path):
     """The true images as results have the floor of every distance; baselines do not."""
     del people
     _, test = (load_pairs("edges", split) for split in ("train", "test"))
-    _, truth = test.examples(np.arange(40))
+    _, truth = test.make_examples(np.arange(40))
     translator = Translator("toy", "12ab", "edges", "avatars64", lambda x: truth[: len(x)])
     found = by_name(evaluate_translation(translator, TrueJudge(), out=tmp_path))
     assert found["psnr"].value == pytest.approx(58.9, abs=0.1)
@@ -177,7 +177,7 @@ def test_baselines_of_every_task(people):
     names = {}
     for task in tasks.TASKS:
         train, test = (load_pairs(task, split) for split in ("train", "test"))
-        sources, truth = test.examples(rows)
+        sources, truth = test.make_examples(rows)
         for each in find_baselines(train, test):
             results = each.translate(sources, rows)
             assert (results.dtype, results.shape) == (np.uint8, truth.shape), task
@@ -200,7 +200,7 @@ def test_known_blur_is_undone(people):
     del people
     train, test = (load_pairs("motion-blur", split) for split in ("train", "test"))
     rows = np.arange(10)
-    sources, truth = test.examples(rows)
+    sources, truth = test.make_examples(rows)
     known = find_baselines(train, test)[2].translate(sources, rows)
     gain = peak_signal_noise_ratio(known, truth) - peak_signal_noise_ratio(sources, truth)
     assert gain.mean() > 5

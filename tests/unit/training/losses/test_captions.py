@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from imagemint.training.datasets.avatar_wordings import CAPTIONS
-from imagemint.training.datasets.avatars import VALUES, frequencies
+from imagemint.training.datasets.avatars import VALUES, compute_frequencies
 from imagemint.training.datasets.caption_draws import CaptionDraws
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, sum_judgements
 from imagemint.training.losses.captions import CaptionReading, WrongCaption
@@ -22,7 +22,7 @@ from imagemint.training.networks import (
 )
 
 SHAPE = Shape(10, 64, 3)
-TABLES = {name: frequencies(name) for name in VALUES}
+TABLES = {name: compute_frequencies(name) for name in VALUES}
 
 
 def make_batch(generator):

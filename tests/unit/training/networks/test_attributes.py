@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_runs import SCHEDULE, small
 
-from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, compute_frequencies
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.loop import training_loop as loop
 from imagemint.training.loop.generator_task import GeneratorTask
@@ -18,7 +18,7 @@ from imagemint.training.trained import read_generator
 
 CPU = torch.device("cpu")
 SHAPE = Shape(10, 64, 3)
-TABLES = {name: frequencies(name) for name in VALUES}
+TABLES = {name: compute_frequencies(name) for name in VALUES}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, frequencies
+from imagemint.training.datasets.avatars import NONE, STYLES, VALUES, compute_frequencies
 from imagemint.training.networks import (
     AttributeGenerator,
     CaptionGenerator,
@@ -14,7 +14,7 @@ from imagemint.training.networks import (
     Shape,
 )
 
-TABLES = {name: frequencies(name) for name in VALUES}
+TABLES = {name: compute_frequencies(name) for name in VALUES}
 READ = {"head": tuple(STYLES), **VALUES}
 SKIN, BEARD = list(READ).index("skin"), list(READ).index("beard")
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from imagemint.training.datasets.avatars import VALUES, frequencies
+from imagemint.training.datasets.avatars import VALUES, compute_frequencies
 from imagemint.training.networks import Shape, StackedDiscriminator, StackedGenerator, pyramid
 
 SHAPE = Shape(10, 64, 3)
-TABLES = {name: frequencies(name) for name in VALUES}
+TABLES = {name: compute_frequencies(name) for name in VALUES}
 NUMBERS = [table.shape[1] for table in TABLES.values()]
 PEOPLE = torch.stack([torch.zeros(12), torch.ones(12)]).long()
 

@@ -54,7 +54,7 @@ CLOTHES = {
 }
 
 
-def caption_of(head: str, person: Mapping[str, str]) -> str:
+def compose_caption(head: str, person: Mapping[str, str]) -> str:
     """Returns the caption of a person.
 
     It names skin, head, colour of the hair, beard, glasses, mood and clothes, but not eyes,

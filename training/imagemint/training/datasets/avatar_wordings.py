@@ -19,7 +19,7 @@ from imagemint.training.datasets.avatar_captions import (
     GLASSES,
     HEADS,
     MOODS,
-    caption_of,
+    compose_caption,
 )
 from imagemint.training.datasets.avatars import NONE, STYLES, VALUES
 
@@ -77,7 +77,7 @@ class Phrase:
     before: str = ""
 
 
-def phrases_of(head: str, person: Mapping[str, str]) -> dict[str, tuple[Phrase, ...]]:
+def list_phrases(head: str, person: Mapping[str, str]) -> dict[str, tuple[Phrase, ...]]:
     """Returns the phrases for each part of a person; the first is that of the data set.
 
     Args:
@@ -87,12 +87,12 @@ def phrases_of(head: str, person: Mapping[str, str]) -> dict[str, tuple[Phrase, 
     mood = MOODS[person["mouth"]]
     before = mood if " " not in mood else ""
     return {
-        "skin": (_phrase("{skin} skin", person, "skin"),),
-        "hair": _hair(head, person),
-        "beard": _beard(person),
-        "glasses": _glasses(person),
-        "mood": (Phrase(mood, _named(person, "mouth"), before=before),),
-        "clothes": _clothes(person),
+        "skin": (_make_phrase("{skin} skin", person, "skin"),),
+        "hair": _describe_hair(head, person),
+        "beard": _describe_beard(person),
+        "glasses": _describe_glasses(person),
+        "mood": (Phrase(mood, _select_values(person, "mouth"), before=before),),
+        "clothes": _describe_clothes(person),
     }
 
 
@@ -125,45 +125,47 @@ def draw_caption(
         manner: ``data`` as in the data set, ``order`` as much in another order, ``part`` some of
             it. Default: drawn, three in ten as in the data set and a quarter in another order.
     """
-    found = phrases_of(head, person)
+    found = list_phrases(head, person)
     manner = manner or _MANNERS[int(np.searchsorted(_UP_TO, rng.random(), side="right"))]
     if manner == "data":
-        chosen = {part: some[0] for part, some in found.items() if not _absent(some[0])}
-        return _caption(caption_of(head, person), chosen)
+        chosen = {part: some[0] for part, some in found.items() if not _is_absent(some[0])}
+        return _make_caption(compose_caption(head, person), chosen)
     kept = 1.0 if manner == "order" else rng.random()
     chosen = {}
     for part, some in found.items():
-        if rng.random() >= kept or (_absent(some[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
+        if rng.random() >= kept or (_is_absent(some[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
             continue
-        first = rng.random() < 0.7 and not _absent(some[0])  # noqa: PLR2004 - mostly
+        first = rng.random() < 0.7 and not _is_absent(some[0])  # noqa: PLR2004 - mostly
         chosen[part] = some[0] if first else some[rng.integers(len(some))]
-        if _absent(chosen[part]) and not chosen[part].text:
+        if _is_absent(chosen[part]) and not chosen[part].text:
             del chosen[part]
-    return _caption(_join(chosen, rng), chosen)
+    return _make_caption(_join(chosen, rng), chosen)
 
 
-def _absent(phrase: Phrase) -> bool:
+def _is_absent(phrase: Phrase) -> bool:
     return not phrase.text
 
 
-def _named(person: Mapping[str, str], *attributes: str) -> dict[str, frozenset[str]]:
+def _select_values(person: Mapping[str, str], *attributes: str) -> dict[str, frozenset[str]]:
     return {name: frozenset({person[name]}) for name in attributes}
 
 
-def _phrase(text: str, person: Mapping[str, str], *attributes: str) -> Phrase:
-    return Phrase(text.format_map(person), _named(person, *attributes))
+def _make_phrase(text: str, person: Mapping[str, str], *attributes: str) -> Phrase:
+    return Phrase(text.format_map(person), _select_values(person, *attributes))
 
 
-def _hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
+def _describe_hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
     this = {HEAD: frozenset({head})}
     if head == "bald":
-        top = this | _named(person, "top")
+        top = this | _select_values(person, "top")
         if person["top"] == "sides":
             text = f"{person['hair']} hair at the sides"
-            return Phrase(text, top | _named(person, "hair")), Phrase("hair at the sides", top)
+            return Phrase(text, top | _select_values(person, "hair")), Phrase(
+                "hair at the sides", top
+            )
         return Phrase("a bald head", top), Phrase("bald", top, before="bald")
     covered = "{hat}" in HEADS[head]
-    colour = _named(person, "hat" if covered else "hair")
+    colour = _select_values(person, "hat" if covered else "hair")
     plain = Phrase(" ".join(HEADS[head].format(hat="", hair="").split()), this)
     whole = Phrase(HEADS[head].format_map(person), this | colour)
     if covered:
@@ -171,29 +173,29 @@ def _hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
     return whole, plain, Phrase(f"{person['hair']} hair", colour, heads=_WITH_HAIR)
 
 
-def _beard(person: Mapping[str, str]) -> tuple[Phrase, ...]:
-    this = _named(person, "beard")
+def _describe_beard(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    this = _select_values(person, "beard")
     if person["beard"] == NONE:
         return Phrase(""), Phrase("no beard", this), Phrase("without a beard", this)
     text = BEARDS[person["beard"]]
     return (
-        Phrase(text.format_map(person), this | _named(person, "hair"), heads=_WITH_CHIN),
+        Phrase(text.format_map(person), this | _select_values(person, "hair"), heads=_WITH_CHIN),
         Phrase(" ".join(text.format(hair="").split()), this, heads=_WITH_CHIN),
     )
 
 
-def _glasses(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+def _describe_glasses(person: Mapping[str, str]) -> tuple[Phrase, ...]:
     value = person["accessories"]
     if value == NONE:
-        this = _named(person, "accessories")
+        this = _select_values(person, "accessories")
         return Phrase(""), Phrase("no glasses", this), Phrase("without glasses", this)
     text = GLASSES[value]
     this = {"accessories": frozenset(it for it, said in GLASSES.items() if said == text)}
     return (Phrase(text, this), *([Phrase("goggles", this)] if "goggles" in text else []))
 
 
-def _clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
-    cut, colour = _named(person, "clothing"), _named(person, "clothes")
+def _describe_clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
+    cut, colour = _select_values(person, "clothing"), _select_values(person, "clothes")
     text = CLOTHES[person["clothing"]]
     blazer = []
     if "blazer" in text:
@@ -207,7 +209,7 @@ def _clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
     )
 
 
-def _caption(text: str, chosen: Mapping[str, Phrase]) -> Caption:
+def _make_caption(text: str, chosen: Mapping[str, Phrase]) -> Caption:
     named: dict[str, frozenset[str]] = {}
     shown = frozenset(STYLES)
     for phrase in chosen.values():
@@ -264,7 +266,7 @@ A trained network knows the words by their positions, so another vocabulary is a
 """
 
 
-def person_of(row: NDArray[np.int64]) -> tuple[str, dict[str, str]]:
+def decode_person(row: NDArray[np.int64]) -> tuple[str, dict[str, str]]:
     """Returns head and attributes by name of class and codes int64 [1 + A]."""
     values = {name: READ[name][code] for name, code in zip(READ, row.tolist(), strict=True)}
     return values.pop(HEAD), values

@@ -156,11 +156,11 @@ def load_avatars64(split: Split, data: Path | None) -> LabelledImages:
     Raises:
         DatasetError: the data are not found, damaged, or have a value that is not in `VALUES`.
     """
-    content = _content(split, data)
+    content = _read_content(split, data)
     found = parse_image_parquet(content, f"{NAME}/{split}")
-    columns = _columns(content, found.name)
+    columns = _read_columns(content, found.name)
     codes = {
-        name: _codes(columns[name], values, f"{found.name}: {name}")
+        name: _encode_column(columns[name], values, f"{found.name}: {name}")
         for name, values in VALUES.items()
     }
     return replace(found, license=LICENSE, attributes=make_attributes(found.labels, codes))
@@ -175,7 +175,7 @@ def make_attributes(
         labels: heads int64 [N].
         codes: for each attribute of `VALUES`, the position of its value, int64 [N].
     """
-    visible = _visible(labels, codes)
+    visible = _find_visible(labels, codes)
     return tuple(
         Attribute(name, values, codes[name], visible.get(name)) for name, values in VALUES.items()
     )
@@ -191,7 +191,7 @@ def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArr
         DatasetError: the data are not found, damaged, or lack the column ``bare``.
     """
     name = f"{NAME}/{split}"
-    encoded = [it and it["bytes"] for it in _columns(_content(split, data), name)["bare"]]
+    encoded = [it and it["bytes"] for it in _read_columns(_read_content(split, data), name)["bare"]]
     rows = [row for row, it in enumerate(encoded) if it]
     try:
         pictures = [np.asarray(decode_picture(encoded[row]).convert("RGB")) for row in rows]
@@ -200,7 +200,7 @@ def load_bare(split: Split, data: Path | None) -> tuple[NDArray[np.int64], NDArr
         raise DatasetError(f"{name}: column bare: {error}") from error
 
 
-def frequencies(attribute: str) -> NDArray[np.float64]:
+def compute_frequencies(attribute: str) -> NDArray[np.float64]:
     """Returns how often each head has each value: float64 [heads, values], rows sum to 1.
 
     The data set is drawn with these frequencies: four in ten people wear glasses, three in ten of
@@ -220,11 +220,11 @@ def frequencies(attribute: str) -> NDArray[np.float64]:
     return table
 
 
-def _content(split: Split, data: Path | None) -> bytes:
+def _read_content(split: Split, data: Path | None) -> bytes:
     return read_source(Source(f"{NAME}/{split}-00000-of-00001.parquet"), data)
 
 
-def _columns(content: bytes, name: str) -> dict[str, list[Any]]:
+def _read_columns(content: bytes, name: str) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq  # noqa: PLC0415 - 100 ms that a run on other data need not pay
 
     found: dict[str, list[Any]] = pq.read_table(io.BytesIO(content)).to_pydict()
@@ -234,7 +234,7 @@ def _columns(content: bytes, name: str) -> dict[str, list[Any]]:
     return found
 
 
-def _codes(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.int64]:
+def _encode_column(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.int64]:
     index = {value: code for code, value in enumerate(values)}
     told = [NONE if value is None else str(value) for value in column]
     wrong = next((row for row, value in enumerate(told) if value not in index), None)
@@ -243,7 +243,7 @@ def _codes(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.
     return np.array([index[value] for value in told], np.int64)
 
 
-def _visible(
+def _find_visible(
     labels: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, NDArray[np.bool_]]:
     """Returns where an attribute changes the picture: bool [N] for those that do not always.

@@ -10,8 +10,8 @@ from imagemint.training.datasets.avatar_wordings import (
     CAPTIONS,
     READ,
     Caption,
+    decode_person,
     draw_caption,
-    person_of,
 )
 from imagemint.training.rng import Stream, generator_at
 
@@ -36,7 +36,7 @@ class CaptionDraws:
         """
         rng = generator_at(seed, Stream.CAPTIONS, position)
         drawn = [
-            draw_caption(*person_of(row), rng)
+            draw_caption(*decode_person(row), rng)
             for row in people.cpu().numpy()
             for _ in range(self.count)
         ]

@@ -18,7 +18,7 @@ _DIGITS = re.compile(r"(\d+)")
 _SHOWN = 10
 
 
-def natural_key(text: str) -> tuple[list[str | int], str]:
+def make_natural_key(text: str) -> tuple[list[str | int], str]:
     """Returns a key that sorts numbers within names by their value: 2 before 10."""
     parts: list[str | int] = list(_DIGITS.split(text))
     parts[1::2] = [int(part) for part in parts[1::2]]
@@ -32,7 +32,7 @@ def compose_name(text: str) -> str:
 
 def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Returns distinct names in composed form and natural order."""
-    return tuple(sorted({compose_name(name) for name in names}, key=natural_key))
+    return tuple(sorted({compose_name(name) for name in names}, key=make_natural_key))
 
 
 def number_classes(
@@ -62,7 +62,7 @@ def number_classes(
         # LabelledImages refuses a label out of range, because it knows the row.
         return _as_array(cleaned), told
     texts = {compose_name(str(value)) for value in there}
-    names = known or told or _distinct(there)
+    names = known or told or _list_distinct(there)
     index = {compose_name(name): label for label, name in enumerate(names)}
     if known is not None and not texts <= index.keys() and _are_indices(texts, len(names)):
         return _as_array([None if value is None else int(value) for value in cleaned]), names
@@ -89,7 +89,7 @@ def _are_indices(texts: Iterable[str], count: int) -> bool:
     return all(text.isascii() and text.isdigit() and int(text) < count for text in texts)
 
 
-def _distinct(values: Sequence[Label]) -> tuple[str, ...]:
+def _list_distinct(values: Sequence[Label]) -> tuple[str, ...]:
     """Returns the labels that appear: integers by value, which may be negative, or names."""
     numbers = {value for value in values if isinstance(value, int)}
     if len(numbers) == len(set(values)):

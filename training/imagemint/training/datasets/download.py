@@ -61,7 +61,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
     for path in tried:
         if path.is_file():
             remedy = "delete the file to have it fetched again"
-            return _content(path.read_bytes(), source, path, remedy)
+            return _check_content(path.read_bytes(), source, path, remedy)
     places = ", ".join(str(path) for path in tried)
     hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
     if source.url is None:
@@ -74,7 +74,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
         raise DatasetError(
             f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
         ) from error
-    checked = _content(content, source, source.url, hint)
+    checked = _check_content(content, source, source.url, hint)
     write_whole(tried[-1], content)
     return checked
 
@@ -109,7 +109,7 @@ def _unzip(content: bytes, place: object) -> bytes:
         raise DatasetError(f"{place}: not a whole gzip file ({error})") from error
 
 
-def _content(published: bytes, source: Source, place: object, remedy: str) -> bytes:
+def _check_content(published: bytes, source: Source, place: object, remedy: str) -> bytes:
     """Returns a file's unzipped content after checking its checksum."""
     content = published if source.packed else _unzip(published, place)
     found = hashlib.sha256(content).hexdigest()

@@ -58,12 +58,14 @@ def load_tree(
     top = unwrap(tree)
     parts = split_folders(top)
     if parts and "train" not in parts:
-        raise DatasetError(f"{top.path}: no folder of the training split beside {_of(top.folders)}")
+        raise DatasetError(
+            f"{top.path}: no folder of the training split beside {_join_folder_names(top.folders)}"
+        )
     train = unwrap(parts["train"]) if parts else top
-    names = _class_names(train, options)
+    names = _list_class_names(train, options)
     part = choose_split(parts, split)
     chosen = train if part == "train" else _unwrap_like(train, parts[part])
-    remarks = (*_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
+    remarks = (*_list_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
     listing = _list(chosen, names, options, base=tree.path, flat=not train.folders)
     undivided = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
@@ -108,7 +110,7 @@ def _unwrap_like(train: Folder, other: Folder) -> Folder:
     return other if has_one else unwrap(other)
 
 
-def _class_names(train: Folder, options: ReadOptions) -> tuple[str, ...]:
+def _list_class_names(train: Folder, options: ReadOptions) -> tuple[str, ...]:
     """Returns the names of the classes, in order."""
     folders = [each.name for each in train.folders]
     _, names = number_classes(
@@ -148,7 +150,7 @@ def _list(
     )
 
 
-def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
+def _list_remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
     """Returns remarks about pictures that are left out, and about guesses."""
     said = []
     if not train.folders:
@@ -159,23 +161,25 @@ def _remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]
     elif train.path != tree.path:
         said.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
     if train.folders and train.pictures:
-        loose = _listed([path.name for path in train.pictures])
+        loose = _join_names([path.name for path in train.pictures])
         said.append(f"left out beside the folders of classes: {loose}")
     if parts and len(parts) < len(tree.folders):
         others = [each for each in tree.folders if find_split_name(each.name) is None]
-        said.append(f"not a split, left out: {_of(others)}")
+        said.append(f"not a split, left out: {_join_folder_names(others)}")
     if train.bare:
-        said.append(f"folders without pictures are no classes: {_listed(train.bare)}")
+        said.append(f"folders without pictures are no classes: {_join_names(train.bare)}")
     spelt = Counter(compose_name(each.name) for each in train.folders)
     twins = [name for name, count in spelt.items() if count > 1]
     if twins:
-        said.append(f"folders whose names differ only in Unicode are one class: {_listed(twins)}")
+        said.append(
+            f"folders whose names differ only in Unicode are one class: {_join_names(twins)}"
+        )
     return said
 
 
-def _of(folders: Sequence[Folder]) -> str:
-    return _listed([each.name for each in folders])
+def _join_folder_names(folders: Sequence[Folder]) -> str:
+    return _join_names([each.name for each in folders])
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -29,7 +29,7 @@ class Attribute:
     codes: NDArray[np.int64]
     visible: NDArray[np.bool_] | None = None
 
-    def at(self, rows: NDArray[np.int64]) -> "Attribute":
+    def select_rows(self, rows: NDArray[np.int64]) -> "Attribute":
         """Returns the attribute of these rows."""
         visible = None if self.visible is None else self.visible[rows]
         return replace(self, codes=self.codes[rows], visible=visible)

@@ -34,7 +34,7 @@ def to_gray(picture: Image.Image, form: str | None) -> Image.Image:
     """
     values = np.asarray(picture)
     least, most = values.min(), values.max()
-    white = _white(picture.mode, form, float(most))
+    white = _choose_white(picture.mode, form, float(most))
     if not (np.isfinite(least) and np.isfinite(most) and least >= 0 and most <= white):
         raise DatasetError(
             f"values from {least:g} to {most:g} in mode {picture.mode} have no defined black and"
@@ -46,7 +46,7 @@ def to_gray(picture: Image.Image, form: str | None) -> Image.Image:
     return Image.fromarray((values * (_WHITE_8 / white)).round().astype(np.uint8))
 
 
-def _white(mode: str, form: str | None, most: float) -> int:
+def _choose_white(mode: str, form: str | None, most: float) -> int:
     if mode == "F":
         return 1 if most <= 1 else _WHITE_8
     if mode == "I" and form == "TIFF" and most <= _WHITE_8:

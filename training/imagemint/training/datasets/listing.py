@@ -96,7 +96,7 @@ def read_listing(
     count = len(listing.labels)
     rows = np.arange(count) if undivided is None else select_held_out(listing.labels, undivided)
     if not rows.size:
-        raise DatasetError(_too_few(listing.place, count, undivided))
+        raise DatasetError(_explain_too_few(listing.place, count, undivided))
     wanted = np.zeros(count, bool)
     wanted[rows] = True
     wanted_sources = (
@@ -121,12 +121,12 @@ def read_listing(
             line = f"{label}/{found.file.name} {found.sha256}\n"
             listing.digest.update(line.encode(errors="surrogateescape"))
     report_broken(listing.place, broken, len(rows), strict=options.strict)
-    remarks = (*listing.remarks, *stack.remarks())
+    remarks = (*listing.remarks, *stack.list_remarks())
     for remark in remarks:
         _log.warning("%s: %s", listing.place, remark)
     return LabelledImages(
         name=name,
-        images=stack.images(),
+        images=stack.get_images(),
         labels=listing.labels[good],
         class_labels=listing.class_labels,
         sha256=listing.digest.hexdigest(),
@@ -136,7 +136,7 @@ def read_listing(
     )
 
 
-def _too_few(place: str, count: int, undivided: Split | None) -> str:
+def _explain_too_few(place: str, count: int, undivided: Split | None) -> str:
     if not count:
         return f"{place}: no picture"
     return (

@@ -58,21 +58,21 @@ class ImageLoader:
         self._processes = processes
         self._next: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
-    def at(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+    def load_batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Returns this process's part of the batch at positions first to first + count - 1.
 
         Images are float32 [N, C, H, W] in [-1, 1], channels last in memory; labels are int64 [N].
         All processes get equal parts, in the order of their ranks.
         """
-        rows = self._rows(first, count)
-        images = self._images.at(rows)
+        rows = self._choose_rows(first, count)
+        images = self._images.load_rows(rows)
         labels = self._labels[torch.from_numpy(rows).to(self._labels.device)]
-        self._next = ((first + count, count), self._rows(first + count, count))
+        self._next = ((first + count, count), self._choose_rows(first + count, count))
         self._images.expect(self._next[1])
         scaled = images.float().div_(127.5).sub_(1)
         return scaled.contiguous(memory_format=torch.channels_last), labels
 
-    def _rows(self, first: int, count: int) -> NDArray[np.int64]:
+    def _choose_rows(self, first: int, count: int) -> NDArray[np.int64]:
         if self._next is not None and self._next[0] == (first, count):
             return self._next[1]
         size = self._processes.local_batch_size(count)
@@ -87,7 +87,7 @@ class _Kept:
         self._images = torch.from_numpy(images if images.flags.writeable else images.copy())
         self._images = self._images.to(device)
 
-    def at(self, rows: NDArray[np.int64]) -> Tensor:
+    def load_rows(self, rows: NDArray[np.int64]) -> Tensor:
         """Returns the images of these rows, [N, C, H, W]."""
         chosen = self._images[torch.from_numpy(rows).to(self._images.device)]
         return chosen.permute(0, 3, 1, 2).contiguous()
@@ -106,7 +106,7 @@ class _Sent:
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._expected: tuple[NDArray[np.int64], Future[Tensor]] | None = None
 
-    def at(self, rows: NDArray[np.int64]) -> Tensor:
+    def load_rows(self, rows: NDArray[np.int64]) -> Tensor:
         """Returns the images of these rows on the device, [N, C, H, W]."""
         if self._expected is None or self._expected[0] is not rows:
             self.expect(rows)

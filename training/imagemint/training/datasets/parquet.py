@@ -95,7 +95,7 @@ def load_parquet_folder(
     known = None
     if part != "train":
         training = [_Shard(path, str(path), options) for path in files["train"]]
-        known = _classes(training, str(folder), options)[1]
+        known = _read_classes(training, str(folder), options)[1]
     undivided = split if files.keys() == {"train"} else None
     remarks = describe_unused_splits(files)
     return _read(shards, name, options, known=known, undivided=undivided, remarks=remarks)
@@ -110,7 +110,7 @@ def _read(
     undivided: Split | None = None,
     remarks: tuple[str, ...] = (),
 ) -> LabelledImages:
-    labels, names = _classes(shards, name, options, known)
+    labels, names = _read_classes(shards, name, options, known)
     if shards[0].label_column is None:
         others = [each for each in shards[0].schema.names if each != shards[0].image_column]
         remarks = (*remarks, columns.describe_missing_labels(others))
@@ -121,11 +121,11 @@ def _read(
     digest.update("".join(f"{column}\n" for column in shards[0].unusual_columns).encode())
     listing = Listing(
         place=name,
-        sources=(picture for shard in shards for picture in shard.pictures()),
+        sources=(picture for shard in shards for picture in shard.read_pictures()),
         where=lambda row: f"row {row}",
         labels=labels,
         class_labels=names,
-        texts=tuple(text for shard in shards for text in shard.texts()),
+        texts=tuple(text for shard in shards for text in shard.read_texts()),
         digest=digest,
         remarks=remarks,
     )
@@ -136,7 +136,7 @@ def _read(
     return add_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
 
 
-def _classes(
+def _read_classes(
     shards: Sequence["_Shard"],
     name: str,
     options: ReadOptions,
@@ -147,7 +147,7 @@ def _classes(
         return np.zeros(sum(shard.num_rows for shard in shards), np.int64), UNLABELLED
     told = shards[0].label_names
     return number_classes(
-        [label for shard in shards for label in shard.labels()],
+        [label for shard in shards for label in shard.read_labels()],
         lambda row: f"{name}, row {row}",
         told=told,
         known=options.class_labels or (None if told else known),
@@ -172,9 +172,9 @@ class _Shard:
         with self._open() as opened:
             self.schema: pa.Schema = opened.schema_arrow
             self.num_rows: int = opened.metadata.num_rows
-            features = _features(self.schema)
+            features = _read_features(self.schema)
             names = self.schema.names
-            self.image_column = _image_column(self.schema, features, options.image_column)
+            self.image_column = _find_image_column(self.schema, features, options.image_column)
             find_labels = partial(
                 columns.find_column,
                 [name for name in names if name != self.image_column],
@@ -187,7 +187,7 @@ class _Shard:
             self.unusual_columns = [
                 f"{kind} {found}"
                 for kind, found, usual in (
-                    ("images", self.image_column, _usual_image_column(self.schema, features)),
+                    ("images", self.image_column, _find_usual_image_column(self.schema, features)),
                     ("labels", self.label_column, find_labels()),
                 )
                 if found != usual
@@ -219,31 +219,31 @@ class _Shard:
             return
         add_file(digest, self._file)
 
-    def labels(self) -> list[Label | None]:
+    def read_labels(self) -> list[Label | None]:
         """Returns the label of each row."""
         column = self.label_column
         if column is None:
             raise DatasetError(f"{self._place}: no column of labels, unlike the other files")
         place = f"{self._place}: column {column}"
-        return [columns.as_label(value, place) for value in self._column(column)]
+        return [columns.as_label(value, place) for value in self._read_column(column)]
 
-    def texts(self) -> list[str]:
+    def read_texts(self) -> list[str]:
         """Returns the text of each row, or nothing without a column of texts."""
         if "text" not in self.schema.names:
             return []
-        return [str(value or "") for value in self._column("text")]
+        return [str(value or "") for value in self._read_column("text")]
 
-    def pictures(self) -> Iterator[Encoded]:
+    def read_pictures(self) -> Iterator[Encoded]:
         """Yields the picture of each row."""
-        for value in self._column(self.image_column):
-            yield self._picture(value)
+        for value in self._read_column(self.image_column):
+            yield self._read_picture(value)
 
-    def _column(self, name: str) -> Iterator[Any]:
+    def _read_column(self, name: str) -> Iterator[Any]:
         with self._open() as opened:
             for batch in opened.iter_batches(batch_size=_ROWS, columns=[name]):
                 yield from batch.column(0).to_pylist()
 
-    def _picture(self, value: Any) -> Encoded:  # noqa: ANN401 - a cell of a table
+    def _read_picture(self, value: Any) -> Encoded:  # noqa: ANN401 - a cell of a table
         if isinstance(value, dict):
             content, path = value.get("bytes"), value.get("path")
             value = path if content is None else content
@@ -258,7 +258,7 @@ class _Shard:
 # --- columns --------------------------------------------------------------------------------------
 
 
-def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
+def _read_features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
     """Returns the description of the columns in the metadata; {} if there is none."""
     told = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(told).get("info", {}).get("features", {}) if told else {}
@@ -269,11 +269,11 @@ def _features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
     }
 
 
-def _image_column(
+def _find_image_column(
     schema: "pa.Schema", features: dict[str, dict[str, Any]], asked: str | None
 ) -> str:
     """Returns the column of pictures: by metadata, by name, by type, or the one of file names."""
-    found = _usual_image_column(schema, features)
+    found = _find_usual_image_column(schema, features)
     if asked is not None:
         found = columns.find_column(schema.names, (), asked=asked, flag="--image-column")
     if found is None:
@@ -281,7 +281,7 @@ def _image_column(
             f"no column of images among {', '.join(schema.names) or 'none'};"
             " --image-column names it"
         )
-    if _kind(schema.field(found).type) is None:
+    if _classify_type(schema.field(found).type) is None:
         raise DatasetError(
             f"column {found} holds {schema.field(found).type}, should hold encoded pictures or"
             " paths of files"
@@ -289,9 +289,11 @@ def _image_column(
     return found
 
 
-def _usual_image_column(schema: "pa.Schema", features: dict[str, dict[str, Any]]) -> str | None:
+def _find_usual_image_column(
+    schema: "pa.Schema", features: dict[str, dict[str, Any]]
+) -> str | None:
     """Returns the column of pictures that is read if the user names none."""
-    kinds = {field.name: _kind(field.type) for field in schema}
+    kinds = {field.name: _classify_type(field.type) for field in schema}
     typed = [name for name, about in features.items() if about.get("_type") == "Image"]
     binary = [name for name, kind in kinds.items() if kind == "bytes"]
     files = [name for name, kind in kinds.items() if kind == "path"]
@@ -300,12 +302,12 @@ def _usual_image_column(schema: "pa.Schema", features: dict[str, dict[str, Any]]
     return found or columns.find_column(files, columns.FILES)
 
 
-def _kind(type_: "pa.DataType") -> Literal["bytes", "path"] | None:
+def _classify_type(type_: "pa.DataType") -> Literal["bytes", "path"] | None:
     """Returns how a column of this Arrow type can hold pictures; None if it cannot."""
     import pyarrow.types as pt  # noqa: PLC0415
 
     if pt.is_dictionary(type_):
-        return _kind(type_.value_type)
+        return _classify_type(type_.value_type)
     if pt.is_struct(type_):
         return "bytes" if {"bytes", "path"} & {field.name for field in type_} else None
     if pt.is_null(type_) or "binary" in str(type_):

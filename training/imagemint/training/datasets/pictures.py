@@ -216,13 +216,13 @@ class Stack:
         images[: self._count] = gray[: self._count]
         return images
 
-    def images(self) -> NDArray[np.uint8]:
+    def get_images(self) -> NDArray[np.uint8]:
         """Returns the pictures as uint8 [N, H, W, C]: C is 1 if all are gray, otherwise 3."""
         if self._images is None:
             return np.empty((0, 0, 0, 1), np.uint8)
         return self._images[: self._count]
 
-    def remarks(self) -> tuple[str, ...]:
+    def list_remarks(self) -> tuple[str, ...]:
         """Returns remarks about the stored sizes of the pictures."""
         if not self._count or (self._most <= _MIXED * self._least).all():
             return ()
@@ -242,4 +242,4 @@ def reshape_images(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]
     for row, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
         stack.add(fit_picture(picture, shape), f"row {row}", picture.size)
-    return stack.images()
+    return stack.get_images()

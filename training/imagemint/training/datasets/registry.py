@@ -78,7 +78,7 @@ def load_dataset(
         found = bring_to_shape(published, shape)
     else:
         options = ReadOptions(shape, label_column, image_column, class_labels, strict)
-        found = load_path(_path_of(name, data), split, options)
+        found = load_path(_find_path(name, data), split, options)
     return found if per_class is None else select_per_class(found, per_class, seed=subset_seed)
 
 
@@ -123,7 +123,7 @@ def _load_file(path: Path, split: Split, options: ReadOptions) -> LabelledImages
     return found
 
 
-def _path_of(name: str, data: Path | None) -> Path:
+def _find_path(name: str, data: Path | None) -> Path:
     tried = [Path(name).expanduser(), *(folder / name for folder in search_path(data))]
     for path in tried:
         if name and path.exists():

@@ -43,7 +43,7 @@ def select_rows(data: LabelledImages, rows: NDArray[np.int64]) -> LabelledImages
         images=data.images[rows],
         labels=data.labels[rows],
         texts=tuple(data.texts[row] for row in rows) if data.texts else (),
-        attributes=tuple(attribute.at(rows) for attribute in data.attributes),
+        attributes=tuple(attribute.select_rows(rows) for attribute in data.attributes),
         sha256=compute_digest([data.sha256.encode(), rows.tobytes()]),
     )
 

@@ -38,7 +38,7 @@ def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> 
     counts = np.bincount(data.labels, minlength=len(data.class_labels))
     empty = [data.class_labels[label] for label in np.flatnonzero(counts == 0)]
     if empty:
-        said.append(f"no training picture of {_listed(empty)}")
+        said.append(f"no training picture of {_join_names(empty)}")
     compared = counts if by_class else np.array([len(data)])
     if compared.max() < VARIETY:
         said.append(
@@ -46,7 +46,7 @@ def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> 
             " collapse is not watched for"
         )
     elif by_class and (few := np.flatnonzero((counts > 0) & (counts < VARIETY))).size:
-        names = _listed([data.class_labels[label] for label in few])
+        names = _join_names([data.class_labels[label] for label in few])
         said.append(f"fewer than {VARIETY} training pictures of {names}: no variety is measured")
     return said
 
@@ -57,7 +57,7 @@ def find_evaluation_shortages(test: LabelledImages) -> list[str]:
     counts = np.bincount(test.labels, minlength=len(test.class_labels))
     empty = [test.class_labels[label] for label in np.flatnonzero(counts == 0)]
     if empty:
-        said.append(f"no test picture of {_listed(empty)}")
+        said.append(f"no test picture of {_join_names(empty)}")
     if len(test) < COMPARABLE:
         said.append(
             f"too few test pictures for `imagemint evaluate`: {len(test)}, it needs at least"
@@ -86,6 +86,6 @@ def count_classifier_steps(count: int, epochs: int, batch_size: int) -> int:
     return steps
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return "class" + ("es " if len(names) > 1 else " ") + ", ".join(names[:_SHOWN]) + more

@@ -39,10 +39,10 @@ def summarise(train: LabelledImages, test: LabelledImages | None) -> dict[str, A
 
 def find_doubts(data: LabelledImages) -> list[str]:
     """Returns sentences about possible problems of training pictures."""
-    return [*_doubtful_classes(data), *_doubtful_pictures(data)]
+    return [*_find_doubtful_classes(data), *_find_doubtful_pictures(data)]
 
 
-def _doubtful_classes(data: LabelledImages) -> list[str]:
+def _find_doubtful_classes(data: LabelledImages) -> list[str]:
     names = data.class_labels
     counts = np.bincount(data.labels, minlength=len(names))
     said = []
@@ -50,19 +50,19 @@ def _doubtful_classes(data: LabelledImages) -> list[str]:
         said.append(f"all {len(data)} pictures are of one class, {names[0]!r}")
     splits = [name for name in names if find_split_name(name)]
     if splits:
-        said.append(f"classes are called like splits: {_listed(splits)}")
+        said.append(f"classes are called like splits: {_join_names(splits)}")
     folded = Counter(name.casefold() for name in names)
     twins = [name for name in names if folded[name.casefold()] > 1]
     if twins:
-        said.append(f"names of classes differ only in case: {_listed(twins)}")
+        said.append(f"names of classes differ only in case: {_join_names(twins)}")
     least = max(HELD_OUT, int(counts.max()) // _RARE)
     tiny = [f"{names[label]} ({counts[label]})" for label in np.flatnonzero(counts < least)]
     if tiny and len(names) > 1:
-        said.append(f"classes with fewer than {least} training pictures: {_listed(tiny)}")
+        said.append(f"classes with fewer than {least} training pictures: {_join_names(tiny)}")
     return said
 
 
-def _doubtful_pictures(data: LabelledImages) -> list[str]:
+def _find_doubtful_pictures(data: LabelledImages) -> list[str]:
     rows = np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).astype(np.int64)
     some = data.images[rows]
     distinct = len({image.tobytes() for image in some})
@@ -77,7 +77,7 @@ def _doubtful_pictures(data: LabelledImages) -> list[str]:
     return said
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (
         f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     )

@@ -66,7 +66,7 @@ class PictureIndex:
         if written.suffix.lower() in SUFFIXES and (beside / written).is_file():
             return beside / written
         ending = written.parts[-len(written.parts) :]
-        found = [path for path in self._by_name[written.name] if _ends(path, ending)]
+        found = [path for path in self._by_name[written.name] if _has_ending(path, ending)]
         if len(found) > 1:
             below = [path for path in found if path.is_relative_to(beside)]
             found = below if len(below) == 1 else found
@@ -75,7 +75,7 @@ class PictureIndex:
         return DatasetError(f"{len(found)} files have this name" if found else "no such file")
 
 
-def _ends(path: Path, ending: Sequence[str]) -> bool:
+def _has_ending(path: Path, ending: Sequence[str]) -> bool:
     """Returns whether a path ends in these parts, the last one with or without its suffix."""
     folders = ending[:-1]
     return not folders or path.parts[-len(ending) : -1] == tuple(folders)
@@ -97,12 +97,12 @@ def open_table(
     """
     try:
         text = path.read_text("utf-8-sig")
-        rows, names = _json_lines(text) if "json" in path.suffix.lower() else _csv(text)
+        rows, names = _parse_json_lines(text) if "json" in path.suffix.lower() else _parse_csv(text)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
         raise DatasetError(f"{path}: this table cannot be read ({error})") from error
     if names and any(_is_picture(name, index, path.parent) for name in names):
-        names, rows = _without_header(names, rows, index, path.parent)
-    files = _file_column(rows, names, index, path.parent, image_column)
+        names, rows = _name_columns(names, rows, index, path.parent)
+    files = _find_file_column(rows, names, index, path.parent, image_column)
     if files is None:
         return None
     others = [name for name in names if name != files]
@@ -112,7 +112,7 @@ def open_table(
     return Table(path, rows, names, files, labels, columns.find_column(others, columns.TEXTS))
 
 
-def _csv(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _parse_csv(text: str) -> tuple[list[dict[str, Any]], list[str]]:
     lines = text.splitlines()
     if not lines:
         return [], []
@@ -122,7 +122,7 @@ def _csv(text: str) -> tuple[list[dict[str, Any]], list[str]]:
     return [dict(zip(names, row, strict=False)) for row in rows if row], names
 
 
-def _json_lines(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _parse_json_lines(text: str) -> tuple[list[dict[str, Any]], list[str]]:
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise TypeError("each line must be a JSON object")
@@ -134,7 +134,7 @@ def _is_picture(name: str, index: PictureIndex, beside: Path) -> bool:
     return suffix in SUFFIXES and isinstance(index.find(name, beside), Path)
 
 
-def _without_header(
+def _name_columns(
     first: list[str], rows: list[dict[str, Any]], index: PictureIndex, beside: Path
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Returns names for the columns of a table whose first line is a row already, and all rows."""
@@ -146,7 +146,7 @@ def _without_header(
     return names, [dict(zip(names, row, strict=False)) for row in cells]
 
 
-def _file_column(
+def _find_file_column(
     rows: list[dict[str, Any]],
     names: list[str],
     index: PictureIndex,

@@ -62,7 +62,7 @@ def load_tables(
         DatasetError: the column that was asked for is missing, a label is none of the classes,
             there is no picture of the split, or as `read_listing`.
     """
-    paths = [path for path in _tables_in(tree) if only in (None, path)]
+    paths = [path for path in _find_tables(tree) if only in (None, path)]
     if not paths:
         return None
     index = PictureIndex(tree)
@@ -78,13 +78,13 @@ def load_tables(
 
 def describe_unused_tables(tree: Folder) -> tuple[str, ...]:
     """Returns a remark about the tables in a folder that were not used for labels."""
-    names = [path.name for path in _tables_in(tree)]
+    names = [path.name for path in _find_tables(tree)]
     if not names:
         return ()
     return (f"labels are not from {', '.join(names)}; --label-column names a column to take",)
 
 
-def _tables_in(tree: Folder) -> Iterator[Path]:
+def _find_tables(tree: Folder) -> Iterator[Path]:
     """Yields the tables around classes and splits, and in the folders of splits."""
     top = unwrap(tree)
     inner = [folder for folder in top.folders if find_split_name(folder.name)]
@@ -109,12 +109,12 @@ def _load(
         columns.find_column(there, (), asked=options.label_column, flag="--label-column")
     parts: dict[str, list[_Row]] = defaultdict(list)
     for table in used:
-        for row in _rows(table, tree, index):
+        for row in _read_rows(table, tree, index):
             parts[row.split].append(row)
     if "train" not in parts:
         raise DatasetError(f"{tree.path}: the tables list no picture of the training split")
     rows = parts[choose_split(parts, split)]
-    labels, names = _classes(rows, parts["train"], used[0], options)
+    labels, names = _number_classes(rows, parts["train"], used[0], options)
     listing = Listing(
         place=str(tree.path),
         sources=[row.source for row in rows],
@@ -123,30 +123,30 @@ def _load(
         class_labels=names,
         texts=tuple(row.text for row in rows) if any(row.text for row in rows) else (),
         digest=hashlib.sha256(f"{options.shape}\n".encode()),
-        remarks=(*_remarks(tables, used), *describe_unused_splits(parts)),
+        remarks=(*_list_remarks(tables, used), *describe_unused_splits(parts)),
     )
     undivided = split if parts.keys() == {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
     return read_listing(listing, name, options, undivided=undivided)
 
 
-def _classes(
+def _number_classes(
     rows: Sequence[_Row], training: Sequence[_Row], table: Table, options: ReadOptions
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Returns the labels int64 [N] of the rows and the names of the classes."""
     if not table.labels:
         return np.zeros(len(rows), np.int64), UNLABELLED
 
-    def number(
+    def number_rows(
         some: Sequence[_Row], known: tuple[str, ...] | None
     ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         labels = [row.label for row in some]
         return number_classes(labels, lambda n: f"{table.path}, {some[n].file}", known=known)
 
-    return number(rows, options.class_labels or number(training, None)[1])
+    return number_rows(rows, options.class_labels or number_rows(training, None)[1])
 
 
-def _rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:
+def _read_rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row]:
     folder = table.path.parent
     of_table = find_split_name(extract_first_word(table.path.stem))
     if of_table is None and folder != tree.path:
@@ -175,7 +175,7 @@ def _split_of(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -
     return next((split for part in parents if (split := find_split_name(part))), None)
 
 
-def _remarks(tables: Sequence[Table], used: Sequence[Table]) -> list[str]:
+def _list_remarks(tables: Sequence[Table], used: Sequence[Table]) -> list[str]:
     if not used[0].labels:
         return [
             columns.describe_missing_labels([it for it in used[0].columns if it != used[0].files])

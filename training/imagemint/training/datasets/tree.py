@@ -89,7 +89,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
         own = path.stat()
         here = (*above, (own.st_dev, own.st_ino))
         with os.scandir(path) as entries:
-            found = sorted((each for each in entries if not is_stray(each.name)), key=_name)
+            found = sorted((each for each in entries if not is_stray(each.name)), key=_get_name)
         pictures, folders, others, bare = [], [], [], []
         for entry in found:
             if entry.is_dir():
@@ -107,7 +107,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
     return Folder(path, tuple(pictures), tuple(folders), tuple(others), tuple(bare))
 
 
-def _name(entry: os.DirEntry[str]) -> str:
+def _get_name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 

@@ -75,29 +75,29 @@ def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> Labelle
         return None
     part = choose_split(files, split)
     name = f"{name_shards(folder)}/{split}"
-    training = [sample for path in files["train"] for sample in _samples(path)]
+    training = [sample for path in files["train"] for sample in _read_samples(path)]
     samples = training
     if part != "train":
-        samples = [sample for path in files[part] for sample in _samples(path)]
+        samples = [sample for path in files[part] for sample in _read_samples(path)]
     if not any(sample.pictures for sample in samples):
         raise DatasetError(f"{folder}: no picture in {', '.join(map(str, files[part]))}")
-    column = _label_column(training, options.label_column)
-    suffix = _picture_suffix(samples, options.image_column)
-    remarks = [*describe_unused_splits(files), *_remarks(training, column, suffix)]
-    labels, names = _classes(samples, training, column, options)
+    column = _find_label_column(training, options.label_column)
+    suffix = _choose_picture_suffix(samples, options.image_column)
+    remarks = [*describe_unused_splits(files), *_list_remarks(training, column, suffix)]
+    labels, names = _number_classes(samples, training, column, options)
     digest = hashlib.sha256()
     for path in files[part]:
         add_file(digest, path)
     digest.update(b"" if options.shape == AS_STORED else str(options.shape).encode())
     # Digests of shards read by the usual fields stay those of older versions.
-    if suffix != _picture_suffix(samples, None):
+    if suffix != _choose_picture_suffix(samples, None):
         digest.update(f"images {suffix}\n".encode())
-    if column != _label_column(training, None):
+    if column != _find_label_column(training, None):
         digest.update(f"labels {column}\n".encode())
-    texts = tuple(str(_first(sample, _TEXTS) or "") for sample in samples)
+    texts = tuple(str(_get_first_field(sample, _TEXTS) or "") for sample in samples)
     listing = Listing(
         place=name,
-        sources=_pictures(samples, suffix),
+        sources=_read_pictures(samples, suffix),
         where=lambda row: f"{samples[row].shard.name}, {samples[row].key}",
         labels=labels,
         class_labels=names,
@@ -122,7 +122,7 @@ def _open(path: Path) -> Iterator[tarfile.TarFile]:
         raise DatasetError(f"{path}: not a whole tar file ({error})") from error
 
 
-def _samples(path: Path) -> list[_Sample]:
+def _read_samples(path: Path) -> list[_Sample]:
     """Returns the samples of a shard in order, with everything but their pictures."""
     samples: dict[str, _Sample] = {}
     with _open(path) as archive:
@@ -136,14 +136,16 @@ def _samples(path: Path) -> list[_Sample]:
             if f".{suffix.rpartition('.')[-1].lower()}" in SUFFIXES:
                 sample.pictures[suffix.lower()] = (member.offset_data, member.size)
             elif content := archive.extractfile(member):
-                sample.fields |= _fields(suffix.lower(), content.read(), f"{path}, {member.name}")
+                sample.fields |= _parse_fields(
+                    suffix.lower(), content.read(), f"{path}, {member.name}"
+                )
         # tarfile treats an invalid header as the end.
         if _read(archive, archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"no member begins at byte {archive.offset}")
     return list(samples.values())
 
 
-def _fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
+def _parse_fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
     """Returns the content of a small member: its text by suffix, or the fields of its JSON."""
     if suffix == "json":
         try:
@@ -154,7 +156,7 @@ def _fields(suffix: str, content: bytes, place: str) -> dict[str, Any]:
     return {suffix: content.decode(errors="replace").strip()}
 
 
-def _pictures(samples: Sequence[_Sample], suffix: str) -> Iterator[Encoded]:
+def _read_pictures(samples: Sequence[_Sample], suffix: str) -> Iterator[Encoded]:
     """Yields the picture of each sample; None for a sample without a picture."""
     for shard, own in groupby(samples, key=lambda sample: sample.shard):
         with _open(shard) as archive:
@@ -175,7 +177,7 @@ def _read(archive: tarfile.TarFile, offset: int, size: int) -> bytes:
 # --- what they tell -------------------------------------------------------------------------------
 
 
-def _label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
+def _find_label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
     """Returns the field of labels, `_FOLDER` for folders in the shards, or None without labels."""
     there = list(dict.fromkeys(name for sample in samples for name in sample.fields))
     usual = (*_LABELS, *columns.LABELS)
@@ -185,7 +187,7 @@ def _label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
     return found
 
 
-def _picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
+def _choose_picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
     """Returns the suffix of the pictures to use if samples have several."""
     there = list(dict.fromkeys(suffix for sample in samples for suffix in sample.pictures))
     if asked is None:
@@ -194,7 +196,7 @@ def _picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
     return found or there[0]
 
 
-def _classes(
+def _number_classes(
     samples: Sequence[_Sample],
     training: Sequence[_Sample],
     column: str | None,
@@ -203,27 +205,27 @@ def _classes(
     if column is None:
         return np.zeros(len(samples), np.int64), UNLABELLED
 
-    def number(
+    def number_samples(
         some: Sequence[_Sample], known: tuple[str, ...] | None
     ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        labels = [_label(sample, column) for sample in some]
+        labels = [_read_label(sample, column) for sample in some]
         return number_classes(labels, lambda n: f"{some[n].shard}, {some[n].key}", known=known)
 
-    return number(samples, options.class_labels or number(training, None)[1])
+    return number_samples(samples, options.class_labels or number_samples(training, None)[1])
 
 
-def _label(sample: _Sample, column: str) -> Label | None:
+def _read_label(sample: _Sample, column: str) -> Label | None:
     if column == _FOLDER:
         return PurePosixPath(sample.key).parent.name
     place = f"{sample.shard}, {sample.key}: {column}"
     return columns.as_label(sample.fields.get(column), place)
 
 
-def _first(sample: _Sample, names: Sequence[str]) -> Any:  # noqa: ANN401 - a value of JSON
+def _get_first_field(sample: _Sample, names: Sequence[str]) -> Any:  # noqa: ANN401 - a value of JSON
     return next((sample.fields[name] for name in names if name in sample.fields), None)
 
 
-def _remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -> Iterator[str]:
+def _list_remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -> Iterator[str]:
     if column is None:
         fields = dict.fromkeys(name for sample in samples for name in sample.fields)
         yield columns.describe_missing_labels(list(fields))

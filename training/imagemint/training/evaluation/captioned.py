@@ -11,8 +11,8 @@ from imagemint.training.datasets.avatar_wordings import (
     READ,
     Caption,
     Manner,
+    decode_person,
     draw_caption,
-    person_of,
 )
 from imagemint.training.evaluation.extractors import Extractor, Judge
 from imagemint.training.evaluation.measuring import Measured
@@ -96,7 +96,7 @@ def _recognise(judge: Judge, images: NDArray[np.uint8]) -> Recognised:
 
 def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
     rng = np.random.Generator(np.random.Philox(key=[0, _STREAM]))
-    return [draw_caption(*person_of(row), rng, manner) for row in people]
+    return [draw_caption(*decode_person(row), rng, manner) for row in people]
 
 
 def _shares(

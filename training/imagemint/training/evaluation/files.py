@@ -116,7 +116,7 @@ class PicturesSource(FileSource):
             stack.add(found.picture, str(path), found.stored_size)
             digest.update(f"{path.relative_to(tree.path)} {found.sha256}\n".encode())
         report_broken(tree.path, broken, len(paths), strict=True)
-        self.images = stack.images()
+        self.images = stack.get_images()
         _, height, width, channels = self.images.shape
         self.image_shape = (height, width, channels)
         self._place = tree.path

@@ -54,7 +54,7 @@ class BatchSource:
             with_gradient: whether the generated images keep their graph, for the step of G.
         """
         recipe, state = self._recipe, self._state
-        real, y = self._loader.at(state.images_seen, recipe.batch_size)
+        real, y = self._loader.load_batch(state.images_seen, recipe.batch_size)
         distribution = Distribution(recipe.latent)
         z = draw_latents(self._seed, position, recipe.batch_size, recipe.z_dim, distribution)
         codes = draw_codes(self._seed, position, recipe.batch_size, self._num_codes)

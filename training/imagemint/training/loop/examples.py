@@ -43,7 +43,7 @@ class Examples:
     def of(cls, pairs: Pairs) -> "Examples":
         """Returns up to 64 pairs, evenly spread over the data."""
         rows = np.linspace(0, len(pairs) - 1, min(NUMBER, len(pairs))).astype(np.int64)
-        return cls(*pairs.examples(rows))
+        return cls(*pairs.make_examples(rows))
 
     def write(self, run: Path) -> None:
         """Writes the examples to the directory of a run."""

@@ -183,7 +183,7 @@ class TranslationTask(Task):
         device = next(translator.parameters()).device
         for batch in range(self.recipe.calibration_batches):
             rows = np.arange(_CALIBRATION_BATCH) + batch * _CALIBRATION_BATCH
-            source, target = self.pairs.examples(rows % len(self.pairs))
+            source, target = self.pairs.make_examples(rows % len(self.pairs))
             translator(to_tensor(source, device))
             if isinstance(translator, TwoWay):
                 translator.back(to_tensor(target, device))

@@ -106,4 +106,4 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
         """Frequencies of the attributes, where the classes can be those of `avatars64`."""
         if self.attributes == "hidden" or shape.num_classes != len(avatars.STYLES):
             return {}
-        return {name: avatars.frequencies(name) for name in avatars.VALUES}
+        return {name: avatars.compute_frequencies(name) for name in avatars.VALUES}

@@ -144,4 +144,4 @@ def with_heads(shape: Shape) -> Shape:
 
 def frequencies_of_people() -> Frequencies:
     """Returns how often each head has each value of each attribute."""
-    return {name: avatars.frequencies(name) for name in avatars.VALUES}
+    return {name: avatars.compute_frequencies(name) for name in avatars.VALUES}

@@ -11,7 +11,12 @@ from imagemint.training.datasets.translations.degradations import (
     MotionBlur,
     Unchanged,
 )
-from imagemint.training.datasets.translations.holes import HIDDEN, GlassesMask, Holes, glasses_box
+from imagemint.training.datasets.translations.holes import (
+    HIDDEN,
+    GlassesMask,
+    Holes,
+    make_glasses_box,
+)
 from imagemint.training.errors import DatasetError
 
 ALL = [
@@ -41,7 +46,7 @@ def test_source_depends_on_image_seed_and_index_only(images, degradation):
     together = degradation(images, 9, ROWS)
     alone = [degradation(images[[i]], 9, ROWS[[i]])[0] for i in reversed(range(4))]
     assert np.array_equal(together, np.stack(alone[::-1]))
-    form = degradation.form(64, 64, 3)
+    form = degradation.compute_source_form(64, 64, 3)
     assert (together.dtype, together.shape) == (np.uint8, (4, *form.shape))
 
 
@@ -76,7 +81,7 @@ def test_gray_is_that_of_pillow(images):
 def test_gray_needs_colours():
     """Gray images cannot be converted to gray sources."""
     with pytest.raises(DatasetError, match="colour"):
-        Gray().form(28, 28, 1)
+        Gray().compute_source_form(28, 28, 1)
 
 
 def test_small_images_follow_the_kernel():
@@ -97,13 +102,13 @@ def test_small_images_follow_the_kernel():
 def test_small_images_need_a_multiple():
     """An image that does not divide is refused by its size."""
     with pytest.raises(DatasetError, match="30x30"):
-        LowResolution().form(30, 30, 3)
+        LowResolution().compute_source_form(30, 30, 3)
 
 
 def test_blur_is_the_convolution(images):
     """Blurred images are those of a direct convolution, with the kernel of the index."""
     blur = MotionBlur()
-    kernel = blur.kernels(9, ROWS)[1]
+    kernel = blur.draw_kernels(9, ROWS)[1]
     size = blur.kernel_size
     assert kernel.shape == (size, size)
     assert kernel.sum() == pytest.approx(1)
@@ -144,4 +149,4 @@ def test_box_covers_all_glasses(real_data):
     worn = load_dataset("avatars64", "test", real_data).images[rows]
     differs = (worn != bare).any(axis=(0, 3))
     assert differs.any()
-    assert not differs[~glasses_box(64, 64)].any()
+    assert not differs[~make_glasses_box(64, 64)].any()

@@ -75,9 +75,9 @@ def test_epochs_show_every_image_anew(people):
 def test_examples_are_fixed(people):
     """A row always has the same source and its own target, after any other draws."""
     pairs = pairs_of(people)["paired"]
-    sources, targets = pairs.examples(np.array([4, 1]))
+    sources, targets = pairs.make_examples(np.array([4, 1]))
     pairs.draw(0, 0, 3)
-    again, _ = pairs.examples(np.array([1]))
+    again, _ = pairs.make_examples(np.array([1]))
     assert np.array_equal(sources[1], again[0])
     assert np.array_equal(targets, people.images[[4, 1]])
 
@@ -98,7 +98,7 @@ def test_unpaired_images_meet_at_random(people):
             assert other not in WORN
             met.add((row, other))
     assert len(met) > 10
-    _, truth = pairs.examples(np.array([0, 1]))
+    _, truth = pairs.make_examples(np.array([0, 1]))
     assert (truth == 0).all()
 
 
@@ -107,8 +107,8 @@ def test_sequences_go_on(people):
     pairs = pairs_of(people)["sequence"]
     assert (pairs.form.frames, pairs.form.depth) == (4, 12)
     rows = np.array([6, 2])
-    sources, targets = pairs.examples(rows)
-    further = pairs.rollout(rows, 10)
+    sources, targets = pairs.make_examples(rows)
+    further = pairs.roll_out(rows, 10)
     assert further.shape == (2, 10, 64, 64, 3)
     assert np.array_equal(further[:, 0], targets)
     frames = np.concatenate([np.stack(np.split(sources[0], 4, axis=2)), further[0]])
@@ -120,15 +120,15 @@ def test_motion_is_steady():
     image = np.full((64, 64, 1), 255, np.uint8)
     image[24:40, 24:40] = 0
     path = Path(x=0, y=0, dx=1 / 32, dy=0, angle=0, turn=0, scale=1, growth=0)
-    frames = np.stack([path.frame(image, number)[..., 0] for number in range(14)])
+    frames = np.stack([path.render_frame(image, number)[..., 0] for number in range(14)])
     inked = 255.0 - frames
     centres = (inked * np.arange(64)).sum(axis=(1, 2)) / inked.sum(axis=(1, 2))
     assert np.diff(centres) == pytest.approx(2, abs=0.05)
     grown = replace(path, dx=0, growth=0.05)
-    areas = [float((255.0 - grown.frame(image, number)).sum()) for number in (5, 9)]
+    areas = [float((255.0 - grown.render_frame(image, number)).sum()) for number in (5, 9)]
     assert areas[1] / areas[0] == pytest.approx(1.05**8, rel=0.03)
     turned = replace(path, dx=0, turn=90 / 13, angle=0)
-    assert np.array_equal(turned.frame(image, 0), turned.frame(image, 13)[::-1, :, :])
+    assert np.array_equal(turned.render_frame(image, 0), turned.render_frame(image, 13)[::-1, :, :])
 
 
 def test_digest_tells_data_and_task_apart(people):
@@ -153,7 +153,7 @@ def test_tasks_are_loaded_by_name(people, monkeypatch):
     assert found["edges"].name == "edges of avatars64/train"
     assert len(found["holes"]) == 5
     assert np.array_equal(found["glasses-mask"].data.images, people.images[WORN])
-    assert (found["glasses-mask"].examples(np.array([0]))[1] == 0).all()
+    assert (found["glasses-mask"].make_examples(np.array([0]))[1] == 0).all()
     assert found["low-resolution"].form.shape == (16, 16, 3)
 
 

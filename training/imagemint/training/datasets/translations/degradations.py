@@ -26,7 +26,7 @@ class Degradation(ABC):
     """Makes sources from images. Its ``repr`` names all parameters and enters the digest."""
 
     @abstractmethod
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the sources of images of this shape.
 
         Raises:
@@ -48,7 +48,7 @@ class Degradation(ABC):
 class Unchanged(Degradation):
     """The images themselves, for translators without another target."""
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the images."""
         return SourceForm(height, width, channels)
 
@@ -73,7 +73,7 @@ class Edges(Degradation):
 
     threshold: int = 24
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of gray images of the same size."""
         del channels
         return SourceForm(height, width, 1)
@@ -82,7 +82,7 @@ class Edges(Degradation):
         """Returns the drawings uint8 [N, H, W, 1], 0 on lines and 255 elsewhere."""
         del seed, indices
         x = images.astype(np.float32)
-        across, down = _sobel(x, along=2, over=1), _sobel(x, along=1, over=2)
+        across, down = _compute_gradient(x, along=2, over=1), _compute_gradient(x, along=1, over=2)
         size = np.hypot(across, down)
         strongest = size.argmax(axis=3)[..., np.newaxis]
         across, down, size = (
@@ -92,7 +92,7 @@ class Edges(Degradation):
         return np.where(is_line, 0, 255).astype(np.uint8)[..., np.newaxis]
 
 
-def _sobel(x: NDArray[np.float32], along: int, over: int) -> NDArray[np.float32]:
+def _compute_gradient(x: NDArray[np.float32], along: int, over: int) -> NDArray[np.float32]:
     """Returns the gradient along an axis, smoothed over another: 1 for a step of one level."""
     steps = ndimage.correlate1d(x, [-1, 0, 1], axis=along, mode="nearest")
     smooth: NDArray[np.float32] = ndimage.correlate1d(
@@ -126,7 +126,7 @@ def _is_crest(
 class Gray(Degradation):
     """Gray images, by the luma of ITU-R BT.601 as Pillow computes it."""
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of gray images of the same size."""
         if channels != _RGB:
             raise DatasetError("gray sources need images in colour")
@@ -154,7 +154,7 @@ class LowResolution(Degradation):
 
     factor: int = 4
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of images of a factor of the size."""
         if height % self.factor or width % self.factor:
             raise DatasetError(
@@ -202,13 +202,13 @@ class MotionBlur(Degradation):
     turns: float = 0.12
     jerks: float = 0.02
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the images themselves."""
         return SourceForm(height, width, channels)
 
     def __call__(self, images: Images, seed: int, indices: NDArray[np.int64]) -> Images:
         """Returns blurred images uint8 [N, H, W, C]."""
-        kernels = self.kernels(seed, indices)
+        kernels = self.draw_kernels(seed, indices)
         return np.stack([_blur(*each) for each in zip(images, kernels, strict=True)])
 
     @property
@@ -216,11 +216,11 @@ class MotionBlur(Degradation):
         """Height and width of a kernel, odd."""
         return self.longest + 1 + self.longest % 2
 
-    def kernels(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    def draw_kernels(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the kernels float64 [N, k, k] of these indices; each has the sum 1."""
-        return np.stack([self._kernel(generator_at(seed, Stream.SOURCES, i)) for i in indices])
+        return np.stack([self._draw_kernel(generator_at(seed, Stream.SOURCES, i)) for i in indices])
 
-    def _kernel(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw_kernel(self, rng: np.random.Generator) -> NDArray[np.float64]:
         length = rng.uniform(3, self.longest)
         change = rng.normal(0, self.turns, self.steps)
         sharp = rng.random(self.steps) < self.jerks
@@ -228,10 +228,10 @@ class MotionBlur(Degradation):
         angles = rng.uniform(0, 2 * np.pi) + change.cumsum()
         path = np.stack([np.sin(angles), np.cos(angles)]).cumsum(axis=1) * (length / self.steps)
         path -= (path.max(axis=1, keepdims=True) + path.min(axis=1, keepdims=True)) / 2
-        return _splat(path, self.kernel_size)
+        return _rasterize_path(path, self.kernel_size)
 
 
-def _splat(path: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def _rasterize_path(path: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """Returns a kernel [size, size] of points [2, P] around its centre, by bilinear weights."""
     kernel = np.zeros((size + 1, size + 1))
     points = path + size // 2

@@ -35,7 +35,7 @@ class Holes(Degradation):
     least: float = 0.2
     most: float = 0.45
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the images, with a mask."""
         return SourceForm(height, width, channels, mask=True)
 
@@ -43,26 +43,28 @@ class Holes(Degradation):
         """Returns images with holes, and their masks: uint8 [N, H, W, C + 1]."""
         height, width = images.shape[1:3]
         masks = np.stack(
-            [self._mask(generator_at(seed, Stream.SOURCES, i), height, width) for i in indices]
+            [self._draw_mask(generator_at(seed, Stream.SOURCES, i), height, width) for i in indices]
         )
         return hide(images, masks)
 
-    def _mask(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
+    def _draw_mask(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
         kind = rng.random()
         if kind < self.boxes:
-            return glasses_box(height, width, *rng.integers(-1, 2, size=2).tolist())
+            return make_glasses_box(height, width, *rng.integers(-1, 2, size=2).tolist())
         if kind < (1 + self.boxes) / 2:
-            return self._rectangle(rng, height, width)
-        return self._stroke(rng, height, width)
+            return self._draw_rectangle(rng, height, width)
+        return self._draw_stroke(rng, height, width)
 
-    def _rectangle(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
+    def _draw_rectangle(
+        self, rng: np.random.Generator, height: int, width: int
+    ) -> NDArray[np.bool_]:
         tall, wide = np.rint(rng.uniform(self.least, self.most, 2) * (height, width)).astype(int)
         top, left = rng.integers(0, (height - tall + 1, width - wide + 1))
         mask = np.zeros((height, width), np.bool_)
         mask[top : top + tall, left : left + wide] = True
         return mask
 
-    def _stroke(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
+    def _draw_stroke(self, rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
         """Returns a path of round dots that turns slightly at every step and stays in the image."""
         radius = rng.uniform(0.03, 0.07) * height
         length = rng.uniform(0.5, 1.2) * height
@@ -81,18 +83,18 @@ class Holes(Degradation):
 class GlassesMask(Degradation):
     """Images with the place of the glasses hidden."""
 
-    def form(self, height: int, width: int, channels: int) -> SourceForm:
+    def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:
         """Returns the form of the images, with a mask."""
         return SourceForm(height, width, channels, mask=True)
 
     def __call__(self, images: Images, seed: int, indices: NDArray[np.int64]) -> Images:
         """Returns images with a hidden box, and its mask: uint8 [N, H, W, C + 1]."""
         del seed, indices
-        mask = glasses_box(*images.shape[1:3])
+        mask = make_glasses_box(*images.shape[1:3])
         return hide(images, np.broadcast_to(mask, images.shape[:3]))
 
 
-def glasses_box(height: int, width: int, down: int = 0, across: int = 0) -> NDArray[np.bool_]:
+def make_glasses_box(height: int, width: int, down: int = 0, across: int = 0) -> NDArray[np.bool_]:
     """Returns the mask bool [height, width] of the box of glasses, moved by so many pixels."""
     top, bottom, left, right = GLASSES
     mask = np.zeros((height, width), np.bool_)

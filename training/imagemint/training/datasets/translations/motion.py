@@ -83,7 +83,7 @@ class Path:
     scale: float
     growth: float
 
-    def frame(self, image: Images, number: int) -> Images:
+    def render_frame(self, image: Images, number: int) -> Images:
         """Returns a frame uint8 [H, W, C] of an image of the same shape, by bicubic sampling."""
         t = number - (LENGTH - 1) / 2
         height, width = image.shape[:2]
@@ -138,26 +138,31 @@ class MovingImages(Pairs):
         for row, position in zip(rows, range(first, first + count), strict=True):
             rng = generator_at(seed, Stream.SOURCES, position)
             path = self._motion.draw(rng)
-            found.append(self._frames(row, path, int(rng.integers(LENGTH - FRAMES)), FRAMES + 1))
+            found.append(
+                self._render_frames(row, path, int(rng.integers(LENGTH - FRAMES)), FRAMES + 1)
+            )
         return _split(np.stack(found))
 
-    def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
+    def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
         """Returns the first four frames of these sequences, and the fifth."""
-        return _split(self._sequences(rows, FRAMES + 1))
+        return _split(self._render_sequences(rows, FRAMES + 1))
 
-    def rollout(self, rows: NDArray[np.int64], steps: int = LENGTH - FRAMES) -> Images:
+    def roll_out(self, rows: NDArray[np.int64], steps: int = LENGTH - FRAMES) -> Images:
         """Returns the frames that follow the sources of `examples`: uint8 [N, steps, H, W, C]."""
-        return self._sequences(rows, FRAMES + steps)[:, FRAMES:]
+        return self._render_sequences(rows, FRAMES + steps)[:, FRAMES:]
 
-    def _sequences(self, rows: NDArray[np.int64], length: int) -> Images:
+    def _render_sequences(self, rows: NDArray[np.int64], length: int) -> Images:
         paths = [self._motion.draw(generator_at(EXAMPLES, Stream.SOURCES, row)) for row in rows]
         return np.stack(
-            [self._frames(row, path, 0, length) for row, path in zip(rows, paths, strict=True)]
+            [
+                self._render_frames(row, path, 0, length)
+                for row, path in zip(rows, paths, strict=True)
+            ]
         )
 
-    def _frames(self, row: int, path: Path, first: int, count: int) -> Images:
+    def _render_frames(self, row: int, path: Path, first: int, count: int) -> Images:
         image = self.data.images[row]
-        return np.stack([path.frame(image, first + number) for number in range(count)])
+        return np.stack([path.render_frame(image, first + number) for number in range(count)])
 
 
 def _split(frames: Images) -> tuple[Images, Images]:

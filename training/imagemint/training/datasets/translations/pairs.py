@@ -61,7 +61,7 @@ class Pairs(ABC):
         """
 
     @abstractmethod
-    def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
+    def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
         """Returns fixed pairs, those of these rows of ``data``: always the same for a row.
 
         Returns:
@@ -94,7 +94,7 @@ class DegradedImages(Pairs):
         super().__init__(
             task,
             data,
-            form=degradation.form(height, width, channels),
+            form=degradation.compute_source_form(height, width, channels),
             target_shape=(height, width, channels),
             parameters=repr(degradation),
         )
@@ -110,6 +110,6 @@ class DegradedImages(Pairs):
         positions = np.arange(first, first + count)
         return self.degradation(self.data.images[rows], seed, positions), self._truth[rows]
 
-    def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
+    def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
         """Returns sources and targets of these rows."""
         return self.degradation(self.data.images[rows], EXAMPLES, rows), self._truth[rows]

@@ -57,7 +57,7 @@ def load_pairs(
     return TASKS[task](task, images, split, data)
 
 
-def _degraded(degradation: Degradation) -> Loader:
+def _make_loader(degradation: Degradation) -> Loader:
     def load(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
         del split, data
         return DegradedImages(task, images, degradation)
@@ -65,32 +65,34 @@ def _degraded(degradation: Degradation) -> Loader:
     return load
 
 
-def _moving(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+def _load_moving_images(
+    task: str, images: LabelledImages, split: Split, data: Path | None
+) -> Pairs:
     del split, data
     return MovingImages(task, images)
 
 
-def _holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+def _load_holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
     """Returns images with holes, of people only those without glasses."""
     del split, data
-    worn = _glasses(images)
+    worn = _find_glasses(images)
     if worn is None:
         return DegradedImages(task, images, Holes())
     return DegradedImages(task, select_rows(images, np.flatnonzero(~worn)), Holes(boxes=_BOXES))
 
 
-def _glasses_mask(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
-    rows, truth = _bare(task, images, split, data)
+def _load_glasses_mask(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    rows, truth = _load_bare(task, images, split, data)
     return DegradedImages(task, select_rows(images, rows), GlassesMask(), truth)
 
 
-def _unpaired(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
-    rows, truth = _bare(task, images, split, data)
+def _load_unpaired(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    rows, truth = _load_bare(task, images, split, data)
     without = np.setdiff1d(np.arange(len(images)), rows)
     return UnpairedImages(task, images, rows, without, truth)
 
 
-def _glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
+def _find_glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
     """Returns which people wear glasses, bool [N]; None for data without this attribute."""
     for attribute in images.attributes:
         if attribute.name == "accessories":
@@ -99,11 +101,11 @@ def _glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
     return None
 
 
-def _bare(
+def _load_bare(
     task: str, images: LabelledImages, split: Split, data: Path | None
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Returns the rows of people with glasses, and their images without glasses."""
-    worn = _glasses(images)
+    worn = _find_glasses(images)
     if worn is None or images.images.shape[1:] != (64, 64, 3):
         raise DatasetError(f"{task} needs {avatars.NAME} as it is stored, not {images.name}")
     rows, truth = avatars.load_bare(split, data)
@@ -113,14 +115,14 @@ def _bare(
 
 
 TASKS: dict[str, Loader] = {
-    "edges": _degraded(Edges()),
-    "gray": _degraded(Gray()),
-    "low-resolution": _degraded(LowResolution()),
-    "motion-blur": _degraded(MotionBlur()),
-    "holes": _holes,
-    "glasses-mask": _glasses_mask,
-    "glasses": _unpaired,
-    "frames": _moving,
-    "images": _degraded(Unchanged()),
+    "edges": _make_loader(Edges()),
+    "gray": _make_loader(Gray()),
+    "low-resolution": _make_loader(LowResolution()),
+    "motion-blur": _make_loader(MotionBlur()),
+    "holes": _load_holes,
+    "glasses-mask": _load_glasses_mask,
+    "glasses": _load_unpaired,
+    "frames": _load_moving_images,
+    "images": _make_loader(Unchanged()),
 }
 """Functions that load the tasks, by name."""

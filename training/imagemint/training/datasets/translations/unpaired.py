@@ -61,6 +61,6 @@ class UnpairedImages(Pairs):
         rows, others = order.indices(first, count), other.indices(first, count)
         return self.data.images[rows], self.targets.images[others]
 
-    def examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
+    def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
         """Returns sources and their true targets, which training must not use."""
         return self.data.images[rows], self._truth[rows]

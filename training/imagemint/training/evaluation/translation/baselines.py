@@ -82,7 +82,7 @@ def _last_frame(channels: int) -> Callable[[Images, Rows], Images]:
 def _of_training_means(train: Pairs) -> tuple[Baseline, ...]:
     """Returns the mean training image, and for gray sources the mean colour at their luma."""
     rows = np.arange(min(len(train), _TRAINING))
-    sources, targets = train.examples(rows)
+    sources, targets = train.make_examples(rows)
     mean = targets.mean(axis=0, dtype=np.float64)
     image = np.rint(mean).astype(np.uint8)
     found = Baseline(
@@ -131,14 +131,14 @@ def _open(sources: Images) -> tuple[Images, NDArray[np.bool_]]:
 
 def _wiener_filters(blur: MotionBlur) -> tuple[Baseline, ...]:
     """Returns a filter that knows the blur of each image, and one that knows only the mean."""
-    mean = blur.kernels(1, np.arange(_KERNELS)).mean(axis=0)
+    mean = blur.draw_kernels(1, np.arange(_KERNELS)).mean(axis=0)
 
     def blind(x: Images, rows: Rows) -> Images:
         del rows
         return np.stack([_sharpen(image, mean, _BALANCE_BLIND) for image in x])
 
     def knowing(x: Images, rows: Rows) -> Images:
-        kernels = blur.kernels(EXAMPLES, rows)
+        kernels = blur.draw_kernels(EXAMPLES, rows)
         pairs = zip(x, kernels, strict=True)
         return np.stack([_sharpen(image, kernel, _BALANCE) for image, kernel in pairs])
 

@@ -139,7 +139,7 @@ def evaluate_translation(
     columns: list[Column] = []
     for name, how, translate in _candidates(translator, find_baselines(train, test)):
         setup = _describe_setup(how, f"{test.name}, rows 0 to {count - 1}", judge)
-        results = translate(test.examples(rows)[0], rows)
+        results = translate(test.make_examples(rows)[0], rows)
         figures = [
             *_measure(results, test, train, rows, judge),
             *(_further(translator, test, judge) if not name else ()),
@@ -168,11 +168,11 @@ def _candidates(
 def _measure(
     results: Images, test: Pairs, train: Pairs, rows: Rows, judge: Judge | None
 ) -> Iterator[Figure]:
-    sources, images = test.examples(rows)
+    sources, images = test.make_examples(rows)
     others = (
         train.targets.images[: len(rows)]
         if isinstance(train, UnpairedImages)
-        else train.examples(rows)[1]
+        else train.make_examples(rows)[1]
     )
     removes = _GLASSES if isinstance(test, UnpairedImages) else ""
     truth = Truth(images, others, select_rows(test.data, rows), removes)
@@ -184,7 +184,7 @@ def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterat
     """Yields the cycle error, and how often the way back adds glasses."""
     if translator.back is None or not isinstance(test, UnpairedImages):
         return
-    sources, _ = test.examples(np.arange(min(len(test), _SAMPLES)))
+    sources, _ = test.make_examples(np.arange(min(len(test), _SAMPLES)))
     yield measure_cycle(sources, translator.back(translator.translate(sources)))
     if judge is None:
         return
@@ -206,8 +206,8 @@ def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Itera
     if not isinstance(test, MovingImages):
         return
     rows = np.arange(min(len(test), _SEQUENCES))
-    truth = test.rollout(rows)
-    frames = predict(translate, test.examples(rows)[0], truth.shape[1], test.form.channels)
+    truth = test.roll_out(rows)
+    frames = predict(translate, test.make_examples(rows)[0], truth.shape[1], test.form.channels)
     for step in range(truth.shape[1]):
         yield mean_figure(
             f"psnr_step_{step + 1}",
@@ -252,7 +252,7 @@ def _remove_glasses(
         return []
     test = load_pairs("glasses-mask", "test", data)
     rows = np.arange(len(test))
-    sources, images = test.examples(rows)
+    sources, images = test.make_examples(rows)
     holes = sources[..., -1] > 127  # noqa: PLR2004 - the middle
     truth = Truth(images, images, test.data, _GLASSES)
     found = []

@@ -45,7 +45,7 @@ def write_translations(
     """
     (out / "table.md").write_text(describe(title, figures))
     rows = np.arange(min(_ROWS, len(columns[0].images)))
-    sources, truth = test.examples(rows)
+    sources, truth = test.make_examples(rows)
     shown = [
         picture_sources(sources, test.form, test.target_shape),
         *(each.images[rows] for each in columns),
