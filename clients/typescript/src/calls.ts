@@ -35,6 +35,7 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
   signals: readonly AbortSignal[],
 ): Promise<MessageShape<O>> {
   return new Promise((resolve, reject) => {
+    let stopListening = (): void => {};
     const call = connection.makeUnaryRequest(
       pathOf(method),
       (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
@@ -51,7 +52,7 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
         }
       },
     );
-    const stopListening = onAbort(signals, () => call.cancel());
+    stopListening = onAbort(signals, () => call.cancel());
   });
 }
 

@@ -5,6 +5,7 @@ import { readFile } from "node:fs/promises";
 import { isIP, isIPv6 } from "node:net";
 import { Client, credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
+import { describe } from "./arguments.js";
 import { Unavailable } from "./errors.js";
 import { serviceConfig } from "./gen/imagemint/v1/service_config.js";
 
@@ -30,10 +31,15 @@ export interface Tls {
 /**
  * Splits "host:port" or "a:1,b:2" into single targets.
  *
- * @throws TypeError if a target is empty or lacks its port
+ * @throws TypeError if there is no target, or one is empty or lacks its port
  */
 export function parseTargets(target: string | readonly string[]): string[] {
-  const names = (typeof target === "string" ? target.split(",") : target).map((each) => each.trim());
+  const several = typeof target === "string" ? target.split(",") : target;
+  const isList = Array.isArray(several) && several.every((each) => typeof each === "string");
+  if (!isList || several.length === 0) {
+    throw new TypeError(`${describe(target)} names no server; expected HOST:PORT, or several`);
+  }
+  const names = several.map((each) => each.trim());
   if (names.length === 1 && isUri(names[0]!)) {
     return names;
   }

@@ -1,7 +1,10 @@
 /** The client of an imagemint server. */
 
+import { setMaxListeners } from "node:events";
+
 import { create } from "@bufbuild/protobuf";
 
+import { checkArray, checkText } from "./arguments.js";
 import { onAbort } from "./cancellation.js";
 import { DuplexStream, ServerStream } from "./calls.js";
 import {
@@ -77,7 +80,7 @@ export class Client {
   /**
    * @param target "host:port", or several of them, comma-separated or in an array: calls then go to
    *   each in turn. `unix:PATH` works too.
-   * @throws TypeError if `target` names no server
+   * @throws TypeError if `target` names no server, or gRPC cannot send the metadata or the key
    */
   constructor(target: string | readonly string[], options: ClientOptions = {}) {
     this.#session = new Session(target, options);
@@ -112,7 +115,7 @@ export class Client {
    * @throws NotFound if there is no model of this name
    */
   async model(name: string, settings: CallSettings = {}): Promise<Model> {
-    const request = create(GetModelRequestSchema, { model: name });
+    const request = create(GetModelRequestSchema, { model: checkText("name", name) });
     const answer = await this.#session.call(ModelService.method.getModel, request, settings);
     return answer.model!;
   }
@@ -197,20 +200,34 @@ export class Client {
     serials: string | readonly string[],
     settings: CallSettings = {},
   ): Promise<ImageBatch> {
-    const texts = typeof serials === "string" ? [serials] : serials;
-    const runs = cutIntoRuns(texts, async (model) =>
+    const texts = typeof serials === "string" ? [serials] : checkArray("serial", serials);
+    const runs = await cutIntoRuns(texts, async (model) =>
       texts.length === 1 ? 1 : (await this.model(model, settings)).limits!.maxImagesPerRequest,
     );
     const batches: ImageBatch[] = [];
-    const waiting = [...(await runs).entries()];
+    const waiting = [...runs.entries()];
+    const failure = new AbortController(); // the first one ends the other calls
+    const { signal } = failure;
+    setMaxListeners(0, signal); // one for each call
     const work = async (): Promise<void> => {
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         const [at, run] = next;
-        batches[at] = await this.generate(run.first.model, { ...settings, ...runSelection(run) });
+        const options = { ...settings, signal, ...runSelection(run) };
+        batches[at] = await this.generate(run.first.model, options);
       }
     };
-    await Promise.all(Array.from({ length: CALLS_AT_ONCE }, work));
-    return joinBatches(batches, (await runs).flatMap((run) => run.positions));
+    const outer = settings.signal === undefined ? [] : [settings.signal];
+    const stopListening = onAbort(outer, () => failure.abort());
+    try {
+      await Promise.all(Array.from({ length: CALLS_AT_ONCE }, work));
+    } catch (error) {
+      waiting.length = 0;
+      failure.abort();
+      throw error;
+    } finally {
+      stopListening();
+    }
+    return joinBatches(batches, runs.flatMap((run) => run.positions));
   }
 
   /**
@@ -239,13 +256,11 @@ export class Client {
    *
    * @param serials 2 to 64 of one model, version and variant
    */
-  async *interpolate(
+  interpolate(
     serials: readonly string[],
     options: InterpolateOptions = {},
   ): AsyncGenerator<ImageBatch, void, undefined> {
-    for await (const chunk of this.#walk(interpolateRequest(serials, options), options)) {
-      yield parseImageBatch(chunk.batch!, chunk.timing);
-    }
+    return this.#frames(interpolateRequest(serials, options), options);
   }
 
   /** Returns the path of interpolate() as one animated picture. */
@@ -259,14 +274,24 @@ export class Client {
     return Buffer.concat(parts);
   }
 
+  async *#frames(
+    request: InterpolateRequest,
+    settings: CallSettings,
+  ): AsyncGenerator<ImageBatch, void, undefined> {
+    for await (const chunk of this.#walk(request, settings)) {
+      yield parseImageBatch(chunk.batch!, chunk.timing);
+    }
+  }
+
   async *#walk(
     request: InterpolateRequest,
     settings: CallSettings,
   ): AsyncGenerator<InterpolateResponse, void, undefined> {
     const method = GenerationService.method.interpolate;
     const deadline = this.#session.deadline(settings);
+    const signals = this.#session.signals(settings);
     const call = ServerStream.open(await this.#session.open(), method, request, deadline);
-    const stopListening = onAbort(this.#session.signals(settings), () => call.cancel());
+    const stopListening = onAbort(signals, () => call.cancel());
     try {
       for (let next = await call.next(); next !== undefined; next = await call.next()) {
         yield next;

@@ -7,6 +7,7 @@ import {
   type ImageFilter,
   type ImageScores,
 } from "./gen/imagemint/v1/image_pb.js";
+import { checkFlag, checkNumber } from "./arguments.js";
 import { smallNumber } from "./numbers.js";
 
 /**
@@ -46,17 +47,23 @@ export interface Scores {
 /**
  * Returns the message of a filter.
  *
- * @throws InvalidRequest if `maxTries` does not fit the message
+ * @throws InvalidRequest if a value has the wrong type, or does not fit the message
  */
 export function filterMessage(filter: Filter): ImageFilter {
   const message = create(ImageFilterSchema, {
-    rejectionSampling: filter.rejectionSampling ?? false,
+    rejectionSampling: checkFlag("filter.rejectionSampling", filter.rejectionSampling ?? false),
   });
   if (filter.minClassConfidence !== undefined) {
-    message.minClassConfidence = filter.minClassConfidence;
+    message.minClassConfidence = checkNumber(
+      "filter.minClassConfidence",
+      filter.minClassConfidence,
+    );
   }
   if (filter.minTrainingDistance !== undefined) {
-    message.minTrainingDistance = filter.minTrainingDistance;
+    message.minTrainingDistance = checkNumber(
+      "filter.minTrainingDistance",
+      filter.minTrainingDistance,
+    );
   }
   if (filter.maxTries !== undefined) {
     message.maxTries = smallNumber("filter.maxTries", filter.maxTries);

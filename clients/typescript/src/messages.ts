@@ -13,6 +13,7 @@ import {
   type InterpolateRequest,
   type StreamGenerateRequest,
 } from "./gen/imagemint/v1/generation_service_pb.js";
+import { checkArray, checkChoice, checkFlag, checkText } from "./arguments.js";
 import { filterMessage, type Filter } from "./filters.js";
 import type { ImageSpec } from "./gen/imagemint/v1/image_pb.js";
 import { smallNumber, type Whole } from "./numbers.js";
@@ -56,7 +57,7 @@ export function interpolateRequest(
   options: InterpolateOptions,
 ): InterpolateRequest {
   return create(InterpolateRequestSchema, {
-    serials: [...serials],
+    serials: checkArray("serials", serials).map((each) => checkText("serials", each)),
     frames: smallNumber("frames", options.frames ?? 60),
     priority: priorityValue(options.priority),
   });
@@ -64,8 +65,8 @@ export function interpolateRequest(
 
 export function animationSpec(options: AnimateOptions): Animation {
   const animation = create(AnimationSchema, {
-    format: ANIMATIONS[options.format ?? "webp"],
-    bounces: options.bounces ?? false,
+    format: checkChoice("format", options.format ?? "webp", ANIMATIONS),
+    bounces: checkFlag("bounces", options.bounces ?? false),
   });
   if (options.quality !== undefined) {
     animation.quality = smallNumber("quality", options.quality);

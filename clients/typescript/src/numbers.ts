@@ -1,5 +1,6 @@
 /** Whole numbers of a caller, checked before they go into messages. */
 
+import { describe } from "./arguments.js";
 import { invalid } from "./errors.js";
 
 export const UINT64_MAX = 2n ** 64n - 1n;
@@ -19,6 +20,9 @@ export function smallNumber(name: string, value: Whole): number {
  * @throws InvalidRequest if it is not whole, not exact, or outside 0 to `largest`
  */
 export function wholeNumber(name: string, value: Whole, largest: bigint): bigint {
+  if (typeof value !== "number" && typeof value !== "bigint") {
+    throw invalid(name, `${describe(value)} is not a whole number`);
+  }
   if (typeof value === "number" && !Number.isSafeInteger(value)) {
     const hint = Number.isInteger(value) ? "is not exact; use a bigint" : "is not a whole number";
     throw invalid(name, `${value} ${hint}`);

@@ -2,7 +2,8 @@
 
 import { create } from "@bufbuild/protobuf";
 
-import { invalid } from "./errors.js";
+import { checkArray, checkChoice, checkNumber, checkText, describe } from "./arguments.js";
+import { invalid, type InvalidRequest } from "./errors.js";
 import { Priority as WirePriority } from "./gen/imagemint/v1/generation_service_pb.js";
 import {
   ClassCycleSchema,
@@ -62,8 +63,8 @@ export interface Selection {
   readonly condition?: Condition | undefined;
   /** Truncation within the range of the model. Default: none; zero is a value. */
   readonly truncation?: number | undefined;
-  /** Version of the model. Default: the server's default version. */
-  readonly version?: string | undefined;
+  /** Version of the model, as a number or its text. Default: the server's default version. */
+  readonly version?: string | Whole | undefined;
   /** Variant that must make the images, or `reference`. Default: whichever the server runs. */
   readonly variant?: string | undefined;
   /** `count` latents of z_dim elements each, instead of a seed. Such images have no serial. */
@@ -84,6 +85,11 @@ export const FORMATS: Readonly<Record<Format, ImageFormat>> = {
   webp: ImageFormat.WEBP,
 };
 
+const PRIORITIES: Readonly<Record<Priority, WirePriority>> = {
+  normal: WirePriority.NORMAL,
+  high: WirePriority.HIGH,
+};
+
 /** Classes in turn; without arguments all classes of the model: a balanced set. */
 export function cycle(classIds: readonly number[] = []): Cycle {
   return { cycle: classIds };
@@ -97,14 +103,14 @@ export function cycle(classIds: readonly number[] = []): Cycle {
 export function imageSpec(model: string, count: Whole, selection: Selection): ImageSpec {
   const { seed, firstIndex = 0, truncation, version = "", variant = "", latents } = selection;
   const spec = create(ImageSpecSchema, {
-    model,
-    version,
-    variant,
+    model: checkText("model", model),
+    version: typeof version === "string" ? version : `${wholeNumber("version", version, UINT64_MAX)}`,
+    variant: checkText("variant", variant),
     count: wholeNumber("count", count, UINT64_MAX),
     firstIndex: wholeNumber("firstIndex", firstIndex, UINT64_MAX),
   });
   if (truncation !== undefined) {
-    spec.truncation = truncation;
+    spec.truncation = checkNumber("truncation", truncation);
   }
   if (seed !== undefined && latents !== undefined) {
     throw invalid("latents", "a seed and latents exclude each other");
@@ -113,10 +119,12 @@ export function imageSpec(model: string, count: Whole, selection: Selection): Im
     spec.source = { case: "seed", value: wholeNumber("seed", seed, UINT64_MAX) };
   }
   if (latents !== undefined) {
+    checkArray("latents", latents).forEach((each) => checkArray("latents", each));
     if (latents.length !== Number(count) || new Set(latents.map((each) => each.length)).size > 1) {
       throw invalid("latents", `${latents.length} latents, wanted ${count} of one length`);
     }
-    spec.source = { case: "latents", value: create(LatentsSchema, { values: latents.flat() }) };
+    const values = latents.flat().map((each) => checkNumber("latents", each));
+    spec.source = { case: "latents", value: create(LatentsSchema, { values }) };
   }
   spec.condition = conditionOf(selection.condition);
   return spec;
@@ -151,20 +159,20 @@ export function remaining(spec: ImageSpec, done: number): ImageSpec {
 
 /** Returns the message that names the encoding of pictures. */
 export function outputSpec({ format = "png", quality }: Encoding): OutputSpec {
-  const known = FORMATS[format];
-  if (known === undefined) {
-    throw invalid("format", `${String(format)} is none of ${Object.keys(FORMATS).join(", ")}`);
-  }
-  const output = create(OutputSpecSchema, { format: known });
+  const output = create(OutputSpecSchema, { format: checkChoice("format", format, FORMATS) });
   if (quality !== undefined) {
     output.quality = smallNumber("quality", quality);
   }
   return output;
 }
 
-/** Returns the value of a priority on the wire. */
+/**
+ * Returns the value of a priority on the wire.
+ *
+ * @throws InvalidRequest if it is unknown
+ */
 export function priorityValue(priority: Priority = "normal"): WirePriority {
-  return priority === "high" ? WirePriority.HIGH : WirePriority.NORMAL;
+  return checkChoice("priority", priority, PRIORITIES);
 }
 
 function conditionOf(condition: Condition | undefined): ImageSpec["condition"] {
@@ -177,17 +185,33 @@ function conditionOf(condition: Condition | undefined): ImageSpec["condition"] {
   if (typeof condition === "string") {
     return { case: "classLabel", value: condition };
   }
+  if (typeof condition !== "object" || condition === null) {
+    throw noCondition(condition);
+  }
   if ("perImage" in condition) {
-    const classIds = condition.perImage.map((each) => smallNumber("condition", each));
+    const classIds = classIdsOf(condition.perImage);
     return { case: "classPerImage", value: create(ClassPerImageSchema, { classIds }) };
   }
   if ("cycle" in condition) {
-    const classIds = condition.cycle.map((each) => smallNumber("condition", each));
+    const classIds = classIdsOf(condition.cycle);
     return { case: "classCycle", value: create(ClassCycleSchema, { classIds }) };
   }
   if ("caption" in condition) {
-    return { case: "caption", value: condition.caption };
+    return { case: "caption", value: checkText("condition", condition.caption) };
   }
-  const weights = [...condition.weights];
-  return { case: "classWeights", value: create(ClassWeightsSchema, { weights }) };
+  if (!("weights" in condition)) {
+    throw noCondition(condition);
+  }
+  const weights = checkArray("condition", condition.weights);
+  weights.forEach((each) => checkNumber("condition", each));
+  return { case: "classWeights", value: create(ClassWeightsSchema, { weights: [...weights] }) };
+}
+
+function classIdsOf(values: readonly number[]): number[] {
+  return checkArray("condition", values).map((each) => smallNumber("condition", each));
+}
+
+function noCondition(value: unknown): InvalidRequest {
+  const kinds = "a class index, a class label, { perImage }, { cycle }, { weights } nor { caption }";
+  return invalid("condition", `${describe(value)} is neither ${kinds}`);
 }

@@ -5,9 +5,17 @@ import { setMaxListeners } from "node:events";
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
 import { Metadata, type Client as Connection } from "@grpc/grpc-js";
 
+import { checkNumber, describe } from "./arguments.js";
 import { callUnary, type CallContext } from "./calls.js";
 import { openConnection, parseTargets } from "./channel.js";
-import { Cancelled, ClientClosed, invalid, isServiceError, translateError } from "./errors.js";
+import {
+  Cancelled,
+  ClientClosed,
+  DeadlineExceeded,
+  invalid,
+  isServiceError,
+  translateError,
+} from "./errors.js";
 import type { CallSettings, ClientOptions } from "./options.js";
 import type { StreamContext } from "./resuming.js";
 
@@ -22,10 +30,13 @@ export class Session {
   readonly #closed = new AbortController();
   #connection: Promise<Connection> | undefined;
 
-  /** @throws TypeError if `target` names no server */
+  readonly #metadata: Metadata;
+
+  /** @throws TypeError if `target` names no server, or an option cannot be sent */
   constructor(target: string | readonly string[], options: ClientOptions) {
     this.#targets = parseTargets(target);
     this.#options = options;
+    this.#metadata = readMetadata(options);
     setMaxListeners(0, this.#closed.signal); // one for each active call
   }
 
@@ -43,9 +54,9 @@ export class Session {
     settings: CallSettings,
   ): Promise<MessageShape<O>> {
     const deadline = this.deadline(settings);
+    const signals = this.signals(settings); // before the call, which an error would not end
     try {
-      const context = await this.open();
-      return await callUnary(context, method, request, deadline, this.signals(settings));
+      return await callUnary(await this.open(), method, request, deadline, signals);
     } catch (error) {
       throw this.translate(error, settings.signal);
     }
@@ -63,7 +74,7 @@ export class Session {
     }
     this.#connection ??= openConnection(this.#targets, this.#options.tls);
     try {
-      return { connection: await this.#connection, metadata: this.#metadata() };
+      return { connection: await this.#connection, metadata: this.#metadata.clone() };
     } catch (error) {
       this.#connection = undefined; // the next call reads files and names again
       throw error;
@@ -91,8 +102,15 @@ export class Session {
     return isServiceError(error) ? translateError(error, this.#server) : (error as Error);
   }
 
-  /** Returns the signals that cancel a call: that of its caller, and that of close(). */
+  /**
+   * Returns the signals that cancel a call: that of its caller, and that of close().
+   *
+   * @throws InvalidRequest if that of the caller is no AbortSignal
+   */
   signals({ signal }: CallSettings): readonly AbortSignal[] {
+    if (signal !== undefined && typeof signal?.addEventListener !== "function") {
+      throw invalid("signal", `${describe(signal)} is not an AbortSignal`);
+    }
     return signal === undefined ? [this.#closed.signal] : [this.#closed.signal, signal];
   }
 
@@ -102,27 +120,49 @@ export class Session {
     return timeoutMs === undefined ? undefined : new Date(Date.now() + timeoutMs);
   }
 
+  /**
+   * @throws InvalidRequest if the time is not a number
+   * @throws DeadlineExceeded if it is not above 0
+   */
   #timeoutMs(settings: CallSettings): number | undefined {
     const { timeoutMs = this.#options.timeoutMs } = settings;
     const asked = timeoutMs === undefined ? DEFAULT_TIMEOUT_MS : (timeoutMs ?? Infinity);
-    if (Number.isNaN(asked)) {
+    if (Number.isNaN(checkNumber("timeoutMs", asked))) {
       throw invalid("timeoutMs", "NaN is no time");
     }
+    if (asked <= 0) {
+      throw new DeadlineExceeded(`no time is left for the call: timeoutMs is ${asked}`);
+    }
     return asked > LONGEST_TIMEOUT_MS ? undefined : asked;
-  }
-
-  #metadata(): Metadata {
-    const metadata = new Metadata();
-    for (const [key, value] of Object.entries(this.#options.metadata ?? {})) {
-      metadata.set(key, value);
-    }
-    if (this.#options.apiKey !== undefined) {
-      metadata.set("authorization", `Bearer ${this.#options.apiKey}`);
-    }
-    return metadata;
   }
 
   get #server(): string {
     return this.#targets.join(", ");
   }
+}
+
+/**
+ * Returns the metadata of all calls.
+ *
+ * @throws TypeError if gRPC cannot send it; the message has no value, which may be a secret
+ */
+function readMetadata({ metadata = {}, apiKey }: ClientOptions): Metadata {
+  const found = new Metadata();
+  const set = (option: string, name: string, value: string): void => {
+    try {
+      found.set(name, value);
+    } catch {
+      throw new TypeError(`${option} cannot be sent: gRPC takes printable ASCII`);
+    }
+  };
+  for (const [name, value] of Object.entries(metadata)) {
+    if (typeof value !== "string") {
+      throw new TypeError(`metadata: the value of ${JSON.stringify(name)} is not a string`);
+    }
+    set(`metadata: ${JSON.stringify(name)}`, name, value);
+  }
+  if (apiKey !== undefined) {
+    set("apiKey", "authorization", `Bearer ${apiKey}`);
+  }
+  return found;
 }

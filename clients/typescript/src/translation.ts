@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 
 import { create } from "@bufbuild/protobuf";
 
+import { checkArray, checkChoice, describe } from "./arguments.js";
 import { invalid } from "./errors.js";
 import { ImageBatchSchema, ImageLayout } from "./gen/imagemint/v1/image_pb.js";
 import {
@@ -80,7 +81,7 @@ export function translateRequest(
   options: TranslateOptions,
 ): TranslateRequest {
   return create(TranslateRequestSchema, {
-    images: imageSpec(model, sources.length, options),
+    images: imageSpec(model, checkArray("sources", sources).length, options),
     sources: sources.map(sourceOf),
     ...mannerOf(options),
   });
@@ -108,10 +109,7 @@ export function translateStreamRequest(
 
 /** Returns how to translate, as a part of both requests. */
 function mannerOf(options: Pick<TranslateOptions, "fit" | "format" | "quality" | "priority">) {
-  const fit = FITS[options.fit ?? "refuse"];
-  if (fit === undefined) {
-    throw invalid("fit", `${String(options.fit)} is none of ${Object.keys(FITS).join(", ")}`);
-  }
+  const fit = checkChoice("fit", options.fit ?? "refuse", FITS);
   return { fit, output: outputSpec(options), priority: priorityValue(options.priority) };
 }
 
@@ -137,13 +135,24 @@ function sourceOf(source: Source): WireSource {
   if (source instanceof Uint8Array) {
     return sourceOf({ frames: [source] });
   }
+  if (typeof source !== "object" || source === null || !("pixels" in source || "frames" in source)) {
+    throw invalid("sources", `${describe(source)} is neither bytes, { frames } nor { pixels }`);
+  }
   if ("pixels" in source) {
     const { pixels, ...shape } = source;
+    checkBytes(pixels);
     return create(SourceSchema, { content: { case: "raw", value: { pixels, shape } } });
   }
   const { frames, mask = new Uint8Array() } = source;
-  const value = { pictures: [...frames], mask };
+  const value = { pictures: [...checkArray("sources", frames)], mask };
+  [...frames, mask].forEach(checkBytes);
   return create(SourceSchema, { content: { case: "encoded", value } });
+}
+
+function checkBytes(file: unknown): void {
+  if (!(file instanceof Uint8Array)) {
+    throw invalid("sources", `${describe(file)} is not a Uint8Array`);
+  }
 }
 
 /** Returns the picture of each source, in order. */

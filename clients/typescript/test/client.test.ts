@@ -68,6 +68,30 @@ test("serial numbers are minted in any order, and twice", async () => {
   );
 });
 
+test("a failure ends the other calls of mint", async () => {
+  const minting = new Client(given.address);
+  const signals: AbortSignal[] = [];
+  let open: (() => void) | undefined;
+  const gate = new Promise<void>((resolve) => (open = resolve));
+  minting.generate = async (_, options) => {
+    signals.push(options!.signal!);
+    if (signals.length === 1) {
+      throw new NotFound("gone");
+    }
+    await gate;
+    return client.generate("digits");
+  };
+  const serials = Array.from({ length: 40 }, (_, seed) => `digits@1/${seed}/0?class=1`);
+  await assert.rejects(minting.mint(serials), NotFound);
+  const begun = signals.length;
+  assert.ok(signals.every((each) => each.aborted));
+  open!();
+  await client.generate("digits"); // after the answers of the other calls
+  await new Promise(setImmediate);
+  assert.equal(signals.length, begun);
+  minting.close();
+});
+
 test("pictures carry their serial", async () => {
   const [picture] = await client.encoded("digits", { seed: 42, condition: 7 });
   assert.equal(picture!.mimeType, "image/png");
