@@ -21,7 +21,7 @@ from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets.translations import load_pairs
 from imagemint.training.loop.examples import to_tensor, translate_images
 from imagemint.training.loop.samples import arrange_grid
-from imagemint.training.losses.style import StyleOptions, style_terms
+from imagemint.training.losses.style import StyleOptions, make_style_terms
 from imagemint.training.recipes.style_transfer import StyleTransferRecipe, read_style
 from imagemint.training.style_transfer import measure_losses, stylize
 from imagemint.training.translators import read_translator
@@ -49,7 +49,7 @@ def main() -> None:
     losses = StyleOptions(
         recipe.content_weight, recipe.style_weight, recipe.variation_weight, recipe.tiles
     )
-    terms = style_terms(features, trained.target_shape, style, losses)
+    terms = make_style_terms(features, trained.target_shape, style, losses)
     test = load_pairs("images", "test", options.data)
     images, _ = test.make_examples(np.arange(options.contents))
     rows: dict[str, list[dict[str, float]]] = {"content": [], "network": [], "optimised": []}

@@ -64,14 +64,14 @@ def train(recipe, run, *, schedule=SCHEDULE, device=CPU, **further):
 
 def stop_after(monkeypatch, steps):
     """Raises SIGINT when the monitor gets the losses of a step."""
-    step = Monitor.step
+    step = Monitor.add_step
 
     def watched(self, *losses):
         step(self, *losses)
         if self._state.step == steps:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Monitor, "step", watched)
+    monkeypatch.setattr(Monitor, "add_step", watched)
 
 
 def train_twice(recipe, folder, monkeypatch):
@@ -85,6 +85,6 @@ def train_twice(recipe, folder, monkeypatch):
 
 def are_equal(state, other):
     """Returns whether two states are equal bit for bit."""
-    ours, theirs = state.tensors(), other.tensors()
+    ours, theirs = state.collect_tensors(), other.collect_tensors()
     assert ours.keys() == theirs.keys()
     return [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

@@ -52,7 +52,7 @@ def do(job, processes, device):
     except TrainingError as error:
         Path(f"{left}.txt").write_text(f"{type(error).__name__}: {error}")
     else:
-        save_file(state.tensors(), f"{left}.safetensors")
+        save_file(state.collect_tensors(), f"{left}.safetensors")
 
 
 def main():

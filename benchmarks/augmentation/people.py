@@ -11,7 +11,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.sampling import latents
 from imagemint.training.datasets import avatars
 from imagemint.training.datasets.images import Attribute
-from imagemint.training.networks.attributes import limits_of
+from imagemint.training.networks.attributes import compute_limits
 
 
 def choose_attributes(z: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Attribute, ...]:
@@ -25,7 +25,7 @@ def choose_attributes(z: NDArray[np.float32], labels: NDArray[np.int64]) -> tupl
     """
     codes = {}
     for column, name in enumerate(avatars.VALUES):
-        limits = limits_of(avatars.compute_frequencies(name))[labels]
+        limits = compute_limits(avatars.compute_frequencies(name))[labels]
         codes[name] = (z[:, column, np.newaxis] > limits).sum(axis=1)
     return avatars.make_attributes(labels, codes)
 

@@ -24,7 +24,7 @@ from imagemint.exporter.graph import export_module, to_levels
 from imagemint.exporter.parity import Original, Tolerance
 from imagemint.exporter.publish import choose_version
 from imagemint.exporter.samples import tile_images
-from imagemint.training.loop.examples import picture_sources
+from imagemint.training.loop.examples import render_sources
 from imagemint.training.translators import TrainedTranslator
 
 if TYPE_CHECKING:  # its library is in an extra
@@ -167,7 +167,7 @@ def write_translations(
     count = min(_ROWS * _TRIPLES, len(trained.examples.source))
     source, truth = trained.examples.source[:count], trained.examples.target[:count]
     result = backend.run(Batch(source=source))
-    shown = picture_sources(source, trained.form, truth.shape[1:])
+    shown = render_sources(source, trained.form, truth.shape[1:])
     turns = np.stack([shown, result, truth], axis=1).reshape(-1, *truth.shape[1:])
     sheet = tile_images(turns, 3 * min(_TRIPLES, count))
     about = PngInfo()

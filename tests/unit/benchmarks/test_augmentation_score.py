@@ -136,7 +136,7 @@ def test_attributes_are_those_that_the_latent_chooses(score):
     z = latents(3, 0, 200, 32)
     labels = np.arange(200) % len(avatars.STYLES)
     found = score.people.choose_attributes(z, labels)
-    codes = layer.codes(torch.from_numpy(z), torch.from_numpy(labels))
+    codes = layer.compute_codes(torch.from_numpy(z), torch.from_numpy(labels))
     assert np.array_equal(np.stack([each.codes for each in found], axis=1), codes.numpy())
     hats = next(each for each in found if each.name == "hat")
     assert np.array_equal(hats.visible, labels < 4)

@@ -9,7 +9,7 @@ from small_runs import CPU, pictures
 
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.classifier.training import train_classifier
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
 
 
@@ -30,7 +30,7 @@ def measures(digits, tmp_path_factory):
 
 def test_both_sides_have_equal_networks(digits):
     """The plain networks have the shapes of the recipe's layers."""
-    state = initial_state(VanillaMnistRecipe(), digits, CPU)
+    state = make_initial_state(VanillaMnistRecipe(), digits, CPU)
     plain = PlainGan()
     for ours, theirs in ((state.G, plain.G), (state.D, plain.D)):
         shapes = [[tuple(each.shape) for each in side.parameters()] for side in (ours, theirs)]

@@ -336,13 +336,13 @@ def test_failed_run_prints_one_line(tmp_path, capsys):
 @pytest.mark.usefixtures("toy_mnist")
 def test_stopped_run_prints_how_to_resume(tmp_path, capsys, monkeypatch):
     """A run that a signal stops prints how to resume, and its status 130 stops a script."""
-    step = Monitor.step
+    step = Monitor.add_step
 
     def interrupted(self, *losses):
         step(self, *losses)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Monitor, "step", interrupted)
+    monkeypatch.setattr(Monitor, "add_step", interrupted)
     assert train(tmp_path, "--images", "16") == 130
     assert "8 images of 16; --resume continues" in capsys.readouterr().out
 

@@ -20,7 +20,7 @@ from imagemint.client.cli import main
 from imagemint.training.distributed import Batchwise, Distributed
 from imagemint.training.errors import ProcessesError
 from imagemint.training.loop.checkpoints import list_checkpoints
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.recipes import RECIPES
@@ -114,8 +114,10 @@ def test_two_processes_equal_one(name, two_processes, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
     (job,) = (job for job in make_jobs(two_processes) if Path(job["run"]).name == name)
     recipe = small(RECIPES[job["recipe"]], **job["options"])
-    begin = initial_state(recipe, pictures(type(recipe)), torch.device("cpu")).tensors()
-    alone = train(recipe, tmp_path).tensors()
+    begin = make_initial_state(
+        recipe, pictures(type(recipe)), torch.device("cpu")
+    ).collect_tensors()
+    alone = train(recipe, tmp_path).collect_tensors()
     assert first.keys() == alone.keys()
     assert max(measure_difference(first, alone, begin).values()) < 0.1
     logs = [run / "log.jsonl" for run in (two_processes / name, tmp_path)]
@@ -173,15 +175,18 @@ def test_local_part_of_a_batch():
     """A part is a share of the rows or of another dimension."""
     second = TwoOnPaper()
     second.rank = 1
-    assert second.local_batch_size(6) == 3
-    assert second.local_part(torch.arange(6)).tolist() == [3, 4, 5]
-    assert second.local_part(torch.arange(8).reshape(2, 4), dim=1).tolist() == [[2, 3], [6, 7]]
+    assert second.compute_local_batch_size(6) == 3
+    assert second.select_local_part(torch.arange(6)).tolist() == [3, 4, 5]
+    assert second.select_local_part(torch.arange(8).reshape(2, 4), dim=1).tolist() == [
+        [2, 3],
+        [6, 7],
+    ]
 
 
 def test_local_batch_statistics_are_refused(digits, monkeypatch):
     """A layer that would normalize by its local part of the batch is refused with the reason."""
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
-    state = initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+    state = make_initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
     joined = [part for part in state.G.modules() if isinstance(part, Batchwise)]
     assert joined
     assert all(part.processes.world_size == 2 for part in joined)
@@ -194,7 +199,7 @@ def test_local_batch_statistics_are_refused(digits, monkeypatch):
     with pytest.raises(
         ProcessesError, match="BatchNorm1d would normalise by the part of the batch"
     ):
-        initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+        make_initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
 
 
 @pytest.mark.parametrize("player", ["discriminator", "generator"])
@@ -207,9 +212,9 @@ def test_loss_that_is_no_mean_is_refused(digits, monkeypatch, player):
     objective = replace(ADVERSARIAL_LOSSES["relativistic"], **{player: relative_to_the_mean})
     monkeypatch.setattr(MnistRecipe, "gan_loss", lambda *_: GanLoss(objective))
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
-    initial_state(recipe, digits, torch.device("cpu"))
+    make_initial_state(recipe, digits, torch.device("cpu"))
     with pytest.raises(ProcessesError, match=f"loss of the {player} is no mean over the images"):
-        initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
+        make_initial_state(recipe, digits, torch.device("cpu"), TwoOnPaper())
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -239,14 +244,14 @@ import os, signal, sys
 from imagemint.client.cli import main
 from imagemint.training.loop.monitor import Monitor
 
-step = Monitor.step
+step = Monitor.add_step
 
 def watched(self, figures):
     step(self, figures)
     if self._state.step == 3:
         os.killpg(0, signal.SIGINT)
 
-Monitor.step = watched
+Monitor.add_step = watched
 sys.exit(main())
 """
 

@@ -22,7 +22,7 @@ from imagemint.training import recipes
 from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.networks import draw
 from imagemint.training.recipes import (
     CLASSIFIER_TABLE,
@@ -110,7 +110,7 @@ def test_recipe_supports_every_size(name):
     for size, channels in ((28, 3), (32, 1), (64, 3), (128, 1)):
         images = np.zeros((2, size, size, channels), np.uint8)
         data = LabelledImages("toy/train", images, np.arange(2), ("a", "b"), "0" * 64)
-        state = initial_state(recipe, data, torch.device("cpu"))
+        state = make_initial_state(recipe, data, torch.device("cpu"))
         c = None if recipe.condition == "none" else torch.arange(2)
         fake = draw(state.G, torch.zeros(2, recipe.z_dim), c)
         assert state.D(fake, c).shape == (2,)
@@ -130,7 +130,7 @@ def test_unsupported_image_size_is_refused(shape, text):
     images = np.zeros((2, *shape, 1), np.uint8)
     data = LabelledImages("toy/train", images, np.arange(2), ("a", "b"), "0" * 64)
     with pytest.raises(DatasetError, match=text):
-        initial_state(small(RECIPES["dcgan"]), data, torch.device("cpu"))
+        make_initial_state(small(RECIPES["dcgan"]), data, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("augment", ["diff", "ada"])
@@ -142,7 +142,7 @@ def test_every_recipe_can_augment(augment, tmp_path, monkeypatch):
         stop_after(patch, 3)
         train(recipe, tmp_path / "cut")
     assert are_equal(train(recipe, tmp_path / "cut", resume=True), whole)
-    assert ("game/augmentation.p" in whole.tensors()) == (augment == "ada")
+    assert ("game/augmentation.p" in whole.collect_tensors()) == (augment == "ada")
 
 
 def test_discriminator_can_take_several_steps(tmp_path):

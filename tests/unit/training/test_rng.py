@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagemint.training.rng import ShuffledOrder, Stream, draw_latents, generator_at
+from imagemint.training.rng import ShuffledOrder, Stream, draw_latents, make_rng
 
 
 def test_epoch_is_a_permutation():
     """Every epoch has every image once, in another order."""
     order = ShuffledOrder(50, seed=3)
-    epochs = [order.indices(50 * epoch, 50) for epoch in range(3)]
+    epochs = [order.list_indices(50 * epoch, 50) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
 
@@ -20,17 +20,17 @@ def test_epoch_is_a_permutation():
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
 def test_parts_of_an_order_equal_the_whole(counts):
     """Pieces of an order, within an epoch or across several, add up to the whole."""
-    whole = ShuffledOrder(17, seed=5).indices(0, sum(counts))
+    whole = ShuffledOrder(17, seed=5).list_indices(0, sum(counts))
     starts = np.cumsum([0, *counts[:-1]])
     order = ShuffledOrder(17, seed=5)
-    pieces = [order.indices(int(n), count) for n, count in zip(starts, counts, strict=True)]
+    pieces = [order.list_indices(int(n), count) for n, count in zip(starts, counts, strict=True)]
     assert np.array_equal(np.concatenate(pieces), whole)
 
 
 def test_order_can_start_anywhere():
     """A new order that starts in the third epoch equals one that went through the first two."""
-    whole = ShuffledOrder(10, seed=1).indices(0, 40)
-    assert np.array_equal(ShuffledOrder(10, seed=1).indices(25, 15), whole[25:])
+    whole = ShuffledOrder(10, seed=1).list_indices(0, 40)
+    assert np.array_equal(ShuffledOrder(10, seed=1).list_indices(25, 15), whole[25:])
 
 
 def test_latents_depend_on_seed_and_step():
@@ -47,7 +47,7 @@ def test_latents_depend_on_seed_and_step():
 def test_streams_are_distinct():
     """Streams of one seed at one position share no numbers, nor do the largest seeds."""
     draws = [
-        generator_at(seed, stream, 4).integers(0, 2**63, 100)
+        make_rng(seed, stream, 4).integers(0, 2**63, 100)
         for seed in (2**64 - 1, 2**64 - 2)
         for stream in Stream
     ]

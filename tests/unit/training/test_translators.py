@@ -14,8 +14,8 @@ from imagemint.training.loop.checkpoints import find_latest_checkpoint, read_des
 from imagemint.training.loop.examples import (
     Examples,
     arrange_examples,
-    picture_sources,
     read_examples,
+    render_sources,
     translate_images,
 )
 from imagemint.training.loop.provenance import write_options
@@ -60,10 +60,10 @@ def test_style_of_a_picture_is_recorded(tmp_path, monkeypatch):
 def test_weights_change_and_follow_the_seed(tmp_path):
     """Both networks learn, and another seed gives other weights."""
     first, other = (
-        train(small_task(Pix2pixRecipe, seed=seed), tmp_path / str(seed)).tensors()
+        train(small_task(Pix2pixRecipe, seed=seed), tmp_path / str(seed)).collect_tensors()
         for seed in (0, 1)
     )
-    begin = small_task(Pix2pixRecipe).initial_state(CPU).tensors()
+    begin = small_task(Pix2pixRecipe).make_initial_state(CPU).collect_tensors()
     for name in ("G/stem.0.weight", "D/target.judge.0.weight"):
         assert not torch.equal(first[name], begin[name])
         assert not torch.equal(first[name], other[name])
@@ -72,14 +72,14 @@ def test_weights_change_and_follow_the_seed(tmp_path):
 def test_discriminator_waits(tmp_path):
     """Until the adversarial loss begins, D is unchanged and its losses are 0."""
     task = small_task(SrganRecipe, adversarial_after=16, perceptual_after=16)
-    early = train(task.with_images(16), tmp_path / "early").tensors()
-    begin = task.initial_state(CPU).tensors()
+    early = train(task.with_images(16), tmp_path / "early").collect_tensors()
+    begin = task.make_initial_state(CPU).collect_tensors()
     of_D = [name for name in begin if name.startswith("D/")]
     assert all(torch.equal(early[name], begin[name]) for name in of_D)
     rows = [json.loads(row) for row in (tmp_path / "early/log.jsonl").read_text().splitlines()]
     assert {row["loss_D"] for row in rows} == {0.0}
     assert "perceptual" not in rows[-1]
-    late = train(task, tmp_path / "early", resume=True).tensors()
+    late = train(task, tmp_path / "early", resume=True).collect_tensors()
     assert not all(torch.equal(late[name], begin[name]) for name in of_D)
     assert "perceptual" in (tmp_path / "early/log.jsonl").read_text().splitlines()[-1]
 
@@ -120,7 +120,7 @@ def test_checkpoint_describes_source_and_target(tmp_path):
 def test_grid_shows_source_result_truth():
     """Pictures have the order source, result, truth, and a row has three such groups."""
     task = small_task(SrganRecipe)
-    translator = task.initial_state(CPU).G_ema.eval()
+    translator = task.make_initial_state(CPU).G_ema.eval()
     images, columns = arrange_examples(translator, task.examples, task.pairs.form)
     assert columns == 9
     source, target = task.examples.source, task.examples.target
@@ -133,7 +133,7 @@ def test_sequence_shows_its_newest_frame_and_mask():
     """The last of several frames is shown, with magenta for masked pixels."""
     pairs = pairs_of("masked-frames")
     source, _ = pairs.make_examples(np.arange(2))
-    shown = picture_sources(source, pairs.form, pairs.target_shape)
+    shown = render_sources(source, pairs.form, pairs.target_shape)
     upside_down = pairs.data.images[:2, ::-1]
     assert np.array_equal(shown[:, :, 8:], upside_down[:, :, 8:])
     assert (shown[:, :, :8] == (255, 0, 255)).all()

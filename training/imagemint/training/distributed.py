@@ -37,7 +37,7 @@ class Distributed:
     rank = 0
     world_size = 1
 
-    def local_batch_size(self, batch_size: int) -> int:
+    def compute_local_batch_size(self, batch_size: int) -> int:
         """Returns how many images of a batch this process computes.
 
         Raises:
@@ -51,7 +51,7 @@ class Distributed:
             )
         return size
 
-    def local_part(self, whole: Tensor, dim: int = 0) -> Tensor:
+    def select_local_part(self, whole: Tensor, dim: int = 0) -> Tensor:
         """Returns the part of a whole batch, along ``dim``, that this process computes."""
         size = whole.shape[dim] // self.world_size
         return whole.narrow(dim, self.rank * size, size)
@@ -137,7 +137,7 @@ class FabricDistributed(Distributed):
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces every gradient with its mean over all processes, in buckets of 32 MiB."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        for bucket in _buckets(gradients):
+        for bucket in _group_tensors(gradients):
             # Not Fabric.all_reduce: its barrier costs one more round trip for each bucket.
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
@@ -186,7 +186,7 @@ class _Sum(torch.autograd.Function):
         return summed
 
 
-def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+def _group_tensors(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """Yields the tensors in order, in lists of about 32 MiB of one dtype."""
     bucket: list[Tensor] = []
     for tensor in tensors:

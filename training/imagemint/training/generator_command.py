@@ -94,7 +94,7 @@ class TrainGenerator(LoopSettings, DataOptions):
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
         )
         with processes.rank_zero_first():  # the first process downloads for all
-            task = GeneratorTask(recipe, self._training_data(recipe))
+            task = GeneratorTask(recipe, self._load_training_data(recipe))
         schedule = Schedule(
             self.log_interval,
             self.snapshot_interval or recipe.snapshots_every,
@@ -128,8 +128,8 @@ class TrainGenerator(LoopSettings, DataOptions):
         from imagemint.training.loop import dry_run, start  # noqa: PLC0415 - torch
 
         warnings = self.find_warnings(task)
-        start.initial_state(task.recipe, task.data, device)  # raises for unsuitable images
-        test = self._test_split(task.recipe)
+        start.make_initial_state(task.recipe, task.data, device)  # raises for unsuitable images
+        test = self._load_test_split(task.recipe)
         warnings += dry_run.find_evaluation_warnings(test)
         data = dry_run.describe_data(task.data, test)
         return {
@@ -145,13 +145,13 @@ class TrainGenerator(LoopSettings, DataOptions):
 
         if self.classifier is None:
             return None
-        test = self._test_split(task.recipe)
+        test = self._load_test_split(task.recipe)
         if isinstance(test, str):
             raise DatasetError(f"--classifier needs test images: {test}")
         extractor, _ = open_extractor(self.classifier, None, device)
         return QualityCurve(task.recipe, task.data, test, extractor)
 
-    def _training_data(self, recipe: "Recipe") -> "LabelledImages":
+    def _load_training_data(self, recipe: "Recipe") -> "LabelledImages":
         """Returns the training pictures; a resumed run keeps its order of the classes."""
         from imagemint.training.loop.resume import read_class_order  # noqa: PLC0415 - torch
 
@@ -174,7 +174,7 @@ class TrainGenerator(LoopSettings, DataOptions):
         except DatasetError:  # other classes; the error of the checkpoint names its own data
             return data
 
-    def _test_split(self, recipe: "Recipe") -> "LabelledImages | str":
+    def _load_test_split(self, recipe: "Recipe") -> "LabelledImages | str":
         """Returns the test pictures for `imagemint evaluate`, or the reason why there are none."""
         name = self.data_set or recipe.dataset
         try:

@@ -29,7 +29,7 @@ class Stream(IntEnum):
     TARGETS = 9
 
 
-def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
+def make_rng(seed: int, stream: Stream, position: int) -> np.random.Generator:
     """Returns the generator of one position, which has 2^192 numbers before the next one."""
     # As an array, because NumPy would otherwise round the key [seed, stream] to float64 from 2^63
     # on.
@@ -37,13 +37,13 @@ def generator_at(seed: int, stream: Stream, position: int) -> np.random.Generato
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
 
-def torch_seed(seed: int, step: int, rank: int) -> int:
+def draw_torch_seed(seed: int, step: int, rank: int) -> int:
     """Returns the seed of PyTorch's own generator for one step of one process, below 2^63.
 
     It is drawn and not a sum, because otherwise the masks of seed 1 would be those of seed 0, one
     step later.
     """
-    return int(generator_at(seed, Stream.TORCH, (rank << 40) + step).integers(2**63))
+    return int(make_rng(seed, Stream.TORCH, (rank << 40) + step).integers(2**63))
 
 
 def draw_latents(
@@ -54,7 +54,7 @@ def draw_latents(
     distribution: Distribution = Distribution.NORMAL,
 ) -> Tensor:
     """Returns the latents of one step: float32 [batch_size, z_dim]."""
-    generator = generator_at(seed, Stream.LATENTS, step)
+    generator = make_rng(seed, Stream.LATENTS, step)
     if distribution is Distribution.UNIFORM:
         uniform = generator.random((batch_size, z_dim), dtype=np.float32)
         return torch.from_numpy(uniform).mul_(2).sub_(1)
@@ -63,19 +63,19 @@ def draw_latents(
 
 def draw_codes(seed: int, step: int, batch_size: int, num_codes: int) -> Tensor:
     """Returns uniformly random categorical codes: int64 [batch_size]."""
-    generator = generator_at(seed, Stream.CODES, step)
+    generator = make_rng(seed, Stream.CODES, step)
     return torch.from_numpy(generator.integers(0, num_codes, size=batch_size))
 
 
 def draw_uniforms(seed: int, stream: Stream, position: int, *shape: int) -> Tensor:
     """Returns numbers in [0, 1) that belong to one position: float32 of that shape."""
-    generator = generator_at(seed, stream, position)
+    generator = make_rng(seed, stream, position)
     return torch.from_numpy(generator.random(shape, dtype=np.float32))
 
 
 def draw_other_classes(seed: int, step: int, classes: Tensor, num_classes: int) -> Tensor:
     """Returns for each of ``classes`` int64 [N] another one, uniformly among the K - 1 others."""
-    generator = generator_at(seed, Stream.CLASSES, step)
+    generator = make_rng(seed, Stream.CLASSES, step)
     shifts = torch.from_numpy(generator.integers(1, num_classes, size=len(classes)))
     return (classes + shifts.to(classes.device)) % num_classes
 
@@ -96,20 +96,20 @@ class ShuffledOrder:
         self._epoch = -1
         self._permutation: NDArray[np.int64] = np.empty(0, np.int64)
 
-    def indices(self, first: int, count: int) -> NDArray[np.int64]:
+    def list_indices(self, first: int, count: int) -> NDArray[np.int64]:
         """Returns the data indices at positions first to first + count - 1: int64 [count]."""
         parts = []
         while count:
             epoch, offset = divmod(first, self._size)
-            part = self._epoch_order(epoch)[offset : offset + count]
+            part = self._shuffle_epoch(epoch)[offset : offset + count]
             parts.append(part)
             first += len(part)
             count -= len(part)
         return np.concatenate(parts)
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+    def _shuffle_epoch(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
-            generator = generator_at(self._seed, self._stream, epoch)
+            generator = make_rng(self._seed, self._stream, epoch)
             self._permutation = generator.permutation(self._size)
             self._epoch = epoch
         return self._permutation

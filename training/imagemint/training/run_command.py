@@ -171,7 +171,7 @@ class LoopSettings(RunSettings):
             find_whole_checkpoint,
             read_description,
         )
-        from imagemint.training.networks.precision import precision_of  # noqa: PLC0415
+        from imagemint.training.networks.precision import choose_precision  # noqa: PLC0415
 
         if self.precision != "auto":
             return self.precision
@@ -180,7 +180,7 @@ class LoopSettings(RunSettings):
                 "precision", "fp32"
             )
             return found
-        return precision_of(device)
+        return choose_precision(device)
 
 
 def choose_device(name: str) -> "torch.device":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from imagemint.training.losses.style import StyleOptions, style_terms
+from imagemint.training.losses.style import StyleOptions, make_style_terms
 from imagemint.training.losses.translation import Term, Translated
 from imagemint.training.networks.precision import PLAIN
 
@@ -52,14 +52,14 @@ def stylize(
         steps: steps of L-BFGS, each with up to 20 evaluations of the losses in the line search.
     """
     options = options or StyleOptions()
-    terms = style_terms(judge, shape, style, options)
+    terms = make_style_terms(judge, shape, style, options)
     # L-BFGS takes a view of the gradient, which channels-last memory does not allow.
     image = content.clone(memory_format=torch.contiguous_format).requires_grad_()
     optimizer = torch.optim.LBFGS([image], max_iter=steps, line_search_fn="strong_wolfe")
 
     def evaluate() -> Tensor:
         optimizer.zero_grad()
-        total = _total(terms, content, image)[0]
+        total = _compute_total(terms, content, image)[0]
         total.backward()
         return total
 
@@ -78,11 +78,11 @@ def stylize(
 @torch.no_grad()
 def measure_losses(terms: Sequence[Term], content: Tensor, image: Tensor) -> dict[str, float]:
     """Returns each loss of an image by name, without its weight, and the weighted ``total``."""
-    total, parts = _total(terms, content, image)
+    total, parts = _compute_total(terms, content, image)
     return {name: value.item() for name, value in parts.items()} | {"total": total.item()}
 
 
-def _total(
+def _compute_total(
     terms: Sequence[Term], content: Tensor, image: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     batch = Translated(nn.Identity(), content, content, image, None, PLAIN)

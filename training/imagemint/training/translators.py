@@ -129,7 +129,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         direction=direction,
         task=about["task"],
         recipe=about["recipe"],
-        options=_without_folders(recipe, about["options"]),
+        options=_strip_folders(recipe, about["options"]),
         dataset=dataset,
         license=about["license"],
         seed=recipe.seed,
@@ -140,7 +140,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
     )
 
 
-def _without_folders(recipe: TranslationRecipe, options: dict[str, Any]) -> dict[str, Any]:
+def _strip_folders(recipe: TranslationRecipe, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options with names of files for their paths, which are those of one machine."""
     paths = {name for name in options if isinstance(getattr(recipe, name, None), Path)}
     return {name: Path(it).name if name in paths else it for name, it in options.items()}

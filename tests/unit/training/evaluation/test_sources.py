@@ -14,7 +14,7 @@ from imagemint.engine.sampling import latents
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation import open_source
 from imagemint.training.loop.checkpoints import find_latest_checkpoint
-from imagemint.training.loop.samples import images_of
+from imagemint.training.loop.samples import generate_images
 from imagemint.training.trained import read_generator
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def test_run_draws_the_images_of_its_serials(train, tmp_path):
     images, classes = source.draw(5, 300, 20)
     assert classes.tolist() == [n % 10 for n in range(300, 320)]
     trained = read_generator(tmp_path)
-    assert np.array_equal(images, images_of(trained.module, latents(5, 300, 20, 4), classes))
+    assert np.array_equal(images, generate_images(trained.module, latents(5, 300, 20, 4), classes))
     assert (source.dataset, source.num_classes) == ("mnist", 10)
     assert source.sha256 == trained.weights_sha256
     assert source.run == tmp_path

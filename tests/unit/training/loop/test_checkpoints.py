@@ -21,7 +21,7 @@ from imagemint.training.loop.checkpoints import (
     save_checkpoint,
 )
 from imagemint.training.loop.ema import update_ema
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.recipes.improved import ImprovedRecipe
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.trained import read_generator
@@ -39,7 +39,7 @@ def about(digits):
 @pytest.fixture
 def state(digits):
     """A state whose optimizers have different moments for every parameter."""
-    state = initial_state(RECIPE, digits, CPU)
+    state = make_initial_state(RECIPE, digits, CPU)
     torch.manual_seed(0)
     for optimizer in (state.opt_G, state.opt_D):
         for parameter in optimizer.param_groups[0]["params"]:
@@ -67,9 +67,9 @@ def edit_description(run, **changes):
 
 def test_state_is_restored(saved, state, about, digits):
     """Every tensor and count is restored, with moments in the memory layout of their parameters."""
-    other = initial_state(RECIPE, digits, CPU)
+    other = make_initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
-    ours, theirs = state.tensors(), other.tensors()
+    ours, theirs = state.collect_tensors(), other.collect_tensors()
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (other.images_seen, other.step) == (640, 10)
@@ -82,10 +82,10 @@ def test_state_is_restored(saved, state, about, digits):
 def test_tensor_names_are_stable(digits):
     """Old runs resume because tensor names in a checkpoint do not follow names in the code."""
     recipe = ImprovedRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
-    state = initial_state(recipe, digits, CPU)
-    names = state.tensors().keys()
+    state = make_initial_state(recipe, digits, CPU)
+    names = state.collect_tensors().keys()
     assert {name.partition("/")[0] for name in names} == {"G", "D", "G_ema", "game"}
-    old = {name: torch.full_like(tensor, 3) for name, tensor in state.tensors().items()}
+    old = {name: torch.full_like(tensor, 3) for name, tensor in state.collect_tensors().items()}
     assert {"game/terms_D.0.count", "game/terms_G.1.count", "game/terms_D.0.means.0"} <= old.keys()
     state.load_tensors(old)
     assert state.losses.terms_G[1].count == 3
@@ -94,7 +94,7 @@ def test_tensor_names_are_stable(digits):
 def test_older_description_is_read(saved, about, digits):
     """Checkpoints from before unlogged values and interim marks still resume."""
     edit_description(saved, unlogged=None, interim=None)
-    other = initial_state(RECIPE, digits, CPU)
+    other = make_initial_state(RECIPE, digits, CPU)
     restore(saved, other, about, free=set())
     assert (other.step, other.unlogged) == (10, {})
 
@@ -257,7 +257,7 @@ def test_checkpoint_of_another_run_is_refused(saved, state, about):
     """The error lists recipe, data and every option that differs, and nothing is loaded."""
     here = about | {"recipe": "other", "dataset_sha256": "ff"}
     here["options"] = about["options"] | {"batch_size": 32, "seed": 6, "images": 1}
-    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    before = {name: tensor.clone() for name, tensor in state.collect_tensors().items()}
     with pytest.raises(CheckpointError) as refusal:
         restore(saved, state, here, free={"images"})
     text = str(refusal.value)
@@ -266,7 +266,9 @@ def test_checkpoint_of_another_run_is_refused(saved, state, about):
     assert f"option batch_size is {RECIPE.batch_size} there and 32 here" in text
     assert "option seed is 5 there and 6 here" in text
     assert "images" not in text
-    assert all(torch.equal(before[name], tensor) for name, tensor in state.tensors().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in state.collect_tensors().items()
+    )
 
 
 def test_unknown_option_is_refused(saved, state, about):
@@ -328,6 +330,6 @@ def test_mismatched_description_is_refused(saved, changes, text):
 
 def test_mismatched_tensors_are_refused(saved, about, digits):
     """Tensors that do not fit the networks of the options are not loaded."""
-    wider = initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
+    wider = make_initial_state(RECIPE.model_copy(update={"z_dim": 6}), digits, CPU)
     with pytest.raises(CheckpointError, match="does not fit the networks"):
         restore(saved, wider, about, free=set())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from imagemint.training.loop.ema import ema_weight, recalibrate, update_ema
+from imagemint.training.loop.ema import compute_ema_weight, recalibrate, update_ema
 from imagemint.training.networks import ConditionalGenerator
 from imagemint.training.rng import draw_latents
 
@@ -18,14 +18,14 @@ def generator():
 
 def test_half_life_halves_the_weight():
     """After a half-life of images, half of the earlier average is left."""
-    kept = 1 - ema_weight(100, 50_000, 0.05, images_seen=10_000_000)
+    kept = 1 - compute_ema_weight(100, 50_000, 0.05, images_seen=10_000_000)
     assert kept ** (50_000 / 100) == pytest.approx(0.5)
 
 
 def test_half_life_is_shorter_at_the_start():
     """Early on the half-life is a share of the images seen: 5 % of 2,000 here."""
-    assert ema_weight(100, 50_000, 0.05, images_seen=2_000) == pytest.approx(0.5)
-    assert ema_weight(100, 50_000, 0.05, images_seen=0) == 1.0
+    assert compute_ema_weight(100, 50_000, 0.05, images_seen=2_000) == pytest.approx(0.5)
+    assert compute_ema_weight(100, 50_000, 0.05, images_seen=0) == 1.0
 
 
 def test_average_moves_by_its_weight():

@@ -42,7 +42,7 @@ def monitored_run(tmp_path_factory):
         for step in range(1, 5):
             state.images_seen = 100 * step
             penalties = [("r1", 0.1 * step), ("r2", 0.2)] if step % 2 else []
-            watch.step([*penalties, ("loss_D", step), ("loss_G", -step), ("real_logit", 0.5)])
+            watch.add_step([*penalties, ("loss_D", step), ("loss_G", -step), ("real_logit", 0.5)])
             if step % 2 == 0:
                 watch.draw(rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
                 watch.note_variety(VARIED)
@@ -181,7 +181,7 @@ def test_progress_bar_shows_rate_and_time_left(tmp_path, state, capsys):
     """The bar counts images and shows the rate and the time left."""
     with Monitor(tmp_path, 200, state, quiet=False) as watch:
         state.images_seen = 100
-        watch.step([("loss_D", 1.0), ("loss_G", 1.0), ("real_logit", 0.0)])
+        watch.add_step([("loss_D", 1.0), ("loss_G", 1.0), ("real_logit", 0.0)])
         watch.log()
     said = capsys.readouterr().err
     assert "100/200" in said

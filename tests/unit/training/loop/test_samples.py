@@ -10,7 +10,7 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.loop.samples import (
     arrange_grid,
     draw_fixed_samples,
-    images_of,
+    generate_images,
     measure_variety,
     within_class_spread,
 )
@@ -46,14 +46,14 @@ def test_fixed_samples_are_serials():
 def test_levels_are_rounded_and_clamped(value, level):
     """Minus one is black and one is white. Values outside are clamped."""
     z = np.full((1, 2), value, np.float32)
-    assert images_of(Echo(), z, np.zeros(1, np.int64))[0, 0, 0, 0] == level
+    assert generate_images(Echo(), z, np.zeros(1, np.int64))[0, 0, 0, 0] == level
 
 
 def test_images_are_computed_in_batches():
     """More images than fit in a batch come out in order."""
     echo = Echo()
     z = np.linspace(-1, 1, 600, dtype=np.float32)[:, np.newaxis]
-    images = images_of(echo, z, np.zeros(600, np.int64))
+    images = generate_images(echo, z, np.zeros(600, np.int64))
     assert echo.calls == [256, 256, 88]
     assert (np.diff(images[:, 0, 0, 0].astype(int)) >= 0).all()
 

@@ -17,9 +17,9 @@ from imagemint.training.loop.checkpoints import find_latest_checkpoint, list_che
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.samples import Variety
 from imagemint.training.loop.schedules import Schedule
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.recipes.mnist import MnistRecipe
-from imagemint.training.rng import torch_seed
+from imagemint.training.rng import draw_torch_seed
 
 CODE_REVISION = provenance.read_code_revision  # the fixtures replace it
 
@@ -60,14 +60,14 @@ def at_steps(monkeypatch):
     """A function that calls an action when the monitor gets the losses of these steps."""
 
     def arm(numbers, action):
-        step = Monitor.step
+        step = Monitor.add_step
 
         def watched(self, *losses):
             step(self, *losses)
             if self._state.step in numbers:
                 action()
 
-        monkeypatch.setattr(Monitor, "step", watched)
+        monkeypatch.setattr(Monitor, "add_step", watched)
 
     return arm
 
@@ -220,12 +220,12 @@ def test_exploding_loss_is_an_error(train, tmp_path):
 
 def test_explosion_keeps_the_good_checkpoint(assert_equals_whole, train, tmp_path, monkeypatch):
     """The error names the checkpoint from before the NaN loss, which resumes to the whole run."""
-    learning_rate_at = training_loop.learning_rate_at
+    rate = training_loop.compute_learning_rate
     with monkeypatch.context() as patch:
         patch.setattr(
             training_loop,
-            "learning_rate_at",
-            lambda r, n, _: 1e30 if n >= 40 else learning_rate_at(r, n),
+            "compute_learning_rate",
+            lambda r, n, _: 1e30 if n >= 40 else rate(r, n),
         )
         with pytest.raises(LossNotFinite, match=f"kept, .*{32:010d}; a smaller --learning-rate"):
             train(tmp_path)
@@ -304,14 +304,14 @@ def train_with_explosions(train, monkeypatch):
     """A function that trains with steps that explode after image 40, a given number of times."""
 
     def start(run, explosions, rollbacks):
-        learning_rate_at, left = training_loop.learning_rate_at, [explosions]
+        rate, left = training_loop.compute_learning_rate, [explosions]
 
         def exploding(recipe, images_seen, rolled):
             if images_seen >= 40 and rolled < left[0]:
                 return 1e30
-            return learning_rate_at(recipe, images_seen, rolled)
+            return rate(recipe, images_seen, rolled)
 
-        monkeypatch.setattr(training_loop, "learning_rate_at", exploding)
+        monkeypatch.setattr(training_loop, "compute_learning_rate", exploding)
         alert = Schedule(24, 32, 1_000, rollbacks=rollbacks)
         return train(run, schedule=alert)
 
@@ -377,9 +377,9 @@ def test_initial_weights_depend_on_the_seed(digits):
     """Initial networks depend on the seed alone and leave PyTorch's global generator unchanged."""
     before = torch.random.get_rng_state()
     recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4)
-    first, again = (initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
+    first, again = (make_initial_state(recipe, digits, torch.device("cpu")) for _ in range(2))
     torch.rand(1)
-    one, other = first.tensors(), again.tensors()
+    one, other = first.collect_tensors(), again.collect_tensors()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert torch.equal(one["G/project.weight"], one["G_ema/project.weight"])
     torch.random.set_rng_state(before)
@@ -387,7 +387,7 @@ def test_initial_weights_depend_on_the_seed(digits):
 
 def test_torch_seeds_are_distinct():
     """Steps, seeds and processes do not share a seed."""
-    drawn = [torch_seed(s, n, r) for s in range(3) for n in range(20) for r in range(2)]
+    drawn = [draw_torch_seed(s, n, r) for s in range(3) for n in range(20) for r in range(2)]
     assert len(set(drawn)) == len(drawn)
     assert all(0 <= each < 2**63 for each in drawn)
 

@@ -98,8 +98,8 @@ def test_constant_offset_of_logits_is_ignored(objective, images):
 def test_signs_use_the_midpoint_of_the_targets():
     """For the targets 1 and 0 of least squares the midpoint is a half."""
     real = torch.tensor([0.4, 0.6])
-    assert ADVERSARIAL_LOSSES["least-squares"].signs(real, real).tolist() == [-1, 1]
-    assert ADVERSARIAL_LOSSES["hinge"].signs(real, real).tolist() == [1, 1]
+    assert ADVERSARIAL_LOSSES["least-squares"].compute_signs(real, real).tolist() == [-1, 1]
+    assert ADVERSARIAL_LOSSES["hinge"].compute_signs(real, real).tolist() == [1, 1]
 
 
 # --- comparison with the papers' code -------------------------------------------------------------
@@ -134,7 +134,7 @@ def compute_matrices(only, count=4_000, size=32):
     u = torch.rand(18, count, generator=torch.Generator().manual_seed(1))
     u[:8] = 1.0
     u[only] = 0.0
-    return augmentation._geometry(u, 0.99, size)[0]
+    return augmentation._compute_maps(u, 0.99, size)[0]
 
 
 @pytest.mark.parametrize(("switch", "ratio"), [(3, 1.0), (5, -1.0)])

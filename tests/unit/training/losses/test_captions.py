@@ -18,7 +18,7 @@ from imagemint.training.networks import (
     CaptionGenerator,
     Shape,
     StackedDiscriminator,
-    pyramid,
+    make_pyramid,
 )
 
 SHAPE = Shape(10, 64, 3)
@@ -85,7 +85,7 @@ def test_wrong_captions_concern_fitting_judgements():
     told.D = StackedDiscriminator(SHAPE, base_channels=2, values=values)
     for embed in (*told.D.large.embeds, *told.D.small.embeds):
         nn.init.normal_(embed.weight)
-    told.real = pyramid(torch.randn(2, 3, 64, 64), 2)
+    told.real = make_pyramid(torch.randn(2, 3, 64, 64), 2)
     told.judge_real()
     fitting = sum_judgements(
         ADVERSARIAL_LOSSES["relativistic"], 4, StackedDiscriminator.CONDITIONAL

@@ -7,7 +7,7 @@ import torch
 from small_runs import pictures, small
 from torch import nn
 
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES, zero_centred_penalty
 from imagemint.training.losses.gan_loss import Augmentation, Batch, GanLoss
 from imagemint.training.losses.ramp import CosineRamp
@@ -67,9 +67,9 @@ def test_term_is_due_by_interval_and_weight():
     """A term with interval n counts n times every n steps, and never at weight 0."""
     term = ZeroCentredPenalties(CosineRamp(2.0, 0.0, 100), 4)
     gan_loss = GanLoss(terms_D=[term, LipschitzPenalty(0.0)])
-    assert gan_loss.due(gan_loss.terms_D, 0, 0) == [(term, 4.0)]
-    assert gan_loss.due(gan_loss.terms_D, 3, 0) == []
-    assert gan_loss.due(gan_loss.terms_D, 4, 100) == []
+    assert gan_loss.list_due_terms(gan_loss.terms_D, 0, 0) == [(term, 4.0)]
+    assert gan_loss.list_due_terms(gan_loss.terms_D, 3, 0) == []
+    assert gan_loss.list_due_terms(gan_loss.terms_D, 4, 100) == []
 
 
 def test_lipschitz_penalty_uses_interpolated_images(batch):
@@ -194,7 +194,7 @@ def test_penalties_are_by_the_unaugmented_image(batch):
 def test_penalties_are_differentiable_through_augmentation(augment):
     """R1 and R2 differentiate twice through every augmentation, and D gets gradients."""
     recipe = small(RECIPES["msg"], augment=augment)
-    state = initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
+    state = make_initial_state(recipe, pictures(RECIPES["msg"]), torch.device("cpu"))
     if augment == "ada":
         state.losses.augmentation.p.fill_(0.9)
     z, y = torch.randn(4, recipe.z_dim), torch.zeros(4, dtype=torch.int64)
@@ -235,7 +235,7 @@ def test_feature_matching_replaces_the_adversarial_loss():
     """G's loss in `improved` and `ssgan` is feature matching. Older runs keep the sum."""
     for name in ("improved", "ssgan"):
         recipe = small(RECIPES[name])
-        state = initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
+        state = make_initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
         assert state.losses.adversarial_weight == 0.0
         before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
         assert before.adversarial_weight == 1.0

@@ -6,7 +6,7 @@ from small_runs import small
 from torch.nn.functional import interpolate, softplus
 
 from imagemint.training.losses.gan_loss import Batch
-from imagemint.training.networks import Shape, pyramid
+from imagemint.training.networks import Shape, make_pyramid
 from imagemint.training.recipes.stack import StackRecipe
 
 SHAPE = Shape(10, 64, 3)
@@ -48,7 +48,7 @@ def test_discriminator_loss_equals_the_formula(players):
     recipe, G, D, losses = players
     batch = make_batch(G, D)
     c, fake = batch.c, batch.fake.detach()
-    real = pyramid(batch.real, 2)
+    real = make_pyramid(batch.real, 2)
     found = losses.discriminator_loss(batch, 0, 0)
     pairs = list(zip(judge(D, real, c), judge(D, fake, c), strict=True))
     adversarial = sum(softplus(of_fake - of_real).mean() for of_real, of_fake in pairs)
@@ -78,7 +78,7 @@ def test_generator_loss_equals_the_formula(players):
     """Both terms of both sizes, the difference to the real image at each size, and the reading."""
     recipe, G, D, losses = players
     batch = make_batch(G, D)
-    c, fake, real = batch.c, batch.fake, pyramid(batch.real, 2)
+    c, fake, real = batch.c, batch.fake, make_pyramid(batch.real, 2)
     found = losses.generator_loss(batch, 0, 0)
     pairs = zip(judge(D, real, c), judge(D, fake, c), strict=True)
     adversarial = sum(softplus(of_real - of_fake).mean() for of_real, of_fake in pairs)

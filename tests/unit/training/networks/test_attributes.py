@@ -12,7 +12,7 @@ from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.losses.regularizers import Reconstruction
 from imagemint.training.networks import AttributeDiscriminator, AttributeGenerator, Shape
-from imagemint.training.networks.attributes import limits_of
+from imagemint.training.networks.attributes import compute_limits
 from imagemint.training.recipes.avatars import AvatarsRecipe
 from imagemint.training.trained import read_generator
 
@@ -47,7 +47,7 @@ def test_attributes_are_drawn_by_frequency():
     """Each attribute value has its share among many latents, given the head."""
     z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
     for head in (2, 8):
-        codes = make_generator().condition.codes(z, torch.full((len(z),), head))
+        codes = make_generator().condition.compute_codes(z, torch.full((len(z),), head))
         for k, name in enumerate(VALUES):
             shares = np.bincount(codes[:, k], minlength=len(VALUES[name])) / len(z)
             assert shares == pytest.approx(TABLES[name][head], abs=0.015)
@@ -57,14 +57,16 @@ def test_attributes_are_drawn_by_frequency():
 def test_impossible_values_are_never_drawn():
     """Even an extreme latent never combines a beard with a hijab."""
     z = torch.tensor([-30.0, -8.0, 0.0, 8.0, 30.0])[:, None].expand(-1, 16)
-    codes = make_generator().condition.codes(z, torch.full((5,), list(STYLES).index("hijab")))
+    codes = make_generator().condition.compute_codes(
+        z, torch.full((5,), list(STYLES).index("hijab"))
+    )
     beard = list(VALUES).index("beard")
     assert codes[:, beard].tolist() == [VALUES["beard"].index(NONE)] * 5
 
 
 def test_limits_separate_values():
     """The interval of a value has its probability. It is empty for probability 0."""
-    limits = limits_of(np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]))
+    limits = compute_limits(np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]))
     assert limits[0] == pytest.approx([0, 40])
     assert limits[1] == pytest.approx([-40, -0.67449], abs=1e-5)
 
@@ -75,7 +77,7 @@ def test_given_and_drawn_attributes_agree(options):
     G = make_generator(**options)
     z = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
     y = torch.arange(6)
-    told = torch.cat([y[:, None], G.condition.codes(z, y)], dim=1)
+    told = torch.cat([y[:, None], G.condition.compute_codes(z, y)], dim=1)
     images = G(z, y)
     assert images.shape == (6, 3, 64, 64)
     assert torch.equal(images, G(z, told))
@@ -126,7 +128,7 @@ def test_run_with_attributes_resumes(people, tmp_path):
         task = GeneratorTask(recipe, people)
         return loop.train(
             task, run, schedule=SCHEDULE, device=CPU, quiet=True, resume=resume
-        ).tensors()
+        ).collect_tensors()
 
     whole = train(tmp_path / "whole", recipe)
     train(tmp_path / "cut", recipe.model_copy(update={"images": 24}))

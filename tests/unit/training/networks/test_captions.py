@@ -52,7 +52,7 @@ def test_padding_does_not_matter():
 
 def test_unmentioned_values_are_drawn_by_frequency(generator, z):
     """Without a caption every value has its share of the data."""
-    codes = generator.codes(z)
+    codes = generator.compute_codes(z)
     for k, (name, values) in enumerate(VALUES.items(), start=1):
         shares = np.bincount(codes[:, k], minlength=len(values)) / len(z)
         assert shares == pytest.approx(TABLES[name].mean(axis=0), abs=0.015)
@@ -64,7 +64,7 @@ def test_mentioned_values_are_drawn(generator, z):
     """Each allowed value has its share, and no other value is drawn."""
     allowed = allow_everything(len(z))
     allowed[SKIN][:, [0, 1, 2, 6]] = 0
-    codes = generator.codes(z, allowed)[:, SKIN]
+    codes = generator.compute_codes(z, allowed)[:, SKIN]
     shares = np.bincount(codes, minlength=7) / len(z)
     assert shares == pytest.approx([0, 0, 0, 1 / 3, 1 / 3, 1 / 3, 0], abs=0.015)
 
@@ -75,7 +75,7 @@ def test_extreme_latents_draw_allowed_values(generator, value):
     allowed = allow_everything(1)
     for each in allowed:
         each[:, :2] = each[:, 3:] = 0
-    codes = generator.codes(torch.full((1, 16), value), allowed)[0]
+    codes = generator.compute_codes(torch.full((1, 16), value), allowed)[0]
     # A hijab has one style and no beard, whatever the caption says.
     top, beard = VALUES["top"].index("hijab"), VALUES["beard"].index(NONE)
     assert codes.tolist() == [2, top, 2, 2, beard, *[2] * 7]
@@ -86,7 +86,7 @@ def test_contradictory_captions_draw_possible_values(generator, z):
     allowed = allow_everything(100)
     allowed[0][:] = torch.nn.functional.one_hot(torch.tensor(2), 10)
     allowed[BEARD][:, 0] = 0
-    codes = generator.codes(z[:100], allowed)
+    codes = generator.compute_codes(z[:100], allowed)
     assert (codes[:, 0] == 2).all()
     assert (codes[:, BEARD] == 0).all()
 
@@ -105,6 +105,8 @@ def test_given_and_drawn_attributes_agree(generator, z):
     tokens = torch.tensor([[1, 2, 3, 0]] * 6)
     drawn = generator(z[:6], tokens=tokens)
     assert drawn.shape == (6, 3, 64, 64)
-    assert torch.equal(drawn, generator(z[:6], generator.codes(z[:6], generator.read(tokens))))
+    assert torch.equal(
+        drawn, generator(z[:6], generator.compute_codes(z[:6], generator.read(tokens)))
+    )
     heads = torch.arange(6)
     assert not torch.equal(generator(z[:6], heads), generator(z[:6]))

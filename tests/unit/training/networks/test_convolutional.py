@@ -12,7 +12,7 @@ from imagemint.training.networks import (
     Shape,
     VirtuallyNormalisedGenerator,
 )
-from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.convolutional import count_doublings
 from imagemint.training.networks.layers import VirtualBatchNorm
 from imagemint.training.recipes import RECIPES
 
@@ -90,14 +90,14 @@ def test_logits_do_not_depend_on_other_images(discriminator):
 )
 def test_sizes_are_factored(size, expected):
     """The size of an image is a number up to 7 times a power of two."""
-    assert doublings(size) == expected
+    assert count_doublings(size) == expected
 
 
 @pytest.mark.parametrize("size", [7, 25, 30])
 def test_sizes_that_cannot_be_halved_are_refused(size):
     """Sizes that are odd or too small are refused with their value."""
     with pytest.raises(DatasetError, match=f"images of {size} pixels"):
-        doublings(size)
+        count_doublings(size)
 
 
 @pytest.mark.parametrize("size", [28, 32, 64])

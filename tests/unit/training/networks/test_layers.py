@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from imagemint.training.networks import MinibatchDeviation, MinibatchDiscrimination
-from imagemint.training.networks.layers import Dropout, pixel_normal
+from imagemint.training.networks.layers import Dropout, normalize_pixels
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3, 3)])
 def test_pixel_norm_has_unit_power(shape):
     """At each position the mean square over the features is 1, and their direction is kept."""
     x = 7 * torch.randn(shape)
-    normal = pixel_normal(x)
+    normal = normalize_pixels(x)
     assert torch.allclose(normal.square().mean(dim=1), torch.ones(()), atol=1e-5)
     assert torch.allclose(normal * x.norm(dim=1, keepdim=True) / 5**0.5, x, atol=1e-4)
 

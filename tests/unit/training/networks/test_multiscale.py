@@ -6,7 +6,7 @@ from imagemint.training.networks import (
     MultiScaleDiscriminator,
     MultiScaleGenerator,
     Shape,
-    pyramid,
+    make_pyramid,
 )
 
 SHAPE = Shape(0, 28, 3)
@@ -15,7 +15,7 @@ SHAPE = Shape(0, 28, 3)
 def test_pyramid_has_every_size():
     """Each image is the mean over squares twice as large. The first one is the image itself."""
     x = torch.randn(2, 3, 28, 28)
-    first, second, third = pyramid(x, 3).split(3, dim=1)
+    first, second, third = make_pyramid(x, 3).split(3, dim=1)
     assert torch.equal(first, x)
     assert torch.allclose(second[0, 0, :2, :2], x[0, 0, :2, :2].mean().expand(2, 2), atol=1e-6)
     assert torch.allclose(third[1, 2, 24:, 24:], x[1, 2, 24:, 24:].mean().expand(4, 4), atol=1e-6)
@@ -48,7 +48,7 @@ def test_discriminator_uses_every_size():
 def test_deviation_is_a_feature_of_the_discriminator():
     """The last feature is the mean deviation of the batch, the same for every image."""
     D = MultiScaleDiscriminator(Shape(0, 28, 1), base_channels=8, deviation=True)
-    x = pyramid(torch.randn(4, 1, 28, 28), 3)
+    x = make_pyramid(torch.randn(4, 1, 28, 28), 3)
     phi = D.phi(x, None)
     expected = phi[:, :-1].std(dim=0, unbiased=False).mean()
     assert torch.allclose(phi[:, -1], expected.expand(4), atol=1e-4)

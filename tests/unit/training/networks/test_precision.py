@@ -14,7 +14,7 @@ from imagemint.training.losses.gan_loss import Batch, GanLoss
 from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
 from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
-from imagemint.training.networks.precision import Passes, precision_of
+from imagemint.training.networks.precision import Passes, choose_precision
 from imagemint.training.recipes import RECIPES
 
 BF16 = Passes("bf16")
@@ -39,10 +39,10 @@ def batch():
 
 def test_precision_depends_on_the_device(monkeypatch):
     """A CPU computes in fp32, and a GPU in bf16 if it supports that."""
-    assert precision_of(torch.device("cpu")) == "fp32"
+    assert choose_precision(torch.device("cpu")) == "fp32"
     for able, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, able=able, **_: able)
-        assert precision_of(torch.device("cuda")) == expected
+        assert choose_precision(torch.device("cuda")) == expected
 
 
 def test_only_layers_compute_in_bf16():
@@ -78,14 +78,14 @@ def test_penalties_are_close_in_bf16(batch):
 def test_bf16_trains_and_resumes(name, tmp_path):
     """Losses are finite, the state stays float32, and an interrupted run equals the whole one."""
     recipe = small(RECIPES[name], images=32, decay_share=0)
-    whole = train_recipe(recipe, tmp_path / "whole", passes=BF16).tensors()
+    whole = train_recipe(recipe, tmp_path / "whole", passes=BF16).collect_tensors()
     rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert np.isfinite([figure for row in rows for figure in row.values()]).all()
     floating = {t.dtype for t in whole.values() if t.is_floating_point()}
     assert floating <= {torch.float32, torch.float64}
     half = recipe.model_copy(update={"images": 16})
     train_recipe(half, tmp_path / "cut", passes=BF16)
-    resumed = train_recipe(recipe, tmp_path / "cut", passes=BF16, resume=True).tensors()
+    resumed = train_recipe(recipe, tmp_path / "cut", passes=BF16, resume=True).collect_tensors()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
@@ -126,9 +126,11 @@ def test_compiled_run_equals_eager(name, tmp_path, monkeypatch):
         return call
 
     recipe = small(RECIPES[name], images=16, discriminator_steps=1)
-    eager = train_recipe(recipe, tmp_path / "eager").tensors()
+    eager = train_recipe(recipe, tmp_path / "eager").collect_tensors()
     monkeypatch.setattr(torch, "compile", watched)
-    compiled = train_recipe(recipe, tmp_path / "compiled", passes=Passes(compiled=True)).tensors()
+    compiled = train_recipe(
+        recipe, tmp_path / "compiled", passes=Passes(compiled=True)
+    ).collect_tensors()
     assert all(torch.allclose(eager[key], compiled[key], atol=1e-5) for key in eager)
     # Of two steps of mnist the first has penalties, so D runs compiled half as often there.
     assert (calls.count("draw"), calls.count("_discriminate")) == {

@@ -10,7 +10,7 @@ from imagemint.training.networks import (
     GrowingGenerator,
     Grown,
     Shape,
-    level_at,
+    compute_level,
 )
 
 SHAPE = Shape(0, 28, 1)
@@ -44,7 +44,7 @@ def measure_block_size(images):
 
 def test_levels_follow_the_plan():
     """A size trains, the next one fades in, and the level after the last size is beyond it."""
-    found = [level_at(images, 2, 100) for images in range(0, 500, 50)]
+    found = [compute_level(images, 2, 100) for images in range(0, 500, 50)]
     assert found == [0, 0, 0, 0.5, 1, 1, 1, 1.5, 3, 3]
 
 
@@ -110,4 +110,4 @@ def test_level_is_part_of_the_state(players):
     set_level(3.0, G)
     for _ in range(40):
         update_ema(averaged, G, 0.1)
-    assert averaged.grown() == (2, 1.0)
+    assert averaged.compute_stage() == (2, 1.0)

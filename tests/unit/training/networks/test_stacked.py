@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from imagemint.training.datasets.avatars import VALUES, compute_frequencies
-from imagemint.training.networks import Shape, StackedDiscriminator, StackedGenerator, pyramid
+from imagemint.training.networks import Shape, StackedDiscriminator, StackedGenerator, make_pyramid
 
 SHAPE = Shape(10, 64, 3)
 TABLES = {name: compute_frequencies(name) for name in VALUES}
@@ -83,7 +83,7 @@ def test_join_has_no_latent(generator):
 def test_discriminator_judges_each_size_twice(discriminator):
     """Two judgements are those of a discriminator of the size, and two do not use the condition."""
     x = torch.randn(2, 3, 64, 64)
-    views = pyramid(x, 2)
+    views = make_pyramid(x, 2)
     phi = discriminator.phi(views, PEOPLE)
     logits = discriminator.logits(phi, PEOPLE)
     small = torch.nn.functional.avg_pool2d(x, 2)
@@ -103,7 +103,7 @@ def test_discriminator_judges_each_size_twice(discriminator):
 
 def test_sizes_are_judged_apart(discriminator):
     """The large picture does not change judgements of the small one, nor the other way round."""
-    views = pyramid(torch.randn(2, 3, 64, 64), 2)
+    views = make_pyramid(torch.randn(2, 3, 64, 64), 2)
     logits = discriminator.logits(discriminator.phi(views, PEOPLE), PEOPLE)
     for size, (own, others) in enumerate((([0, 2], [1, 3]), ([1, 3], [0, 2]))):
         changed = views.clone()

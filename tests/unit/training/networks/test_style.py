@@ -99,7 +99,7 @@ def test_noise_is_constant_in_evaluation():
 def test_styles_are_mixed_in_training_only(monkeypatch):
     """Layers before the crossover have the style of z, and later layers another one."""
     G, seen = make_noisy(mixing=1.0), []
-    monkeypatch.setattr(G, "synthesis", seen.append)
+    monkeypatch.setattr(G, "synthesize", seen.append)
     z = torch.randn(3, 6)
     G(z)
     w = G.mapping(z)
@@ -125,7 +125,7 @@ def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
     for image in range(3):
         w = G.mapping(z[image : image + 1])
         jacobians = torch.autograd.functional.jacobian(
-            lambda *styles: G.synthesis(styles).flatten(), (w,) * len(G.noise)
+            lambda *styles: G.synthesize(styles).flatten(), (w,) * len(G.noise)
         )
         projected = [(y[image].flatten() / 16) @ each[:, 0] for each in jacobians]
         lengths.append(torch.stack([each.square().sum() for each in projected]).mean().sqrt())

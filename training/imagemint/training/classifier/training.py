@@ -21,7 +21,7 @@ from imagemint.training.datasets.sufficiency import (
 )
 from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.errors import DatasetError
-from imagemint.training.rng import ShuffledOrder, Stream, generator_at
+from imagemint.training.rng import ShuffledOrder, Stream, make_rng
 
 
 def preview(
@@ -81,7 +81,7 @@ def train_classifier(
         for step in tqdm(
             range(begin, steps), initial=begin, total=steps, unit="batches", disable=quiet
         ):
-            batch = order.indices(step * recipe.batch_size, recipe.batch_size)
+            batch = order.list_indices(step * recipe.batch_size, recipe.batch_size)
             x = augment(to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(targets[batch]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -126,7 +126,7 @@ def has_ended(steps: int, images: int, batch_size: int) -> bool:
 
 def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
     """Returns a batch [N, C, H, W], randomly translated, filled at the edges, and mirrored."""
-    rng = generator_at(recipe.seed, Stream.AUGMENTATION, step)
+    rng = make_rng(recipe.seed, Stream.AUGMENTATION, step)
     if recipe.shift:
         count = len(x) if recipe.each_apart else 1
         offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))

@@ -13,7 +13,7 @@ from imagemint.training.datasets.avatar_wordings import (
     decode_person,
     draw_caption,
 )
-from imagemint.training.rng import Stream, generator_at
+from imagemint.training.rng import Stream, make_rng
 
 
 class CaptionDraws:
@@ -34,7 +34,7 @@ class CaptionDraws:
             seed: seed of the run.
             position: position of the step.
         """
-        rng = generator_at(seed, Stream.CAPTIONS, position)
+        rng = make_rng(seed, Stream.CAPTIONS, position)
         drawn = [
             draw_caption(*decode_person(row), rng)
             for row in people.cpu().numpy()

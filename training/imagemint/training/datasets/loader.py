@@ -75,8 +75,8 @@ class ImageLoader:
     def _choose_rows(self, first: int, count: int) -> NDArray[np.int64]:
         if self._next is not None and self._next[0] == (first, count):
             return self._next[1]
-        size = self._processes.local_batch_size(count)
-        return self._order.indices(first + self._processes.rank * size, size)
+        size = self._processes.compute_local_batch_size(count)
+        return self._order.list_indices(first + self._processes.rank * size, size)
 
 
 class _Kept:

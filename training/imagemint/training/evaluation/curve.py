@@ -14,7 +14,7 @@ from imagemint.training.evaluation.extractors import (
     judge_of_classes,
 )
 from imagemint.training.evaluation.real_images import STACKED
-from imagemint.training.loop.samples import images_of
+from imagemint.training.loop.samples import generate_images
 from imagemint.training.metrics import (
     class_accuracy,
     code_class_accuracy,
@@ -83,7 +83,7 @@ class QualityCurve:
         recipe = self._recipe
         z = latents(*(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent))
         classes = np.arange(self._count) % len(self._labels) if self._labels else None
-        extracted = self._extractor.extract(images_of(generator, z, classes))
+        extracted = self._extractor.extract(generate_images(generator, z, classes))
         few = slice(0, _COVERED)
         figures = {"coverage": coverage(self._real[few], extracted.features[few], NEIGHBOURS)}
         if self._floor > 0:

@@ -58,8 +58,8 @@ class BatchSource:
         distribution = Distribution(recipe.latent)
         z = draw_latents(self._seed, position, recipe.batch_size, recipe.z_dim, distribution)
         codes = draw_codes(self._seed, position, recipe.batch_size, self._num_codes)
-        z = self._processes.local_part(z).to(self._device)
-        codes = self._processes.local_part(codes).to(self._device)
+        z = self._processes.select_local_part(z).to(self._device)
+        codes = self._processes.select_local_part(codes).to(self._device)
         c = {"none": None, "class": y, "caption": y, "code": codes}[recipe.condition]
         with torch.set_grad_enabled(with_gradient):
             fake = self._passes.draw(state.G, z, c)

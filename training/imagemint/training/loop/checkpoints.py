@@ -88,7 +88,7 @@ def _write(
     interim: bool,
 ) -> None:
     part.mkdir(parents=True)
-    save_file(state.tensors(), part / "state.safetensors")
+    save_file(state.collect_tensors(), part / "state.safetensors")
     weights = {name: t.cpu().contiguous() for name, t in generator.state_dict().items()}
     save_file(weights, part / "generator.safetensors")
     description = {
@@ -99,8 +99,8 @@ def _write(
         "collapsed_since": state.collapsed_since,
         "unlogged": state.unlogged,
         "interim": interim,
-        "state_sha256": _sha256(part / "state.safetensors"),
-        "generator_sha256": _sha256(part / "generator.safetensors"),
+        "state_sha256": _compute_sha256(part / "state.safetensors"),
+        "generator_sha256": _compute_sha256(part / "generator.safetensors"),
         **about,
     }
     (part / "checkpoint.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -142,7 +142,7 @@ def _is_interim(checkpoint: Path) -> bool:
         return False
 
 
-def _sha256(path: Path) -> str:
+def _compute_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -203,7 +203,7 @@ def read_tensors(path: Path, expected_sha256: str) -> dict[str, Tensor]:
 
 def _check_digest(path: Path, expected_sha256: str) -> None:
     try:
-        found = _sha256(path)
+        found = _compute_sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if found != expected_sha256:

@@ -35,11 +35,11 @@ class LossWatch:
         self._factor = factor
         log = run / "log.jsonl"
         rows = log.read_text().splitlines() if log.exists() else []
-        self._sizes = [_size(json.loads(row)) for row in rows]
+        self._sizes = [_measure_size(json.loads(row)) for row in rows]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a row of the log, with its losses by name."""
-        self._sizes.append(_size(row))
+        self._sizes.append(_measure_size(row))
 
     def check(self, state: TrainingState) -> None:
         """Compares the losses of each step since the last row, if there are any.
@@ -49,7 +49,7 @@ class LossWatch:
         """
         if _LOSSES[0] not in state.unlogged:
             return
-        usual = self._usual()
+        usual = self._compute_usual_size()
         of_D, of_G = (float(np.median(np.abs(state.unlogged[name]))) for name in _LOSSES)
         if max(of_D, of_G) > self._factor * usual:
             raise Diverged(
@@ -58,12 +58,12 @@ class LossWatch:
                 f" {describe_kept_checkpoint(self._run)}; {REMEDY}"
             )
 
-    def _usual(self) -> float:
+    def _compute_usual_size(self) -> float:
         if len(self._sizes) < _ROWS:
             return _MOST
         return float(np.clip(np.median(self._sizes), _LEAST, _MOST))
 
 
-def _size(row: Mapping[str, Any]) -> float:
+def _measure_size(row: Mapping[str, Any]) -> float:
     """Returns the size of the larger loss of a row."""
     return max(abs(float(row[name])) for name in _LOSSES)

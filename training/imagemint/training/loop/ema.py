@@ -12,7 +12,7 @@ from imagemint.training.networks.layers import VirtualBatchNorm
 from imagemint.training.rng import draw_latents
 
 
-def ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
+def compute_ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int) -> float:
     """Returns the weight of the current generator in one update of the average, 0 to 1.
 
     The half-life is capped at ``ramp_up`` of the images seen so far, so that the first, poor
@@ -25,11 +25,11 @@ def ema_weight(batch_size: int, half_life: int, ramp_up: float, images_seen: int
 @torch.no_grad()
 def update_ema(averaged: nn.Module, running: nn.Module, weight: float) -> None:
     """Moves parameters and floating buffers of ``averaged`` towards ``running``, in place."""
-    ours, theirs = _floating(averaged), _floating(running)
+    ours, theirs = _list_floating(averaged), _list_floating(running)
     torch._foreach_lerp_(ours, theirs, weight)
 
 
-def _floating(module: nn.Module) -> list[Tensor]:
+def _list_floating(module: nn.Module) -> list[Tensor]:
     return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
 
 

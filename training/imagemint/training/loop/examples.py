@@ -91,7 +91,7 @@ def translate_images(translator: nn.Module, sources: Images) -> Images:
     return np.concatenate(parts)
 
 
-def picture_sources(sources: Images, form: SourceForm, shape: tuple[int, int, int]) -> Images:
+def render_sources(sources: Images, form: SourceForm, shape: tuple[int, int, int]) -> Images:
     """Returns sources as pictures, uint8 [N, H', W', C] in the shape of the targets.
 
     They show the newest frame, enlarged by nearest neighbours. Hidden pixels are magenta, or white
@@ -126,7 +126,7 @@ def arrange_examples(
     """
     source, target = examples.source[:_DRAWN], examples.target[:_DRAWN]
     columns = [
-        picture_sources(source, form, target.shape[1:]),
+        render_sources(source, form, target.shape[1:]),
         translate_images(translator, source),
         target,
     ]

@@ -14,7 +14,7 @@ from imagemint.training.loop.health import inspect_generator
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.provenance import describe
 from imagemint.training.loop.schedules import Schedule
-from imagemint.training.loop.start import initial_state
+from imagemint.training.loop.start import make_initial_state
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.loop.stats import Stats
 from imagemint.training.loop.task import Step, Task
@@ -50,9 +50,9 @@ class GeneratorTask(Task):
         """Returns the same task as a run of another length."""
         return replace(self, recipe=self.recipe.model_copy(update={"images": images}))
 
-    def initial_state(self, device: torch.device, processes: Distributed) -> TrainingState:
-        """Returns fresh networks; see `start.initial_state`."""
-        return initial_state(self.recipe, self.data, device, processes)
+    def make_initial_state(self, device: torch.device, processes: Distributed) -> TrainingState:
+        """Returns fresh networks; see `start.make_initial_state`."""
+        return make_initial_state(self.recipe, self.data, device, processes)
 
     def describe(self, precision: str) -> dict[str, Any]:
         """Returns recipe, data, code and versions."""
@@ -78,13 +78,13 @@ class GeneratorTask(Task):
             passes=passes,
         )
 
-        def step(stats: Stats) -> None:
+        def run_step(stats: Stats) -> None:
             before = state.images_seen
             gan_loss.before_step(before)
 
             # --- discriminator: k steps, each on new real and generated images -------------------
             D.requires_grad_(requires_grad=True)
-            positions = discriminator_positions(recipe, state)
+            positions = list_discriminator_positions(recipe, state)
             for position in positions:
                 batch = batches.draw(position, with_gradient=position == positions[-1])
                 judged = replace(batch)  # G starts below from these images
@@ -104,7 +104,7 @@ class GeneratorTask(Task):
             stats.add(loss_D=loss_D.adversarial, loss_G=loss_G.adversarial)
             stats.add(real_logit=judged.real_logits.mean())
 
-        return step
+        return run_step
 
     def inspect(
         self,
@@ -126,7 +126,7 @@ class GeneratorTask(Task):
         )
 
 
-def discriminator_positions(recipe: Recipe, state: TrainingState) -> range:
+def list_discriminator_positions(recipe: Recipe, state: TrainingState) -> range:
     """Returns the positions of the discriminator steps that precede the next generator step."""
     first = recipe.discriminator_steps_before(state.step)
     return range(first, first + recipe.discriminator_steps_at(state.step))

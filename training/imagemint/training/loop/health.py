@@ -123,7 +123,7 @@ def watch_collapse(run: Path, state: TrainingState, found: Variety, schedule: Sc
 
 def refuse_not_finite(state: TrainingState, generator: nn.Module, run: Path) -> None:
     """Raises `LossNotFinite` if a tensor is not finite. Finite losses do not ensure that."""
-    tensors = state.tensors() | generator.state_dict(prefix="recalibrated/")
+    tensors = state.collect_tensors() | generator.state_dict(prefix="recalibrated/")
     faults = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if faults:
         raise LossNotFinite(

@@ -93,7 +93,7 @@ class Monitor:
                 raise
             _log.warning("no plots of the failed run: %s", fault)  # the run has its own error
 
-    def step(self, figures: list[tuple[str, float]]) -> None:
+    def add_step(self, figures: list[tuple[str, float]]) -> None:
         """Adds the figures of a step with their names; a row has their means."""
         for name, figure in figures:
             self._state.unlogged.setdefault(name, []).append(figure)
@@ -152,12 +152,12 @@ def _forget_after(run: Path, images_seen: int) -> None:
         part = log.with_name(f".{log.name}")
         part.write_text("".join(row for row in rows if json.loads(row)["images"] <= images_seen))
         part.replace(log)
-    for picture in _grids(run):
+    for picture in _list_grids(run):
         if int(picture.stem) > images_seen:
             picture.unlink()
 
 
-def _grids(run: Path) -> list[Path]:
+def _list_grids(run: Path) -> list[Path]:
     """Returns the grids drawn so far, in order."""
     return sorted(path for path in (run / "grids").glob("*.png") if path.stem.isdigit())
 
@@ -206,17 +206,17 @@ def animate_grids(run: Path) -> None:
     Of a long run it shows 100 grids at even distances, the first and the last among them: all
     frames are in memory at once.
     """
-    grids = _grids(run)
+    grids = _list_grids(run)
     if not grids:
         return
     chosen = np.linspace(0, len(grids) - 1, min(len(grids), _MOST_FRAMES)).round().astype(int)
-    frames = [_picture(grids[each]) for each in chosen]
+    frames = [_read_picture(grids[each]) for each in chosen]
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     frames[0].save(
         run / "grids.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )
 
 
-def _picture(path: Path) -> Image.Image:
+def _read_picture(path: Path) -> Image.Image:
     with Image.open(path) as picture:
         return picture.copy()

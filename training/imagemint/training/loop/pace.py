@@ -46,7 +46,7 @@ class _Rehearsal(Distributed):
         self.ends: list[float] = []
         self.interrupted = False
 
-    def local_part(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
+    def select_local_part(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
         """Returns all of a batch."""
         return whole
 

@@ -84,7 +84,7 @@ class Recorder:
         seen, schedule = self._state.images_seen, self._schedule
         _refuse_not_finite(stats, self._state, self._run)
         if self._monitor:
-            self._monitor.step(stats)
+            self._monitor.add_step(stats)
         is_snapshot_due = has_crossed(self._seen, seen, schedule.snapshot_interval)
         is_row_due = has_crossed(self._seen, seen, schedule.log_interval)
         self._seen = seen

@@ -35,12 +35,12 @@ def draw_fixed_samples(
     classes = np.repeat(np.arange(rows, dtype=np.int64), SAMPLES_PER_CLASS)
     z = latents(SAMPLES_SEED, 0, len(classes), z_dim, distribution=distribution)
     if not num_classes:
-        return images_of(generator, z, None), np.zeros_like(classes)
-    return images_of(generator, z, classes), classes
+        return generate_images(generator, z, None), np.zeros_like(classes)
+    return generate_images(generator, z, classes), classes
 
 
 @torch.no_grad()
-def images_of(
+def generate_images(
     generator: nn.Module, z: NDArray[np.float32], classes: NDArray[np.int64] | None
 ) -> NDArray[np.uint8]:
     """Returns uint8 [N, H, W, C] for latents [N, z_dim] and classes [N], in batches of 256.
@@ -114,9 +114,9 @@ def measure_variety(
     real_classes = data.labels[rows] if labelled else np.zeros(len(rows), np.int64)
     usual = within_class_spread(real, real_classes)
     found = within_class_variety(
-        _flat(samples),
+        _flatten(samples),
         classes,
-        _flat(real),
+        _flatten(real),
         real_classes if labelled else None,
         most=max(SAMPLES_PER_CLASS, int(np.bincount(classes).max())),
     )
@@ -124,7 +124,7 @@ def measure_variety(
     return Variety(spread, found.mean, found.worst_class, found.worst)
 
 
-def _flat(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _flatten(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return images.reshape(len(images), -1).astype(np.float32)
 
 

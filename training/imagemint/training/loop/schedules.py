@@ -31,7 +31,7 @@ class Schedule:
     collapse_patience: int = 256_000
 
 
-def learning_rate_at(recipe: RunOptions, images_seen: int, rollbacks: int = 0) -> float:
+def compute_learning_rate(recipe: RunOptions, images_seen: int, rollbacks: int = 0) -> float:
     """Returns the learning rate of G: constant, then half a cosine to zero at the end."""
     decayed = recipe.decay_share * recipe.images
     left = recipe.images - images_seen

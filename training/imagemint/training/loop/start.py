@@ -24,7 +24,7 @@ _OF_A_BATCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def initial_state(
+def make_initial_state(
     recipe: Recipe,
     data: LabelledImages,
     device: torch.device,
@@ -65,7 +65,7 @@ def assemble_state(
     """Returns the state of step 0: the average equals G, and both networks have an optimiser."""
     G_ema.load_state_dict(G.state_dict())
 
-    def optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
         if options.optimizer == "rmsprop":
             return torch.optim.RMSprop(network.parameters(), options.learning_rate, options.beta2)
         betas = (options.beta1, options.beta2)
@@ -75,8 +75,8 @@ def assemble_state(
         G=G,
         D=D,
         G_ema=G_ema.requires_grad_(requires_grad=False),
-        opt_G=optimizer(G),
-        opt_D=optimizer(D),
+        opt_G=make_optimizer(G),
+        opt_D=make_optimizer(D),
         losses=losses,
     )
 

@@ -41,7 +41,7 @@ class TrainingState:
     collapsed_since: int | None = None
     unlogged: dict[str, list[float]] = field(default_factory=dict)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def collect_tensors(self) -> dict[str, Tensor]:
         """Returns every tensor by a flat name, such as ``G/embed.weight``."""
         flat = {
             f"{prefix}/{name}": tensor

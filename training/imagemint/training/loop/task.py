@@ -43,7 +43,7 @@ class Task(ABC):
         """Returns the same task as a run of another length."""
 
     @abstractmethod
-    def initial_state(self, device: torch.device, processes: Distributed) -> TrainingState:
+    def make_initial_state(self, device: torch.device, processes: Distributed) -> TrainingState:
         """Returns fresh networks and optimisers; the weights are a function of the seed."""
 
     @abstractmethod

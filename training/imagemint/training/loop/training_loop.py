@@ -19,9 +19,9 @@ from imagemint.training.loop.checkpoints import (
     list_varied_checkpoints,
     restore,
 )
-from imagemint.training.loop.ema import ema_weight, update_ema
+from imagemint.training.loop.ema import compute_ema_weight, update_ema
 from imagemint.training.loop.recorder import Measure, Recorder
-from imagemint.training.loop.schedules import Schedule, learning_rate_at
+from imagemint.training.loop.schedules import Schedule, compute_learning_rate
 from imagemint.training.loop.start import fork_rng
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.loop.stats import Stats
@@ -29,7 +29,7 @@ from imagemint.training.loop.stopping import StopRequest, stop_on_signal
 from imagemint.training.loop.task import Task
 from imagemint.training.networks.precision import PLAIN, Passes
 from imagemint.training.recipes.options import RunOptions
-from imagemint.training.rng import torch_seed
+from imagemint.training.rng import draw_torch_seed
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def train(
             allows. The last good checkpoint is kept.
         ProcessesError: the processes cannot share a batch of this size, or this network.
     """
-    processes.local_batch_size(task.options.batch_size)
-    state = task.initial_state(device, processes)
+    processes.compute_local_batch_size(task.options.batch_size)
+    state = task.make_initial_state(device, processes)
     about = task.describe(passes.precision)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
@@ -112,7 +112,7 @@ def train(
                 if collapsed:
                     processes.barrier()  # every rank has listed the checkpoints
                     processes.on_rank_zero(partial(drop_collapsed, run))
-                state = task.initial_state(device, processes)
+                state = task.make_initial_state(device, processes)
                 restore(run, state, about, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
                 _log.warning(
@@ -141,7 +141,7 @@ def _run_loop(
 ) -> None:
     """Trains from ``state`` to the end of the run, or until a signal asks to stop."""
     options = task.options
-    seed = order_seed(options, state)
+    seed = compute_order_seed(options, state)
     step = task.prepare_step(state, seed=seed, device=device, passes=passes, processes=processes)
     stats = Stats(processes)
 
@@ -160,12 +160,12 @@ def _run_loop(
             before = state.images_seen
             set_learning_rates(options, state)
             # For dropout and noise: a function of the position, different in each process.
-            torch.manual_seed(torch_seed(seed, state.step, processes.rank))
+            torch.manual_seed(draw_torch_seed(seed, state.step, processes.rank))
             step(stats)
             state.step += 1
 
             # --- moving average of the generator -------------------------------------------------
-            weight = ema_weight(
+            weight = compute_ema_weight(
                 *(state.images_seen - before, options.ema_half_life, options.ema_ramp_up),
                 state.images_seen,
             )
@@ -177,14 +177,14 @@ def _run_loop(
         recorder.save_end()
 
 
-def order_seed(options: RunOptions, state: TrainingState) -> int:
+def compute_order_seed(options: RunOptions, state: TrainingState) -> int:
     """Returns the seed of data order and latents, which each rollback changes."""
     return (options.seed + 0x9E3779B97F4A7C15 * state.rollbacks) % 2**64
 
 
 def set_learning_rates(options: RunOptions, state: TrainingState) -> None:
     """Sets the learning rates of both optimisers for the next step."""
-    rate_G = learning_rate_at(options, state.images_seen, state.rollbacks)
+    rate_G = compute_learning_rate(options, state.images_seen, state.rollbacks)
     own = options.discriminator_learning_rate
     rate_D = rate_G if own is None else rate_G * (own / options.learning_rate)
     state.opt_G.param_groups[0]["lr"], state.opt_D.param_groups[0]["lr"] = rate_G, rate_D

@@ -73,7 +73,7 @@ class TranslationTask(Task):
         """Returns the same task as a run of another length."""
         return replace(self, recipe=self.recipe.model_copy(update={"images": images}))
 
-    def initial_state(
+    def make_initial_state(
         self, device: torch.device, processes: Distributed = SINGLE_PROCESS
     ) -> TrainingState:
         """Returns fresh networks and optimisers; the weights are a function of the seed.
@@ -131,7 +131,7 @@ class TranslationTask(Task):
         G, D = state.G, cast("nn.ModuleDict", state.D)
         losses, batch_size = cast("TranslationLoss", state.losses), self.recipe.batch_size
 
-        def step(stats: Stats) -> None:
+        def run_step(stats: Stats) -> None:
             seen = state.images_seen
             drawn = self.pairs.draw(seed, seen, batch_size)
             source, target = (to_tensor(images, device) for images in drawn)
@@ -154,7 +154,7 @@ class TranslationTask(Task):
             stats.add(loss_G=loss_G.adversarial)
             state.images_seen += batch_size
 
-        return step
+        return run_step
 
     def inspect(
         self,

@@ -37,7 +37,7 @@ class AdversarialLoss:
     middle: float = 0.0
     judgements: int = 1
 
-    def signs(self, real: Tensor, fake: Tensor) -> Tensor:
+    def compute_signs(self, real: Tensor, fake: Tensor) -> Tensor:
         """Returns for each real image whether D recognises it: 1, or -1 if not, or 0: [N].
 
         The mean is the overfitting of adaptive augmentation. It uses the sign of D(real) if that
@@ -154,15 +154,15 @@ def sum_judgements(
         columns: those that count.
     """
 
-    def summed(part: Loss) -> Loss:
+    def sum_columns(part: Loss) -> Loss:
         return lambda real, fake: torch.stack(
             [part(real[:, column], fake[:, column]) for column in columns]
         ).sum()
 
     return replace(
         loss,
-        discriminator=summed(loss.discriminator),
-        generator=summed(loss.generator),
+        discriminator=sum_columns(loss.discriminator),
+        generator=sum_columns(loss.generator),
         judgements=judgements,
     )
 
@@ -174,17 +174,17 @@ Power = Callable[[Tensor], Tensor]
 """Takes a gradient by images and returns its squared norm for each, [N]."""
 
 
-def _whole_power(gradient: Tensor) -> Tensor:
+def _compute_power(gradient: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3))
 
 
-def _squared_gradient_norms(logits: Tensor, x: Tensor, power: Power = _whole_power) -> Tensor:
+def _squared_gradient_norms(logits: Tensor, x: Tensor, power: Power = _compute_power) -> Tensor:
     """Returns |d logit / d x|^2 for each image, [N], itself differentiable."""
     (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     return power(gradient)
 
 
-def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _whole_power) -> Tensor:
+def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _compute_power) -> Tensor:
     """Returns the mean squared gradient norm of ``logits`` [N] at ``x`` [N, C, H, W].
 
     It is R1 for real ``x``, and R2 for generated ``x``: Mescheder et al., "Which Training Methods

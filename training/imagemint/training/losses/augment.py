@@ -31,19 +31,21 @@ class DifferentiableAugmentation(Augmentation):
 
     def forward(self, x: Tensor, seed: int, position: int) -> Tensor:
         """Returns distorted images like ``x`` [N, C, H, W]."""
-        u = _chances(self.processes, x, seed, position, 7).to(x.device)
-        return self.view.distort_images(x, _colour_shift_cutout, u)
+        u = _draw_chances(self.processes, x, seed, position, 7).to(x.device)
+        return self.view.distort_images(x, _apply_policy, u)
 
 
-def _chances(processes: Distributed, x: Tensor, seed: int, position: int, number: int) -> Tensor:
+def _draw_chances(
+    processes: Distributed, x: Tensor, seed: int, position: int, number: int
+) -> Tensor:
     """Returns random numbers in [0, 1) for each image of ``x``: [number, N]."""
     drawn = draw_uniforms(
         seed, Stream.AUGMENTATION, position, number, len(x) * processes.world_size
     )
-    return processes.local_part(drawn, dim=1)
+    return processes.select_local_part(drawn, dim=1)
 
 
-def _colour_shift_cutout(x: Tensor, u: Tensor) -> Tensor:
+def _apply_policy(x: Tensor, u: Tensor) -> Tensor:
     x = _jitter_colour(x, u[0], u[1], u[2])
     return _cut_out(_shift(x, u[3], u[4]), u[5], u[6])
 
@@ -61,7 +63,7 @@ def _jitter_colour(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: 
 def _shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Shifts by up to an eighth of the size in each direction; all integers are equally likely."""
     rows, columns = (
-        torch.arange(size, device=x.device) + _whole(u, size // _SHIFT_PART)[:, None]
+        torch.arange(size, device=x.device) + _to_integers(u, size // _SHIFT_PART)[:, None]
         for u, size in ((down, x.shape[2]), (right, x.shape[3]))
     )
     # Gather from an image padded by one pixel; places outside are clamped to its border.
@@ -72,7 +74,7 @@ def _shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     return padded[image, i[:, :, None], j[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _whole(u: Tensor, most: int) -> Tensor:
+def _to_integers(u: Tensor, most: int) -> Tensor:
     """Returns a whole number from -most to most for each ``u`` in [0, 1)."""
     return (u * (2 * most + 1)).floor() - most
 
@@ -120,19 +122,21 @@ class AdaptiveAugmentation(Augmentation):
         """Returns distorted images like ``x`` [N, C, H, W]; undistorted ones are unchanged."""
         if float(self.p) == 0:
             return x
-        u = _chances(self.processes, x, seed, position, _GEOMETRY + _COLOURS)
+        u = _draw_chances(self.processes, x, seed, position, _GEOMETRY + _COLOURS)
         return self.view.distort_images(x, self._distort, u)
 
     def _distort(self, x: Tensor, u: Tensor) -> Tensor:
         p = float(self.p)
         coloured = _transform_colour(x, u[_GEOMETRY:].to(x.device), p)
-        matrix, moved = _geometry(u[:_GEOMETRY], p, x.shape[2])
+        matrix, moved = _compute_maps(u[:_GEOMETRY], p, x.shape[2])
         seen = warp(coloured, matrix[:, :2].to(x.device))
         return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
 
     def adapt(self, batch: Batch) -> dict[str, float]:
         """Moves the probability towards the target, and returns it."""
-        signs = self.adversarial.signs(batch.real_logits.detach(), batch.fake_logits.detach())
+        signs = self.adversarial.compute_signs(
+            batch.real_logits.detach(), batch.fake_logits.detach()
+        )
         overfit = self.processes.average(signs.mean().item())
         shown = len(batch.real) * self.processes.world_size
         step = math.copysign(shown / self.pace, overfit - self.target)
@@ -145,13 +149,13 @@ _LOG2_SCALE, _LOG2_STRETCH, _FRACTION = 0.2, 0.2, 0.125
 _BRIGHTNESS, _LOG2_CONTRAST, _LOG2_SATURATION = 0.2, 0.5, 1.0
 
 
-def _normal(u: Tensor) -> Tensor:
+def _to_normal(u: Tensor) -> Tensor:
     """Returns standard normal numbers of uniform ones."""
     normal: Tensor = torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)).float()
     return normal
 
 
-def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
+def _compute_maps(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
     """Returns affine maps [N, 3, 3] from new to old places, and which images have one.
 
     Places are from -1 to 1. The order is that of the paper: each map is to the right of those
@@ -162,69 +166,74 @@ def _geometry(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
     on, v = u[:8] < chance, u[8:]
     one = torch.ones_like(v[0])
 
-    def chosen(k: int, value: Tensor, otherwise: float = 0.0) -> Tensor:
+    def choose(k: int, value: Tensor, otherwise: float = 0.0) -> Tensor:
         return torch.where(on[k], value, otherwise * one)
 
-    mirrored = 1 - 2 * chosen(0, (v[0] * 2).floor())
-    scale = chosen(3, torch.exp2(_normal(v[4]) * _LOG2_SCALE), 1.0)
-    stretch = chosen(5, torch.exp2(_normal(v[6]) * _LOG2_STRETCH), 1.0)
+    mirrored = 1 - 2 * choose(0, (v[0] * 2).floor())
+    scale = choose(3, torch.exp2(_to_normal(v[4]) * _LOG2_SCALE), 1.0)
+    stretch = choose(5, torch.exp2(_to_normal(v[6]) * _LOG2_STRETCH), 1.0)
     quarters, before, after = (
-        chosen(1, (v[1] * 4).floor() * (math.pi / 2)),
-        chosen(4, (v[5] * 2 - 1) * math.pi),
-        chosen(6, (v[7] * 2 - 1) * math.pi),
+        choose(1, (v[1] * 4).floor() * (math.pi / 2)),
+        choose(4, (v[5] * 2 - 1) * math.pi),
+        choose(6, (v[7] * 2 - 1) * math.pi),
     )
     pixel = 2 / size
-    whole = [chosen(2, ((2 * v[k] - 1) * size / _SHIFT_PART).round() * pixel) for k in (2, 3)]
-    fraction = [chosen(7, _normal(v[k]) * (2 * _FRACTION)) for k in (8, 9)]
-    matrix = _scaling(mirrored, one) @ _rotation(quarters) @ _translation(*whole)
-    matrix = matrix @ _scaling(1 / scale, 1 / scale) @ _rotation(before)
-    matrix = matrix @ _scaling(1 / stretch, stretch) @ _rotation(after) @ _translation(*fraction)
+    whole = [choose(2, ((2 * v[k] - 1) * size / _SHIFT_PART).round() * pixel) for k in (2, 3)]
+    fraction = [choose(7, _to_normal(v[k]) * (2 * _FRACTION)) for k in (8, 9)]
+    matrix = _make_scaling(mirrored, one) @ _make_rotation(quarters) @ _make_translation(*whole)
+    matrix = matrix @ _make_scaling(1 / scale, 1 / scale) @ _make_rotation(before)
+    matrix = (
+        matrix
+        @ _make_scaling(1 / stretch, stretch)
+        @ _make_rotation(after)
+        @ _make_translation(*fraction)
+    )
     return matrix, on.any(dim=0)
 
 
-def _rows(*numbers: Tensor) -> Tensor:
+def _stack_matrices(*numbers: Tensor) -> Tensor:
     matrices: Tensor = torch.stack(numbers, dim=1).unflatten(1, (3, 3))
     return matrices
 
 
-def _scaling(x: Tensor, y: Tensor) -> Tensor:
+def _make_scaling(x: Tensor, y: Tensor) -> Tensor:
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _rows(x, zero, zero, zero, y, zero, zero, zero, one)
+    return _stack_matrices(x, zero, zero, zero, y, zero, zero, zero, one)
 
 
-def _rotation(angle: Tensor) -> Tensor:
+def _make_rotation(angle: Tensor) -> Tensor:
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    return _rows(
+    return _stack_matrices(
         *(angle.cos(), -angle.sin(), zero),
         *(angle.sin(), angle.cos(), zero),
         *(zero, zero, one),
     )
 
 
-def _translation(x: Tensor, y: Tensor) -> Tensor:
+def _make_translation(x: Tensor, y: Tensor) -> Tensor:
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _rows(one, zero, x, zero, one, y, zero, zero, one)
+    return _stack_matrices(one, zero, x, zero, one, y, zero, zero, one)
 
 
 def _transform_colour(x: Tensor, u: Tensor, p: float) -> Tensor:
     """Transforms the colours of each pixel; hue and saturation do not affect gray images."""
     on, v = u[:5] < p, u[5:]
 
-    def chosen(k: int, value: Tensor, otherwise: float) -> Tensor:
+    def choose(k: int, value: Tensor, otherwise: float) -> Tensor:
         return torch.where(on[k], value, torch.full_like(value, otherwise))[:, None, None, None]
 
     alone = ~on.any(dim=0)[:, None, None, None]
     before = x
-    x = x + chosen(0, _normal(v[0]) * _BRIGHTNESS, 0.0)
-    x = x * chosen(1, torch.exp2(_normal(v[1]) * _LOG2_CONTRAST), 1.0)
+    x = x + choose(0, _to_normal(v[0]) * _BRIGHTNESS, 0.0)
+    x = x * choose(1, torch.exp2(_to_normal(v[1]) * _LOG2_CONTRAST), 1.0)
     gray = x.mean(dim=1, keepdim=True)
     tint = x - gray
     # Luma flip: a reflection about the plane across the gray axis. The tint stays.
-    gray = gray * (1 - 2 * chosen(2, (v[2] * 2).floor(), 0.0))
+    gray = gray * (1 - 2 * choose(2, (v[2] * 2).floor(), 0.0))
     if x.shape[1] > 1:
-        angle = chosen(3, (v[3] * 2 - 1) * math.pi, 0.0)
+        angle = choose(3, (v[3] * 2 - 1) * math.pi, 0.0)
         # Turning about the gray axis: the tint stays in its plane (Rodrigues' formula).
         around = (tint.roll(1, dims=1) - tint.roll(-1, dims=1)) / math.sqrt(3)
         tint = tint * angle.cos() + around * angle.sin()
-        tint = tint * chosen(4, torch.exp2(_normal(v[4]) * _LOG2_SATURATION), 1.0)
+        tint = tint * choose(4, torch.exp2(_to_normal(v[4]) * _LOG2_SATURATION), 1.0)
     return torch.where(alone, before, gray + tint)  # rounding would change even undistorted images

@@ -34,7 +34,7 @@ class CaptionReading(Regularizer):
         # Captions are drawn for the whole batch, so that they do not depend on the processes.
         people = self.processes.all_gather(batch.c)
         tokens, allowed = map(
-            self.processes.local_part, self.draw(people, batch.seed, batch.position)
+            self.processes.select_local_part, self.draw(people, batch.seed, batch.position)
         )
         logits = batch.G.reader(tokens.to(batch.c.device))
         entropy = F.binary_cross_entropy_with_logits(logits, allowed.to(logits), reduction="sum")
@@ -57,5 +57,5 @@ class WrongCaption(Regularizer):
         if batch.c is None:
             raise ValueError("the recipe has no condition")
         others = torch.roll(self.processes.all_gather(batch.c), 1, dims=0)
-        logits = batch.D.logits(batch.phi_real, self.processes.local_part(others))
+        logits = batch.D.logits(batch.phi_real, self.processes.select_local_part(others))
         return {"wrong_caption": self.adversarial.discriminator(batch.real_logits, logits)}

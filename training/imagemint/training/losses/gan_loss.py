@@ -74,7 +74,7 @@ class Batch:
 
     def judge(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
         """Returns D's features [N, F] and logits [N] or [N, K] of images [N, C, H, W]."""
-        phi = self.passes.features(self.D, x, self.c, twice=twice)
+        phi = self.passes.compute_features(self.D, x, self.c, twice=twice)
         return phi, self.D.logits(phi, self.c)
 
     def lead(self) -> float:
@@ -85,7 +85,7 @@ class Batch:
 class Regularizer(nn.Module, Batchwise):
     """A further loss of a network. Called with a `Batch`, it returns its parts by name.
 
-    Their sum counts, times `weight_at`.
+    Their sum counts, times `compute_weight`.
 
     Attributes:
         by_images: whether it differentiates logits with respect to the images.
@@ -104,7 +104,7 @@ class Regularizer(nn.Module, Batchwise):
         self.weight = weight
         self.interval = interval
 
-    def weight_at(self, images_seen: int) -> float:
+    def compute_weight(self, images_seen: int) -> float:
         """Returns the weight after this number of images; at 0 the term is not computed."""
         del images_seen
         return self.weight
@@ -188,26 +188,26 @@ class GanLoss(nn.Module):
         self.after_D = after_D or (lambda _: None)
         self.before_step = before_step or (lambda _: None)
 
-    def due(
+    def list_due_terms(
         self, terms: nn.ModuleList, step: int, images_seen: int
     ) -> list[tuple[Regularizer, float]]:
         """Returns the terms that are computed in a step, with their weights."""
         return [
             (term, weight * term.interval)
-            for term in _terms(terms)
-            if step % term.interval == 0 and (weight := term.weight_at(images_seen)) > 0
+            for term in _iterate_terms(terms)
+            if step % term.interval == 0 and (weight := term.compute_weight(images_seen)) > 0
         ]
 
     def discriminator_loss(self, batch: Batch, step: int, images_seen: int) -> Loss:
         """Returns the loss of D in a step; leaves D's features and logits in ``batch``."""
-        due = self.due(self.terms_D, step, images_seen)
+        due = self.list_due_terms(self.terms_D, step, images_seen)
         self.show_discriminator(batch, by_images=any(term.by_images for term, _ in due))
         loss = self.adversarial.discriminator(batch.real_logits, batch.fake_logits)
         return _add_terms(loss, loss, due, batch)
 
     def generator_loss(self, batch: Batch, step: int, images_seen: int) -> Loss:
         """Returns the loss of G in a step; leaves D's features and logits in ``batch``."""
-        due = self.due(self.terms_G, step, images_seen)
+        due = self.list_due_terms(self.terms_G, step, images_seen)
         self.show_generator(batch)
         loss = self.adversarial.generator(batch.real_logits, batch.fake_logits)
         return _add_terms(loss, self.adversarial_weight * loss, due, batch)
@@ -224,7 +224,7 @@ class GanLoss(nn.Module):
 
     def show_generator(self, batch: Batch) -> None:
         """Computes D's output for the generated images, and the real ones if G's losses need it."""
-        if self.adversarial.paired or any(term.reads_real for term in _terms(self.terms_G)):
+        if self.adversarial.paired or any(term.reads_real for term in _iterate_terms(self.terms_G)):
             with torch.no_grad():
                 real = self.view(batch.real)
                 batch.real = self.augmentation(real, batch.seed, 4 * batch.position + 2)
@@ -244,7 +244,7 @@ def _add_terms(
     return Loss(total, adversarial, found)
 
 
-def _terms(terms: nn.ModuleList) -> Iterator[Regularizer]:
+def _iterate_terms(terms: nn.ModuleList) -> Iterator[Regularizer]:
     for term in terms:
         if not isinstance(term, Regularizer):
             raise TypeError(f"{type(term).__name__} is not a Regularizer")

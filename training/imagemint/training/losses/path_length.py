@@ -36,7 +36,7 @@ class PathLength(Regularizer):
             raise TypeError(f"{type(G).__name__} has no intermediate latents")
         w = G.mapping(batch.z[: -(-len(batch.z) // self._PART)])
         styles = [w.clone() for _ in G.noise]  # for the gradient by each convolution's own style
-        images = G.synthesis(styles)
+        images = G.synthesize(styles)
         noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
         gradients = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
         lengths = torch.stack(gradients).square().sum(dim=2).mean(dim=0).sqrt()

@@ -38,7 +38,7 @@ class PerceptualLoss(Term):
         used = nn.Sequential(*list(judge)[: max(layers) + 1]).eval()
         self._judge = (used.requires_grad_(requires_grad=False),)
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def extract_features(self, images: Tensor) -> list[Tensor]:
         """Returns the outputs of the compared layers for images [N, C, H, W] in [-1, 1]."""
         found, x = [], images
         for index, layer in enumerate(self._judge[0]):
@@ -50,8 +50,8 @@ class PerceptualLoss(Term):
     def forward(self, batch: Translated) -> dict[str, Tensor]:
         """Returns the difference as ``perceptual``."""
         with torch.no_grad():
-            known = self.features(batch.target)
-        seen = self.features(batch.fake)
+            known = self.extract_features(batch.target)
+        seen = self.extract_features(batch.fake)
         parts = [
             F.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-8)
             for ours, theirs in zip(seen, known, strict=True)

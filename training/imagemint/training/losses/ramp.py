@@ -18,7 +18,7 @@ class CosineRamp:
     final: float
     length: int
 
-    def at(self, images_seen: int) -> float:
+    def compute_value(self, images_seen: int) -> float:
         """Returns the value after this number of images."""
         progress = min(images_seen / self.length, 1.0) if self.length else 1.0
         return self.final + (self.first - self.final) * 0.5 * (1 + math.cos(math.pi * progress))

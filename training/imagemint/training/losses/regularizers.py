@@ -36,9 +36,9 @@ class ZeroCentredPenalties(Regularizer):
         self.gamma = gamma
         self.r2 = r2
 
-    def weight_at(self, images_seen: int) -> float:
+    def compute_weight(self, images_seen: int) -> float:
         """Returns half of gamma."""
-        return self.gamma.at(images_seen) / 2
+        return self.gamma.compute_value(images_seen) / 2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``r1``, and ``r2``."""
@@ -60,7 +60,7 @@ class LipschitzPenalty(Regularizer):
         """Returns ``gp``."""
         count = len(batch.real) * self.processes.world_size
         share = draw_uniforms(batch.seed, Stream.INTERPOLATION, batch.position, count, 1, 1, 1)
-        share = self.processes.local_part(share).to(batch.real.device)
+        share = self.processes.select_local_part(share).to(batch.real.device)
         between = batch.fake.detach().lerp(batch.real.detach(), share).requires_grad_()
         _, logits = batch.judge(between, twice=True)
         return {"gp": one_centred_penalty(logits, between)}
@@ -105,7 +105,7 @@ class Mismatch(Regularizer):
         """Returns ``mismatch``."""
         y = self.processes.all_gather(batch.y)
         wrong = draw_other_classes(batch.seed, batch.position, y, self.num_classes)
-        wrong = self.processes.local_part(wrong)
+        wrong = self.processes.select_local_part(wrong)
         logits = batch.D.logits(batch.phi_real, wrong)
         return {"mismatch": self.adversarial.discriminator(batch.real_logits, logits)}
 
@@ -145,7 +145,7 @@ class AuxiliaryClassifier(Regularizer):
         head = batch.D.heads["classes"]
         found = {}
         if self.fake:
-            found["class_fake"] = F.cross_entropy(head(batch.phi_fake), _condition(batch))
+            found["class_fake"] = F.cross_entropy(head(batch.phi_fake), _require_condition(batch))
         if self.real:
             found["class_real"] = F.cross_entropy(head(batch.phi_real), batch.y)
         return found
@@ -196,14 +196,14 @@ class MutualInformation(Regularizer):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``code``, the cross-entropy, and ``continuous``, half the squared distance."""
         heads = batch.D.heads
-        found = {"code": F.cross_entropy(heads["code"](batch.phi_fake), _condition(batch))}
+        found = {"code": F.cross_entropy(heads["code"](batch.phi_fake), _require_condition(batch))}
         if self.continuous:
             apart = heads["continuous"](batch.phi_fake) - batch.z[:, : self.continuous]
             found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
         return found
 
 
-def _condition(batch: Batch) -> Tensor:
+def _require_condition(batch: Batch) -> Tensor:
     if batch.c is None:
         raise ValueError("the recipe has no condition")
     return batch.c

@@ -67,7 +67,7 @@ class GramLoss(PerceptualLoss):
         super().__init__(weight, judge, layers, after=after)
         self.tiles = tiles
         with torch.no_grad():
-            for number, features in enumerate(self.features(style)):
+            for number, features in enumerate(self.extract_features(style)):
                 self.register_buffer(f"gram_{number}", gram_matrix(features))
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class GramLoss(PerceptualLoss):
         parts = [
             (gram_matrices(features, self.tiles) - gram).square().mean()
             / gram.square().mean().clamp_min(_EPSILON)
-            for features, gram in zip(self.features(batch.fake), wanted, strict=True)
+            for features, gram in zip(self.extract_features(batch.fake), wanted, strict=True)
         ]
         return {"style": torch.stack(parts).mean()}
 
@@ -115,7 +115,7 @@ def gram_matrices(features: Tensor, tiles: int) -> Tensor:
     )
 
 
-def style_terms(
+def make_style_terms(
     judge: nn.Sequential,
     shape: tuple[int, int, int],
     style: Tensor,

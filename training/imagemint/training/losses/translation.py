@@ -70,7 +70,7 @@ class Term(nn.Module):
         self.weight = weight
         self.after = after
 
-    def weight_at(self, images_seen: int) -> float:
+    def compute_weight(self, images_seen: int) -> float:
         """Returns the weight after this number of images; at 0 the term is not computed."""
         return self.weight if images_seen >= self.after else 0.0
 
@@ -165,9 +165,9 @@ class TranslationLoss(nn.Module):
         """Returns the loss of all discriminators, added up; nothing flows back to G."""
         losses = []
         for side, judge in D.items():
-            real, fake, source = self._sides(side, batch)
+            real, fake, source = self._select_images(side, batch)
             fake = self.pools[side](fake) if side in self.pools else fake.detach()
-            logits = (self._logits(judge, each, source, batch) for each in (real, fake))
+            logits = (self._compute_logits(judge, each, source, batch) for each in (real, fake))
             losses.append(self.adversarial.discriminator(*logits))
         total = torch.stack(losses).sum()
         return Loss(total, total, [])
@@ -177,28 +177,28 @@ class TranslationLoss(nn.Module):
         adversarial = batch.fake.new_zeros(())
         if self.is_adversarial(images_seen):
             for side, judge in D.items():
-                real, fake, source = self._sides(side, batch)
+                real, fake, source = self._select_images(side, batch)
                 with torch.no_grad():
                     known = (
-                        self._logits(judge, real, source, batch)
+                        self._compute_logits(judge, real, source, batch)
                         if self.adversarial.paired
                         else real.new_zeros(())
                     )
-                logits = self._logits(judge, fake, source, batch)
+                logits = self._compute_logits(judge, fake, source, batch)
                 adversarial = adversarial + self.adversarial.generator(known, logits)
         total = self.weight * adversarial
         found: list[tuple[str, Tensor]] = []
         for term in self.terms:
             if not isinstance(term, Term):
                 raise TypeError(f"{type(term).__name__} is not a Term")
-            weight = term.weight_at(images_seen)
+            weight = term.compute_weight(images_seen)
             if weight > 0:
                 parts: dict[str, Tensor] = term(batch)
                 total = total + weight * sum(parts.values())
                 found += parts.items()
         return Loss(total, adversarial, found)
 
-    def _sides(self, side: str, batch: Translated) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _select_images(self, side: str, batch: Translated) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns real images, generated ones, and the source that D sees beside them."""
         if side == "target":
             return batch.target, batch.fake, batch.source if self.conditional else None
@@ -206,7 +206,7 @@ class TranslationLoss(nn.Module):
             return batch.source, batch.fake_source, None
         raise ValueError(f"no images for the discriminator {side!r}")
 
-    def _logits(
+    def _compute_logits(
         self, judge: nn.Module, x: Tensor, source: Tensor | None, batch: Translated
     ) -> Tensor:
         """Returns the logits of all patches of all images, [N h w]."""

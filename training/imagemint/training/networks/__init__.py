@@ -20,7 +20,7 @@ from imagemint.training.networks.multiscale import (
     MultiScaleDiscriminator,
     MultiScaleGenerator,
     Pyramid,
-    pyramid,
+    make_pyramid,
 )
 from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.players import Discriminator, Shape, draw
@@ -28,7 +28,7 @@ from imagemint.training.networks.progressive import (
     GrowingDiscriminator,
     GrowingGenerator,
     Grown,
-    level_at,
+    compute_level,
 )
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
@@ -71,7 +71,7 @@ __all__ = [
     "UNet",
     "View",
     "VirtuallyNormalisedGenerator",
+    "compute_level",
     "draw",
-    "level_at",
-    "pyramid",
+    "make_pyramid",
 ]

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.convolutional import count_doublings
 from imagemint.training.networks.layers import BatchNorm2d
 from imagemint.training.networks.players import Discriminator, Shape
 
@@ -53,12 +53,12 @@ class Condition(nn.Module):
         self.attributes = nn.ModuleList()
         for name, table in frequencies.items():
             self.attributes.append(nn.Embedding(table.shape[1], c_dim))
-            self.register_buffer(f"limits_{name}", torch.from_numpy(limits_of(table)))
+            self.register_buffer(f"limits_{name}", torch.from_numpy(compute_limits(table)))
         self._names = list(frequencies)
         self.noise: int = z_dim - len(frequencies)
         self.width: int = self.noise + c_dim * (bool(num_classes) + len(frequencies))
 
-    def codes(self, z: Tensor, y: Tensor) -> Tensor:
+    def compute_codes(self, z: Tensor, y: Tensor) -> Tensor:
         """Returns the attributes int64 [N, A] that latents [N, z_dim] have in classes [N]."""
         columns = [
             (z[:, k, None] > self.get_buffer(f"limits_{name}")[y]).long().sum(dim=1)
@@ -79,12 +79,12 @@ class Condition(nn.Module):
         classes = y[:, 0] if told else y
         parts = [z[:, len(self._names) :], self.embed(classes)]
         if self._names:
-            codes = y[:, 1:] if told else self.codes(z, classes)
+            codes = y[:, 1:] if told else self.compute_codes(z, classes)
             parts += [embed(codes[:, k]) for k, embed in enumerate(self.attributes)]
         return torch.cat(parts, dim=1)
 
 
-def limits_of(table: NDArray[np.float64]) -> NDArray[np.float32]:
+def compute_limits(table: NDArray[np.float64]) -> NDArray[np.float32]:
     """Returns the limits of normal numbers between the values: [classes, values - 1].
 
     Args:
@@ -118,7 +118,7 @@ class ScaledNorm(nn.Module):
         return out
 
 
-def upward(wide: int, narrow: int, *, few: bool) -> nn.Module:
+def make_upsampling(wide: int, narrow: int, *, few: bool) -> nn.Module:
     """Returns layers that double the size, either with ``few`` weights or in half the time.
 
     A transposed 4x4 convolution has 4 taps for each pixel, and a 3x3 one after nearest upsampling
@@ -159,13 +159,13 @@ class AttributeGenerator(nn.Module):
         scales: bool = True,
     ) -> None:
         super().__init__()
-        self.start, count = doublings(shape.image_size)
+        self.start, count = count_doublings(shape.image_size)
         self.condition = Condition(z_dim, shape.num_classes, c_dim=c_dim, frequencies=frequencies)
         told = self.condition.width
         widths = [base_channels] + [max(base_channels >> k, 1) for k in range(count - 1)]
         self.project = nn.Linear(told, widths[0] * self.start**2, bias=False)
         self.upward = nn.ModuleList(
-            upward(wide, narrow, few=k == 0)
+            make_upsampling(wide, narrow, few=k == 0)
             for k, (wide, narrow) in enumerate(itertools.pairwise(widths))
         )
         self.scales = scales
@@ -181,17 +181,17 @@ class AttributeGenerator(nn.Module):
             z: latents [N, z_dim].
             y: classes int64 [N], or classes and attributes int64 [N, 1 + A].
         """
-        return complete(self.paint(self.hidden(self.condition(z, y))))
+        return complete(self.paint(self.compute_hidden(self.condition(z, y))))
 
-    def hidden(self, told: Tensor) -> Tensor:
+    def compute_hidden(self, told: Tensor) -> Tensor:
         """Returns features [N, C', H / 2, W / 2] of the condition ``told`` [N, width]."""
         h = self.project(told).unflatten(1, (-1, self.start, self.start))
-        h = F.relu(self._normal(0, h, told))
+        h = F.relu(self._normalize(0, h, told))
         for k, upwards in enumerate(self.upward, start=1):
-            h = F.relu(self._normal(k, upwards(h), told))
+            h = F.relu(self._normalize(k, upwards(h), told))
         return h
 
-    def _normal(self, k: int, h: Tensor, told: Tensor) -> Tensor:
+    def _normalize(self, k: int, h: Tensor, told: Tensor) -> Tensor:
         normal: Tensor = self.norms[k](h, told) if self.scales else self.norms[k](h)
         return normal
 
@@ -210,7 +210,7 @@ class AttributeDiscriminator(Discriminator):
 
     def __init__(self, shape: Shape, *, base_channels: int, values: list[int]) -> None:
         super().__init__()
-        start, count = doublings(shape.image_size)
+        start, count = count_doublings(shape.image_size)
         wide = base_channels
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(2),

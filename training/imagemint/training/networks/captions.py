@@ -52,15 +52,15 @@ class CaptionReader(nn.Module):
         here = (tokens > 0)[:, None].to(self.embed.weight.dtype)
         h = self.embed(tokens).transpose(1, 2) * _READING_GAIN
         for conv in self.convs:
-            weight, bias = _gained(conv)
+            weight, bias = _apply_gain(conv)
             # Masked, so that the number of padded places does not matter.
             h = (h + F.relu(F.conv1d(h, weight, bias, padding=weight.shape[2] // 2))) * here
         h = F.relu(h).amax(dim=2)
-        h = F.relu(F.linear(h, *_gained(self.hidden)))
-        return F.linear(h, *_gained(self.logits))
+        h = F.relu(F.linear(h, *_apply_gain(self.hidden)))
+        return F.linear(h, *_apply_gain(self.logits))
 
 
-def _gained(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _apply_gain(layer: nn.Module) -> tuple[Tensor, Tensor]:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     return weight * _READING_GAIN, bias * _READING_GAIN
 
@@ -105,7 +105,7 @@ class CaptionGenerator(nn.Module):
         parts = self.reader(tokens).split(self.sizes, dim=1)
         return [logits >= logits.amax(dim=1, keepdim=True).clamp_max(0) for logits in parts]
 
-    def codes(self, z: Tensor, allowed: list[Tensor] | None = None) -> Tensor:
+    def compute_codes(self, z: Tensor, allowed: list[Tensor] | None = None) -> Tensor:
         """Returns class and attributes int64 [N, 1 + A] that latents have.
 
         Each is drawn by the frequencies of those values that are allowed. Where these never occur
@@ -139,11 +139,11 @@ class CaptionGenerator(nn.Module):
             tokens: tokens of captions int64 [N, L], each padded with 0 at the end.
         """
         told = y is not None and y.ndim == 2  # noqa: PLR2004 - axes
-        codes = y if told else self.codes(z, self._allowed(y, tokens))
+        codes = y if told else self.compute_codes(z, self._find_allowed(y, tokens))
         images: Tensor = self.painter(z[:, 1:], codes)
         return images
 
-    def _allowed(self, y: Tensor | None, tokens: Tensor | None) -> list[Tensor] | None:
+    def _find_allowed(self, y: Tensor | None, tokens: Tensor | None) -> list[Tensor] | None:
         if tokens is not None:
             return self.read(tokens)
         if y is None:

@@ -24,7 +24,7 @@ Norm = Callable[[int], nn.Module]
 """Makes the normalisation after a convolution with this number of channels."""
 
 
-def doublings(image_size: int) -> tuple[int, int]:
+def count_doublings(image_size: int) -> tuple[int, int]:
     """Returns the smallest size of a network, at most 7, and its doublings: 28 -> (7, 2).
 
     Raises:
@@ -54,7 +54,7 @@ class ConditionalGenerator(nn.Module):
         c_dim: length of the learned class embedding; not used without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
         image_channels: 1 for gray, 3 for RGB.
-        image_size: height and width; see `doublings`.
+        image_size: height and width; see `count_doublings`.
         norm: makes the normalisation layers.
     """
 
@@ -74,7 +74,7 @@ class ConditionalGenerator(nn.Module):
         self.num_classes = num_classes
         self.image_channels = image_channels
         self.image_size = image_size
-        self.start, count = doublings(image_size)
+        self.start, count = count_doublings(image_size)
         if num_classes:
             self.embed = nn.Embedding(num_classes, c_dim)
         inputs = z_dim + (c_dim if num_classes else 0)
@@ -94,7 +94,7 @@ class ConditionalGenerator(nn.Module):
         return images
 
 
-def _downwards(
+def _make_downsampling(
     channels: int, base_channels: int, image_size: int, *, norm: Norm, plain: bool
 ) -> tuple[list[nn.Module], int, int]:
     """Returns strided convolutions down to about 4x4, and their output channels and size.
@@ -106,7 +106,7 @@ def _downwards(
         norm: makes the normalisation layers; there is none after the first, as in the paper.
         plain: whether to omit the normalisation.
     """
-    _, count = doublings(image_size)
+    _, count = count_doublings(image_size)
     size, wide = image_size, base_channels
     layers: list[nn.Module] = []
     for layer in range(count):
@@ -140,7 +140,7 @@ class ProjectionDiscriminator(Discriminator):
         self, num_classes: int, *, base_channels: int, image_channels: int, image_size: int = 28
     ) -> None:
         super().__init__()
-        layers, wide, size = _downwards(
+        layers, wide, size = _make_downsampling(
             image_channels, base_channels, image_size, norm=nn.Identity, plain=True
         )
         self.features = nn.Sequential(*layers, nn.Flatten())
@@ -207,7 +207,7 @@ class ConvolutionalDiscriminator(Discriminator):
         super().__init__()
         if concatenated:
             self.plane = nn.Embedding(shape.num_classes, shape.image_size**2)
-        layers, wide, size = _downwards(
+        layers, wide, size = _make_downsampling(
             shape.image_channels + concatenated,
             base_channels,
             shape.image_size,

@@ -10,7 +10,7 @@ from imagemint.training.distributed import Batchwise
 _EPSILON = 1e-8
 
 
-def pixel_normal(x: Tensor) -> Tensor:
+def normalize_pixels(x: Tensor) -> Tensor:
     """Returns features [N, F] or [N, F, H, W] with a mean square of 1 over F, at each place.
 
     Karras et al., "Progressive Growing of GANs" (2017), section 4.2. The mean is a product with
@@ -159,7 +159,7 @@ class VirtualBatchNorm(nn.Module):
         if self.training:
             rows = torch.arange(len(x), device=x.device)[:, None, None, None]
             share = share * (rows >= self.reference).float()
-        # Pooled, not reduced, for the reason in pixel_normal.
+        # Pooled, not reduced, for the reason in normalize_pixels.
         whole = list(x.shape[2:])
         mean = mean.lerp(F.avg_pool2d(x, whole), share)
         square = square.lerp(F.avg_pool2d(x.square(), whole), share)

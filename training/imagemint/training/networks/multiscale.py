@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.networks.convolutional import doublings
-from imagemint.training.networks.layers import MinibatchDeviation, pixel_normal
+from imagemint.training.networks.convolutional import count_doublings
+from imagemint.training.networks.layers import MinibatchDeviation, normalize_pixels
 from imagemint.training.networks.players import Discriminator, Shape
 from imagemint.training.networks.views import Distortion, View
 
@@ -35,7 +35,7 @@ class Pyramid(View):
     @classmethod
     def of(cls, shape: Shape) -> "Pyramid":
         """Returns the pyramids that a network for images of this shape draws."""
-        _, count = doublings(shape.image_size)
+        _, count = count_doublings(shape.image_size)
         return cls(shape.image_channels, count + 1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Pyramid(View):
         return torch.stack(powers).sum(dim=0)
 
 
-def pyramid(x: Tensor, scales: int) -> Tensor:
+def make_pyramid(x: Tensor, scales: int) -> Tensor:
     """Returns images [N, C, H, W] at several scales, each half the last: [N, S C, H, W]."""
     return Pyramid(x.shape[1], scales)(x)
 
@@ -93,12 +93,12 @@ def _enlarge(x: Tensor, factor: int) -> Tensor:
     return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="nearest")
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
+def _make_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.LeakyReLU(_SLOPE))
 
 
 class MultiScaleGenerator(nn.Module):
-    """A generator that returns a `pyramid` in training, and only the images in evaluation mode.
+    """A generator that returns a `Pyramid` in training, and only the images in evaluation mode.
 
     Args:
         z_dim: length of a latent.
@@ -108,21 +108,21 @@ class MultiScaleGenerator(nn.Module):
 
     def __init__(self, z_dim: int, shape: Shape, *, base_channels: int) -> None:
         super().__init__()
-        self.start, count = doublings(shape.image_size)
+        self.start, count = count_doublings(shape.image_size)
         widths = [max(base_channels // 2**stage, 1) for stage in range(count + 1)]
         self.project = nn.Linear(z_dim, widths[0] * self.start**2)
         self.blocks = nn.ModuleList(
-            _block(a, b) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
+            _make_block(a, b) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
         self.to_image = nn.ModuleList(nn.Conv2d(b, shape.image_channels, 1) for b in widths)
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns images [N, C, H, W] in [-1, 1], in training all scales [N, S C, H, W]."""
         # Pixel normalisation prevents growing magnitudes of the features of both networks.
-        x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
+        x = normalize_pixels(self.project(z)).unflatten(1, (-1, self.start, self.start))
         images: list[Tensor] = []
         for stage, (block, to_image) in enumerate(zip(self.blocks, self.to_image, strict=True)):
-            x = pixel_normal(block(x if stage == 0 else _enlarge(x, 2)))
+            x = normalize_pixels(block(x if stage == 0 else _enlarge(x, 2)))
             images.append(to_image(x).tanh())
         if not self.training:
             return images[-1]
@@ -132,7 +132,7 @@ class MultiScaleGenerator(nn.Module):
 
 
 class MultiScaleDiscriminator(Discriminator):
-    """Splits a `pyramid` into its pictures, and adds each one at the layer of its size.
+    """Splits a `Pyramid` into its pictures, and adds each one at the layer of its size.
 
     Args:
         shape: shape of the images.
@@ -142,11 +142,11 @@ class MultiScaleDiscriminator(Discriminator):
 
     def __init__(self, shape: Shape, *, base_channels: int, deviation: bool = False) -> None:
         super().__init__()
-        start, count = doublings(shape.image_size)
+        start, count = count_doublings(shape.image_size)
         self.channels = shape.image_channels
         widths = [max(base_channels // 2 ** (count - stage), 1) for stage in range(count + 1)]
         self.blocks = nn.ModuleList(
-            _block(before + self.channels, wide)
+            _make_block(before + self.channels, wide)
             for before, wide in zip([0, *widths[:-1]], widths, strict=True)
         )
         self.tail = MinibatchDeviation() if deviation else nn.Identity()

@@ -17,7 +17,7 @@ from imagemint.training.networks.players import Discriminator, draw
 Precision = Literal["fp32", "bf16"]
 
 
-def precision_of(device: torch.device) -> Precision:
+def choose_precision(device: torch.device) -> Precision:
     """Returns bf16 on a GPU that supports it, otherwise fp32."""
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if fast else "fp32"
@@ -44,28 +44,28 @@ class Passes:
 
     def draw(self, G: nn.Module, z: Tensor, c: Tensor | None) -> Tensor:
         """Returns images float32 [N, C, H, W] for ``z`` [N, z_dim] and ``c`` int64 [N] if any."""
-        with self._numbers():
+        with self._autocast():
             images = self._draw(G, z, c)
         return images.float()
 
-    def features(
+    def compute_features(
         self, D: Discriminator, x: Tensor, c: Tensor | None, *, twice: bool = False
     ) -> Tensor:
         """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] with condition ``c`` [N].
 
         With ``twice``, gradients with respect to ``x`` can be differentiated.
         """
-        with self._numbers():
+        with self._autocast():
             phi = (_discriminate if twice else self._discriminate)(D, x, c)
         return phi.float()
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:
         """Returns the output of a network as float32; the network is not compiled."""
-        with self._numbers():
+        with self._autocast():
             result: Tensor = network(*inputs)
         return result.float()
 
-    def _numbers(self) -> AbstractContextManager[object]:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self._device_type, torch.bfloat16)

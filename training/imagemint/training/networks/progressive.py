@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.networks.convolutional import doublings
-from imagemint.training.networks.layers import MinibatchDeviation, pixel_normal
+from imagemint.training.networks.convolutional import count_doublings
+from imagemint.training.networks.layers import MinibatchDeviation, normalize_pixels
 from imagemint.training.networks.players import Discriminator, Shape
 from imagemint.training.networks.views import Distortion, View
 
@@ -37,16 +37,16 @@ class Growing(nn.Module):
 
     def begin(self, image_size: int) -> None:
         """Sets the smallest size and the number of levels for images of this size."""
-        self.start, self.levels = doublings(image_size)
+        self.start, self.levels = count_doublings(image_size)
         self.register_buffer("level", torch.zeros(()))
 
-    def grown(self) -> tuple[int, float]:
+    def compute_stage(self) -> tuple[int, float]:
         """Returns the newest stage and the share of it in the picture, above 0 and up to 1."""
-        level = min(self._known_level(), float(self.levels))
+        level = min(self._get_level(), float(self.levels))
         stage = math.ceil(level)
         return stage, 1.0 if stage == level else level - (stage - 1)
 
-    def _known_level(self) -> float:
+    def _get_level(self) -> float:
         return float(self.level) if self.training else self._kept_level
 
     def train(self, mode: bool = True) -> Self:
@@ -55,11 +55,11 @@ class Growing(nn.Module):
         return super().train(mode)
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
+def _make_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.LeakyReLU(_SLOPE))
 
 
-def _widths(base_channels: int, levels: int) -> list[int]:
+def _compute_widths(base_channels: int, levels: int) -> list[int]:
     return [max(base_channels // 2**stage, 1) for stage in range(levels + 1)]
 
 
@@ -75,20 +75,20 @@ class GrowingGenerator(Growing):
     def __init__(self, z_dim: int, shape: Shape, *, base_channels: int) -> None:
         super().__init__()
         self.begin(shape.image_size)
-        widths = _widths(base_channels, self.levels)
+        widths = _compute_widths(base_channels, self.levels)
         self.project = nn.Linear(z_dim, widths[0] * self.start**2)
         self.blocks = nn.ModuleList(
-            _block(a, b) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
+            _make_block(a, b) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
         self.to_image = nn.ModuleList(nn.Conv2d(b, shape.image_channels, 1) for b in widths)
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns images [N, C, H, W], near [-1, 1], for ``z`` [N, z_dim]."""
-        newest, share = self.grown()
-        before = x = pixel_normal(self.project(z)).unflatten(1, (-1, self.start, self.start))
+        newest, share = self.compute_stage()
+        before = x = normalize_pixels(self.project(z)).unflatten(1, (-1, self.start, self.start))
         for stage in range(newest + 1):
             before = x
-            x = pixel_normal(self.blocks[stage](_double(x) if stage else x))
+            x = normalize_pixels(self.blocks[stage](_double(x) if stage else x))
         image: Tensor = self.to_image[newest](x)
         if share < 1:
             older = _double(self.to_image[newest - 1](before))
@@ -107,10 +107,10 @@ class GrowingDiscriminator(Growing, Discriminator):
     def __init__(self, shape: Shape, *, base_channels: int) -> None:
         super().__init__()
         self.begin(shape.image_size)
-        widths = _widths(base_channels, self.levels)
-        self.from_image = nn.ModuleList(_from_image(shape.image_channels, b) for b in widths)
+        widths = _compute_widths(base_channels, self.levels)
+        self.from_image = nn.ModuleList(_make_from_image(shape.image_channels, b) for b in widths)
         self.blocks = nn.ModuleList(
-            _block(b, a) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
+            _make_block(b, a) for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
         self.deviation = MinibatchDeviation()
         self.score = nn.Linear(widths[0] * self.start**2 + 1, 1)
@@ -118,7 +118,7 @@ class GrowingDiscriminator(Growing, Discriminator):
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Returns the features [N, F] of images ``x`` [N, C, H, W], enlarged as G draws them."""
         del c
-        newest, share = self.grown()
+        newest, share = self.compute_stage()
         picture = _shrink(x, 2 ** (self.levels - newest))
         h = self.from_image[newest](picture)
         for stage in range(newest, -1, -1):
@@ -150,7 +150,7 @@ class Grown(View):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns real images with the level of detail of G."""
-        newest, share = self._D.grown()
+        newest, share = self._D.compute_stage()
         factor = 2 ** (self._D.levels - newest)
         picture = _pixelate(x, factor)
         if share < 1:
@@ -160,18 +160,18 @@ class Grown(View):
 
     def distort_images(self, x: Tensor, distort: Distortion, chances: Tensor) -> Tensor:
         """Returns distorted images, without more detail than their level has."""
-        newest, _ = self._D.grown()
+        newest, _ = self._D.compute_stage()
         return _pixelate(distort(x, chances), 2 ** (self._D.levels - newest))
 
     def power(self, gradient: Tensor) -> Tensor:
         """Returns the squared norm [N] of the gradient by the pictures at their own size."""
-        newest, _ = self._D.grown()
+        newest, _ = self._D.compute_stage()
         factor = 2 ** (self._D.levels - newest)
         own: Tensor = _shrink(gradient, factor) * factor**2
         return own.square().sum(dim=(1, 2, 3))
 
 
-def level_at(images_seen: int, levels: int, stage_images: int) -> float:
+def compute_level(images_seen: int, levels: int, stage_images: int) -> float:
     """Returns the level of networks: each size is faded in, and then trained for as long.
 
     The smallest size has ``stage_images`` images, and every further one twice as many. The final
@@ -183,7 +183,7 @@ def level_at(images_seen: int, levels: int, stage_images: int) -> float:
     return phase // 2 + (within / stage_images if phase % 2 else 0.0)
 
 
-def _from_image(channels: int, wide: int) -> nn.Sequential:
+def _make_from_image(channels: int, wide: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, wide, 1), nn.LeakyReLU(_SLOPE))
 
 

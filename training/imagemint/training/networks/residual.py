@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imagemint.training.networks.convolutional import doublings
+from imagemint.training.networks.convolutional import count_doublings
 from imagemint.training.networks.layers import MinibatchDeviation
 from imagemint.training.networks.players import Discriminator, Shape
 
@@ -82,9 +82,9 @@ class Resample(nn.Module):
         return projected
 
 
-def _widths(shape: Shape, base_channels: int) -> tuple[int, list[int]]:
+def _compute_widths(shape: Shape, base_channels: int) -> tuple[int, list[int]]:
     """Returns the smallest size, and the channels at each size from there on."""
-    start, count = doublings(shape.image_size)
+    start, count = count_doublings(shape.image_size)
     return start, [max(base_channels // 2**stage, 1) for stage in range(count + 1)]
 
 
@@ -112,12 +112,12 @@ class ResidualGenerator(nn.Module):
         c_dim: int = 64,
     ) -> None:
         super().__init__()
-        self.start, widths = _widths(shape, base_channels)
+        self.start, widths = _compute_widths(shape, base_channels)
         if shape.num_classes:
             self.embed = nn.Embedding(shape.num_classes, c_dim)
         inputs = z_dim + (c_dim if shape.num_classes else 0)
         self.weigh = _scale_weights(nn.Linear(inputs, widths[0], bias=False), 1.0)
-        self.basis = nn.Parameter(_normal(widths[0], self.start))
+        self.basis = nn.Parameter(_draw_normal(widths[0], self.start))
         layers: list[nn.Module] = []
         for stage, wide in enumerate(widths):
             if stage:
@@ -158,7 +158,7 @@ class ResidualDiscriminator(Discriminator):
         deviation: bool = False,
     ) -> None:
         super().__init__()
-        start, widths = _widths(shape, base_channels)
+        start, widths = _compute_widths(shape, base_channels)
         layers = [_scale_weights(nn.Conv2d(shape.image_channels, widths[-1], 1), 1.0)]
         for stage in reversed(range(len(widths))):
             layers += [
@@ -190,5 +190,5 @@ class ResidualDiscriminator(Discriminator):
         return score if c is None else score + (self.embed(c) * phi).sum(dim=1)
 
 
-def _normal(channels: int, size: int) -> Tensor:
+def _draw_normal(channels: int, size: int) -> Tensor:
     return torch.randn(channels, size, size)

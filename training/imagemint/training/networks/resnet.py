@@ -39,14 +39,14 @@ class ResnetGenerator(nn.Module):
         wide = base_channels
         self.residual = residual
         self.layers = nn.Sequential(
-            *_layer(source_channels, wide, 7),
-            *_layer(wide, 2 * wide, 3, stride=2),
-            *_layer(2 * wide, 4 * wide, 3, stride=2),
+            *_make_layer(source_channels, wide, 7),
+            *_make_layer(wide, 2 * wide, 3, stride=2),
+            *_make_layer(2 * wide, 4 * wide, 3, stride=2),
             *(_Block(4 * wide) for _ in range(blocks)),
             nn.Upsample(scale_factor=2.0, mode="nearest"),
-            *_layer(4 * wide, 2 * wide, 3),
+            *_make_layer(4 * wide, 2 * wide, 3),
             nn.Upsample(scale_factor=2.0, mode="nearest"),
-            *_layer(2 * wide, wide, 3),
+            *_make_layer(2 * wide, wide, 3),
             nn.Conv2d(wide, channels, 7, padding=3, padding_mode="reflect"),
         )
         if residual:  # the first results are near the source
@@ -68,7 +68,7 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_layer(channels, channels, 3), *_layer(channels, channels, 3)[:2]
+            *_make_layer(channels, channels, 3), *_make_layer(channels, channels, 3)[:2]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class _Block(nn.Module):
         return out
 
 
-def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+def _make_layer(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     return [
         nn.Conv2d(
             inputs, outputs, kernel, stride, padding=kernel // 2, padding_mode="reflect", bias=False

@@ -23,7 +23,7 @@ from imagemint.training.networks.attributes import (
     Frequencies,
     ScaledNorm,
     complete,
-    upward,
+    make_upsampling,
 )
 from imagemint.training.networks.players import Discriminator, Shape
 
@@ -47,7 +47,7 @@ class Refinement(nn.Module):
         self.block = nn.ModuleList(
             nn.Conv2d(hidden, hidden, 3, padding=1, bias=False) for _ in range(2)
         )
-        self.upward = upward(hidden, hidden, few=False)
+        self.upward = make_upsampling(hidden, hidden, few=False)
         self.norms = nn.ModuleList(ScaledNorm(hidden, told) for _ in range(4))
         self.paint = nn.Conv2d(hidden, 4 * image_channels, 3, padding=1)
 
@@ -114,7 +114,7 @@ class StackedGenerator(nn.Module):
             y: classes int64 [N], or classes and attributes int64 [N, 1 + A].
         """
         told = self.first.condition(z, y)
-        h = self.first.hidden(told)
+        h = self.first.compute_hidden(told)
         # As in the paper, the latent enters the join through the first stage alone.
         refined: Tensor = self.second(h, told[:, self.first.condition.noise :], told)
         if not self.training:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imagemint.training.distributed import Batchwise
-from imagemint.training.networks.convolutional import doublings
-from imagemint.training.networks.layers import pixel_normal
+from imagemint.training.networks.convolutional import count_doublings
+from imagemint.training.networks.layers import normalize_pixels
 from imagemint.training.networks.players import Shape
 
 _SLOPE = 0.2
@@ -70,7 +70,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Returns ``w`` [N, w_dim] for ``z`` [N, inputs]."""
-        h = pixel_normal(z)
+        h = normalize_pixels(z)
         for layer in self.layers:
             h = F.leaky_relu(layer(h), _SLOPE) * math.sqrt(2)
         return h
@@ -168,7 +168,7 @@ class StyleGenerator(nn.Module, Batchwise):
     ) -> None:
         super().__init__()
         self.mixing = mixing
-        start, count = doublings(shape.image_size)
+        start, count = count_doublings(shape.image_size)
         if shape.num_classes:
             self.embed = nn.Embedding(shape.num_classes, z_dim)
         inputs = 2 * z_dim if shape.num_classes else z_dim
@@ -210,12 +210,12 @@ class StyleGenerator(nn.Module, Batchwise):
             first = int(torch.randint(1, len(styles), ()))
             other = self.mapping(self._add_condition(torch.randn_like(z), y))
             styles[first:] = [other] * (len(styles) - first)
-        return self.synthesis(styles)
+        return self.synthesize(styles)
 
     def _add_condition(self, z: Tensor, y: Tensor | None) -> Tensor:
         return z if y is None else torch.cat([z, self.embed(y)], dim=1)
 
-    def synthesis(self, styles: Sequence[Tensor]) -> Tensor:
+    def synthesize(self, styles: Sequence[Tensor]) -> Tensor:
         """Returns images [N, C, H, W] in the styles ``w`` [N, w_dim] of each convolution."""
         x = self.start.expand(len(styles[0]), *self.start.shape)
         image = torch.zeros(())

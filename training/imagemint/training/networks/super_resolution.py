@@ -41,10 +41,10 @@ class SRResNet(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(source_channels, wide, _LARGE, padding=_LARGE // 2), nn.PReLU(wide)
         )
-        self.blocks = nn.Sequential(*(_Block(wide) for _ in range(blocks)), _convolution(wide))
+        self.blocks = nn.Sequential(*(_Block(wide) for _ in range(blocks)), _make_convolution(wide))
         growth: list[nn.Module] = []
         for _ in range(doublings):
-            growth += [_convolution(wide, 4 * wide), nn.PixelShuffle(2), nn.PReLU(wide)]
+            growth += [_make_convolution(wide, 4 * wide), nn.PixelShuffle(2), nn.PReLU(wide)]
         last = nn.Conv2d(wide, source_channels, _LARGE, padding=_LARGE // 2)
         nn.init.normal_(last.weight, 0, 1e-3)
         self.growth = nn.Sequential(*growth, last)
@@ -65,7 +65,7 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _convolution(channels), nn.PReLU(channels), _convolution(channels)
+            _make_convolution(channels), nn.PReLU(channels), _make_convolution(channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,5 +73,5 @@ class _Block(nn.Module):
         return out
 
 
-def _convolution(inputs: int, outputs: int | None = None) -> nn.Conv2d:
+def _make_convolution(inputs: int, outputs: int | None = None) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs or inputs, 3, padding=1)

@@ -39,7 +39,7 @@ class UNet(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(source_channels, widths[0], 3, padding=1), nn.LeakyReLU(_SLOPE)
         )
-        self.down = nn.ModuleList(_halving(fine, coarse) for fine, coarse in pairwise(widths))
+        self.down = nn.ModuleList(_make_halving(fine, coarse) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(
             # Twice the maps of all but the deepest level: its own and those from the way down.
             _smooth(coarse if level == depth else 2 * coarse, fine)
@@ -73,7 +73,7 @@ def check_halvings(height: int, width: int, depth: int) -> None:
         )
 
 
-def _halving(inputs: int, outputs: int) -> nn.Sequential:
+def _make_halving(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
         BatchNorm2d(outputs),

@@ -13,7 +13,7 @@ from imagemint.training.networks import (
     GrowingGenerator,
     Grown,
     Shape,
-    level_at,
+    compute_level,
 )
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 
@@ -63,7 +63,7 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
 
         def grow(images_seen: int) -> None:
             for network in networks:
-                network.level.fill_(level_at(images_seen, network.levels, self.stage_images))
+                network.level.fill_(compute_level(images_seen, network.levels, self.stage_images))
 
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],

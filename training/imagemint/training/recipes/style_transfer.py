@@ -13,7 +13,7 @@ from imagemint.training.datasets.pictures import decode_picture
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
-from imagemint.training.losses.style import StyleOptions, style_terms
+from imagemint.training.losses.style import StyleOptions, make_style_terms
 from imagemint.training.losses.translation import TranslationLoss
 from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.resnet import ResnetGenerator
@@ -103,7 +103,7 @@ class StyleTransferRecipe(TranslationRecipe):
         options = StyleOptions(
             self.content_weight, self.style_weight, self.variation_weight, self.tiles
         )
-        terms = style_terms(judge, target, style.to(next(judge.parameters()).device), options)
+        terms = make_style_terms(judge, target, style.to(next(judge.parameters()).device), options)
         return TranslationLoss(
             ADVERSARIAL_LOSSES[self.objective],
             terms=terms,

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from imagemint.training.datasets.translations.forms import SourceForm
 from imagemint.training.errors import DatasetError
-from imagemint.training.rng import Stream, generator_at
+from imagemint.training.rng import Stream, make_rng
 
 Images = NDArray[np.uint8]
 _RGB = 3
@@ -218,7 +218,7 @@ class MotionBlur(Degradation):
 
     def draw_kernels(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the kernels float64 [N, k, k] of these indices; each has the sum 1."""
-        return np.stack([self._draw_kernel(generator_at(seed, Stream.SOURCES, i)) for i in indices])
+        return np.stack([self._draw_kernel(make_rng(seed, Stream.SOURCES, i)) for i in indices])
 
     def _draw_kernel(self, rng: np.random.Generator) -> NDArray[np.float64]:
         length = rng.uniform(3, self.longest)

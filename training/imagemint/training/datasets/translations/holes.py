@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from imagemint.training.datasets.translations.degradations import Degradation, Images
 from imagemint.training.datasets.translations.forms import SourceForm
-from imagemint.training.rng import Stream, generator_at
+from imagemint.training.rng import Stream, make_rng
 
 HIDDEN = 127
 """Level of the pixels below a mask: close to 0 for a network that takes -1 to 1."""
@@ -43,7 +43,7 @@ class Holes(Degradation):
         """Returns images with holes, and their masks: uint8 [N, H, W, C + 1]."""
         height, width = images.shape[1:3]
         masks = np.stack(
-            [self._draw_mask(generator_at(seed, Stream.SOURCES, i), height, width) for i in indices]
+            [self._draw_mask(make_rng(seed, Stream.SOURCES, i), height, width) for i in indices]
         )
         return hide(images, masks)
 

@@ -10,7 +10,7 @@ from imagemint.training.datasets.images import LabelledImages
 from imagemint.training.datasets.translations.degradations import Images
 from imagemint.training.datasets.translations.forms import SourceForm
 from imagemint.training.datasets.translations.pairs import EXAMPLES, Pairs
-from imagemint.training.rng import ShuffledOrder, Stream, generator_at
+from imagemint.training.rng import ShuffledOrder, Stream, make_rng
 
 FRAMES = 4
 """Frames of a source."""
@@ -133,10 +133,10 @@ class MovingImages(Pairs):
         """Returns four frames each, side by side in the channels, and the next ones."""
         if self._order is None or self._order[0] != seed:
             self._order = seed, ShuffledOrder(len(self), seed)
-        rows = self._order[1].indices(first, count)
+        rows = self._order[1].list_indices(first, count)
         found = []
         for row, position in zip(rows, range(first, first + count), strict=True):
-            rng = generator_at(seed, Stream.SOURCES, position)
+            rng = make_rng(seed, Stream.SOURCES, position)
             path = self._motion.draw(rng)
             found.append(
                 self._render_frames(row, path, int(rng.integers(LENGTH - FRAMES)), FRAMES + 1)
@@ -152,7 +152,7 @@ class MovingImages(Pairs):
         return self._render_sequences(rows, FRAMES + steps)[:, FRAMES:]
 
     def _render_sequences(self, rows: NDArray[np.int64], length: int) -> Images:
-        paths = [self._motion.draw(generator_at(EXAMPLES, Stream.SOURCES, row)) for row in rows]
+        paths = [self._motion.draw(make_rng(EXAMPLES, Stream.SOURCES, row)) for row in rows]
         return np.stack(
             [
                 self._render_frames(row, path, 0, length)

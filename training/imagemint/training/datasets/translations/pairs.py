@@ -106,7 +106,7 @@ class DegradedImages(Pairs):
         """Returns sources and targets at these positions."""
         if self._order is None or self._order[0] != seed:
             self._order = seed, ShuffledOrder(len(self), seed)
-        rows = self._order[1].indices(first, count)
+        rows = self._order[1].list_indices(first, count)
         positions = np.arange(first, first + count)
         return self.degradation(self.data.images[rows], seed, positions), self._truth[rows]
 

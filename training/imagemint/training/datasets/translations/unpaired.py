@@ -58,7 +58,7 @@ class UnpairedImages(Pairs):
                 ShuffledOrder(len(self.targets), seed, Stream.TARGETS),
             )
         _, order, other = self._orders
-        rows, others = order.indices(first, count), other.indices(first, count)
+        rows, others = order.list_indices(first, count), other.list_indices(first, count)
         return self.data.images[rows], self.targets.images[others]
 
     def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:

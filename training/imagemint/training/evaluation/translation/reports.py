@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagemint.training.datasets.translations import Pairs
 from imagemint.training.evaluation_report import EvaluationFigure, describe_methods
-from imagemint.training.loop.examples import picture_sources
+from imagemint.training.loop.examples import render_sources
 from imagemint.training.loop.samples import arrange_grid
 
 Images = NDArray[np.uint8]
@@ -47,7 +47,7 @@ def write_translations(
     rows = np.arange(min(_ROWS, len(columns[0].images)))
     sources, truth = test.make_examples(rows)
     shown = [
-        picture_sources(sources, test.form, test.target_shape),
+        render_sources(sources, test.form, test.target_shape),
         *(each.images[rows] for each in columns),
         truth,
     ]
