@@ -244,6 +244,21 @@ async def test_client_retries_calls_over_the_rate(locked):
         assert loop.time() - began >= 0.39
 
 
+async def test_call_over_the_rate_fails_at_once_without_time_for_a_retry(locked, scrape, total):
+    """The caller gets QueueFull with the delay, and not only DeadlineExceeded, much later."""
+    app = await locked()
+    async with make_client(app, "slow") as client:
+        stream = client.stream("digits", 1_000_000, chunk_size=1024)
+        assert len(await anext(stream)) == 1024  # and now ten seconds of debt
+        await stream.aclose()
+        with pytest.raises(QueueFull) as caught:
+            await client.generate("digits", timeout_s=5)
+    assert caught.value.reason == "RATE_LIMITED"
+    assert caught.value.retry_delay_s > 5
+    samples = await scrape(app.metrics_address)
+    assert total(samples, "imagemint_rejected_total", model="digits", reason="rate_limited") == 1
+
+
 async def test_stream_is_slowed_to_its_rate(locked, scrape, total):
     """It gets every image in chunks at the rate and is never refused."""
     app = await locked()

@@ -264,7 +264,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return _Failure(grpc.StatusCode.CANCELLED, asyncio.CancelledError())
         error = call.caller.filter_error(error)
         count_refusal(self._metrics, error, call.model)
-        outcome = make_outcome(error, call.request_id)
+        time_left_s = context.time_remaining()
+        outcome = make_outcome(error, call.request_id, time_left_s=time_left_s)
         if outcome.code is grpc.StatusCode.INTERNAL:
             _log.error(
                 "call failed",

@@ -85,11 +85,16 @@ class Outcome:
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def make_outcome(error: Exception, request_id: str) -> Outcome:
+def make_outcome(error: Exception, request_id: str, *, time_left_s: float | None = None) -> Outcome:
     """Returns the status of a call that failed with ``error``.
 
     Errors outside the table become INTERNAL. The caller gets only the request id; the details are
     in the log.
+
+    Args:
+        error: the reason of the failure.
+        request_id: id of the call.
+        time_left_s: seconds until the deadline of the call; None without a deadline.
     """
     code = CODES.get(type(error)) if isinstance(error, ImagemintError) else None
     if code is None or code is grpc.StatusCode.INTERNAL or not isinstance(error, ImagemintError):
@@ -109,8 +114,19 @@ def make_outcome(error: Exception, request_id: str) -> Outcome:
     ]
     delay_s = getattr(error, "retry_delay_s", None)
     if delay_s is not None:
-        trailing.append((PUSHBACK_KEY, str(max(1, round(1000 * delay_s)))))
+        trailing.append((PUSHBACK_KEY, _make_pushback(delay_s, time_left_s)))
     return Outcome(code, message, tuple(trailing))
+
+
+def _make_pushback(delay_s: float, time_left_s: float | None) -> str:
+    """Returns the delay of gRPC's own retries in milliseconds; a negative one forbids them.
+
+    gRPC would wait for a retry after the deadline, and then report only that the deadline has
+    passed. So the caller would learn late, and without the reason, what is known now.
+    """
+    if time_left_s is not None and delay_s >= time_left_s:
+        return "-1"
+    return str(max(1, round(1000 * delay_s)))
 
 
 def _make_details(error: Exception) -> Iterator[Message]:

@@ -170,6 +170,17 @@ def test_retry_delay_is_sent_twice(error):
     assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == str(round(1000 * error.retry_delay_s))
 
 
+@pytest.mark.parametrize(
+    ("time_left_s", "pushback"), [(None, "250"), (1.0, "250"), (0.25, "-1"), (0.0, "-1")]
+)
+def test_retry_after_the_deadline_is_forbidden(time_left_s, pushback):
+    """A negative pushback ends gRPC's retries, so that the caller learns the reason at once."""
+    outcome = make_outcome(QueueFull("m", 0.25), "id", time_left_s=time_left_s)
+    assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == pushback
+    _, details = read_details(outcome)
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 250
+
+
 @pytest.mark.parametrize("letter", ["x", "ß", "🂡"])
 def test_outcome_fits_into_metadata(letter):
     """Message and details stay below gRPC's limit of 8 KB, whatever the caller sent."""
