@@ -30,7 +30,7 @@ from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets import load_dataset
 from imagemint.training.datasets.images import Split
 from imagemint.training.evaluation.files import UNCONDITIONAL
-from imagemint.training.metrics import coverage, frechet_distance, neighbourhoods
+from imagemint.training.metrics import coverage, frechet_distance, measure_neighbourhoods
 
 NONE = "none"
 SPLITS: tuple[Split, Split] = ("test", "train")
@@ -109,7 +109,7 @@ class Judge:
         )
         count = min(count, _MOST_NEIGHBOURS)
         real, fake = self._real[:count], features[:count]
-        near = neighbourhoods(real, fake, _NEIGHBOURS)
+        near = measure_neighbourhoods(real, fake, _NEIGHBOURS)
         found[f"coverage@{self.name}"] = coverage(real, fake, _NEIGHBOURS)
         found[f"precision@{self.name}"] = near.precision
         found[f"recall@{self.name}"] = near.recall

@@ -14,18 +14,18 @@ from imagemint.training.metrics import (
     class_accuracy,
     class_coverage,
     code_class_accuracy,
+    compute_nearest_distances,
+    compute_neighbour_radii,
     count_modes,
     coverage,
+    find_nearest_neighbours,
     frechet_distance,
     inception_score,
     kernel_distance,
+    measure_neighbourhoods,
     mode_floor,
     mode_score,
-    nearest_distances,
-    nearest_neighbours,
     nearest_spread,
-    neighbour_radii,
-    neighbourhoods,
     perfect_sampler_floor,
     reverse_kl,
     two_sample_accuracy,
@@ -82,7 +82,7 @@ def test_frechet_distance_ignores_constant_features():
 def test_neighbour_radii_exclude_the_point():
     """On a line of integers the second neighbour is 1 away inside and 2 at the ends."""
     line = np.arange(5.0)[:, np.newaxis]
-    assert neighbour_radii(line, 2).tolist() == [2, 1, 1, 1, 2]
+    assert compute_neighbour_radii(line, 2).tolist() == [2, 1, 1, 1, 2]
 
 
 def test_coverage_of_equal_sets_is_one():
@@ -110,7 +110,7 @@ def test_nearest_distances_are_euclidean():
         np.round(128 * make_noise(90, 16, seed=5)),
     )
     others[7] = points[1_050]
-    found = nearest_distances(points, others)
+    found = compute_nearest_distances(points, others)
     assert found == pytest.approx(cdist(points, others).min(axis=1))
     assert found[1_050] == 0
 
@@ -154,14 +154,14 @@ def test_kernel_distance_of_points_is_exact():
 
 def test_nearest_neighbours_have_row_numbers():
     """The result has the row of the neighbour next to the distance."""
-    distances, rows = nearest_neighbours(np.array([[0.0], [9.0]]), np.array([[8.0], [1.0]]))
+    distances, rows = find_nearest_neighbours(np.array([[0.0], [9.0]]), np.array([[8.0], [1.0]]))
     assert (distances.tolist(), rows.tolist()) == ([1, 1], [1, 0])
 
 
 def test_neighbourhoods_of_equal_sets():
     """A set has precision and recall 1 against itself. Its density counts each point's own ball."""
     points = make_noise(300, 4)
-    found = neighbourhoods(points, points)
+    found = measure_neighbourhoods(points, points)
     assert found.precision == found.recall == 1.0
     # On average k - 1 other open balls contain the point, and its own ball does.
     assert found.density == pytest.approx(1.0, abs=0.01)
@@ -171,9 +171,9 @@ def test_neighbourhoods_separate_lost_modes_from_junk():
     """Half of the modes halves recall, and half junk halves precision."""
     one, other, junk = make_noise(200, 2), make_noise(200, 2) + 100, make_noise(200, 2) - 100
     both = np.concatenate([one, other])
-    lost = neighbourhoods(both, np.concatenate([one, one + 1e-6]))
+    lost = measure_neighbourhoods(both, np.concatenate([one, one + 1e-6]))
     assert (lost.precision, lost.recall) == (1.0, 0.5)
-    mixed = neighbourhoods(one, np.concatenate([one, junk]))
+    mixed = measure_neighbourhoods(one, np.concatenate([one, junk]))
     assert (mixed.precision, mixed.recall) == (0.5, 1.0)
     assert mixed.density == pytest.approx(0.5, abs=0.01)
 
@@ -223,7 +223,7 @@ def test_neighbourhoods_equal_their_definitions(kind, k):
 
     apart = np.array([[np.linalg.norm(r - f) for f in fake] for r in real])
     of_real, of_fake = np.array(radii(real)), np.array(radii(fake))
-    found = neighbourhoods(real, fake, k)
+    found = measure_neighbourhoods(real, fake, k)
     tight = 1e-9
     assert found.precision == np.mean((apart <= of_real[:, None] + tight).any(axis=0))
     assert found.recall == np.mean((apart <= of_fake[None] + tight).any(axis=1))
@@ -260,7 +260,7 @@ def test_kernel_distance_of_few_points_uses_all():
     assert kernel_distance(a, b, seed=1) != kernel_distance(a, b, seed=2)
 
 
-@pytest.mark.parametrize("measure", [coverage, neighbourhoods])
+@pytest.mark.parametrize("measure", [coverage, measure_neighbourhoods])
 def test_too_few_points_are_refused(measure):
     """Five neighbours need six points. The error is a DatasetError instead of one of NumPy."""
     with pytest.raises(DatasetError, match=r"5 images are too few.*at least 6"):

@@ -129,8 +129,8 @@ def write_table(
     lines.append("| metric | value | deviation | real data | images |")
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     lines += [
-        f"| {f.metric} | {f.value:.4g} | {_cell(f.deviation)} | {_cell(f.reference)} |"
-        f" {f.sample_size:,} |"
+        f"| {f.metric} | {f.value:.4g} | {_format_cell(f.deviation)}"
+        f" | {_format_cell(f.reference)} | {f.sample_size:,} |"
         for f in figures
     ]
     lines += ["", hint] if hint else []
@@ -160,5 +160,5 @@ def describe_methods(figures: Sequence[EvaluationFigure]) -> list[str]:
     return lines
 
 
-def _cell(figure: float | None) -> str:
+def _format_cell(figure: float | None) -> str:
     return "" if figure is None else f"{figure:.4g}"

@@ -67,7 +67,7 @@ def test_judge_predicts_attributes(judge):
     assert isinstance(model, AttributeClassifier)
     people = make_toy_people("test", 2)
     skin = {it.name: it for it in people.attributes}["skin"].codes
-    share = (model.attributes(people.images)["skin"] == skin).mean()
+    share = (model.predict_attributes(people.images)["skin"] == skin).mean()
     assert share == about["attribute_accuracy"]["skin"]
 
 
@@ -75,11 +75,11 @@ def test_hidden_values_do_not_count():
     """A value that an image does not show changes no weight and no accuracy."""
     people = make_toy_people("train", 1)
     model = AttributeClassifier(len(STYLES), {"hair": len(VALUES["hair"])}, width=2)
-    targets = model.targets(people)
+    targets = model.make_targets(people)
     assert (targets[1::2, 1] == -1).all()
     assert (targets[::2, 1] >= 0).all()
     x = torch.zeros(4, 3, 64, 64)
-    model.loss(x, torch.from_numpy(targets[[1, 3, 5, 7]])).backward()
+    model.compute_loss(x, torch.from_numpy(targets[[1, 3, 5, 7]])).backward()
     assert model.heads["hair"].weight.grad.abs().max() == 0
     assert model.logits.weight.grad.abs().max() > 0
 
@@ -90,6 +90,6 @@ def test_unknown_attributes_are_refused():
     with pytest.raises(
         DatasetError, match=r"avatars64/train has no attribute tail with the values"
     ):
-        AttributeClassifier(10, {"tail": 3}, width=2).targets(people)
+        AttributeClassifier(10, {"tail": 3}, width=2).make_targets(people)
     with pytest.raises(DatasetError, match="has no attribute skin"):
-        AttributeClassifier(10, {"skin": 3}, width=2).targets(people)
+        AttributeClassifier(10, {"skin": 3}, width=2).make_targets(people)

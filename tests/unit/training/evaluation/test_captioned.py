@@ -8,7 +8,7 @@ from imagemint.training.datasets.avatar_wordings import CAPTIONS, READ
 from imagemint.training.datasets.avatars import STYLES, VALUES
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.errors import DatasetError
-from imagemint.training.evaluation.captioned import caption_figures, draw_images
+from imagemint.training.evaluation.captioned import draw_images, measure_captions
 from imagemint.training.evaluation.extractors import Extracted, Judge
 from imagemint.training.evaluation.sources import LatentSource
 
@@ -29,7 +29,7 @@ class Reader(Judge):
             images[:, 0, :1, 0] * 1.0, log_softmax(np.eye(10)[images[:, 0, 0, 0]], axis=1)
         )
 
-    def attributes(self, images):
+    def predict_attributes(self, images):
         """Returns the attributes."""
         return {name: images[:, 0, k, 0].astype(np.int64) for k, name in enumerate(VALUES, start=1)}
 
@@ -69,7 +69,7 @@ def people():
 
 def test_images_that_follow_captions_are_correct(people):
     """Images of the people of the captions have accuracy 1 in every wording."""
-    found = {it.metric: it for it in caption_figures(Painter(people.images), Reader(), people, 3)}
+    found = {it.metric: it for it in measure_captions(Painter(people.images), Reader(), people, 3)}
     for metric in ("caption_accuracy", "caption_accuracy_other_order", "caption_accuracy_parts"):
         assert found[metric].value == found[metric].reference == 1
         assert "skin 1.000" in found[metric].detail
@@ -79,7 +79,7 @@ def test_images_that_follow_captions_are_correct(people):
 
 def test_images_of_other_people_are_wrong(people):
     """Images of the neighbours match a caption only by chance."""
-    found = [*caption_figures(Painter(people.images, shift=1), Reader(), people, 0)]
+    found = [*measure_captions(Painter(people.images, shift=1), Reader(), people, 0)]
     assert found[0].value < 0.3
     assert found[0].reference == 1
 
@@ -87,16 +87,16 @@ def test_images_of_other_people_are_wrong(people):
 def test_equal_images_have_no_variety(people):
     """If all images of a caption are equal, the open attributes do not vary."""
     one = np.repeat(people.images[:1], COUNT, axis=0)
-    found = {it.metric: it.value for it in caption_figures(Painter(one), Reader(), people, 0)}
+    found = {it.metric: it.value for it in measure_captions(Painter(one), Reader(), people, 0)}
     assert found["open_attribute_variety"] == 0
 
 
 def test_captions_and_attributes_are_required(people):
     """Models without captions and data without attributes have none of these metrics."""
     painter = Painter(people.images)
-    assert not [*caption_figures(painter, None, people, 0)]
+    assert not [*measure_captions(painter, None, people, 0)]
     painter.captions = None
-    assert not [*caption_figures(painter, Reader(), people, 0)]
+    assert not [*measure_captions(painter, Reader(), people, 0)]
 
 
 def test_captions_of_the_test_split_are_drawn(people):

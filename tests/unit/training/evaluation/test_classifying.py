@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imagemint.training.evaluation import open_source
-from imagemint.training.evaluation.classifying import discriminator_figures
+from imagemint.training.evaluation.classifying import measure_discriminator
 from imagemint.training.loop import training_loop as loop
 from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.schedules import Schedule
@@ -41,26 +41,26 @@ def run(tmp_path, digits):
 def test_discriminator_classifies(run, digits, test_digits, options, labels):
     """The accuracy of D's classifier on the test images is measured, and its labels are counted."""
     source = run(images=1_200, **options)
-    (figure,) = discriminator_figures(source, digits, test_digits)
+    (figure,) = measure_discriminator(source, digits, test_digits)
     assert (figure.metric, figure.sample_size) == ("classifier_accuracy", 60)
     assert figure.value > 0.8
     assert f"{labels} labels shown" in figure.protocol
     assert "all 60 images of mnist/test" in figure.protocol
     wrong = replace(test_digits, labels=(test_digits.labels + 1) % 10)
-    (figure,) = discriminator_figures(source, digits, wrong)
+    (figure,) = measure_discriminator(source, digits, wrong)
     assert figure.value < 0.2
 
 
 def test_codes_are_assigned_to_classes(run, digits, test_digits):
     """D's codes are measured by their best assignment to classes, whatever the class names are."""
     source = run("infogan", images=80, c_dim=2)
-    (figure,) = discriminator_figures(source, digits, test_digits)
+    (figure,) = measure_discriminator(source, digits, test_digits)
     assert figure.metric == "code_classifier_accuracy"
     renamed = replace(test_digits, labels=(test_digits.labels + 3) % 10)
-    assert discriminator_figures(source, digits, renamed)[0].value == figure.value
+    assert measure_discriminator(source, digits, renamed)[0].value == figure.value
     assert 0.1 <= figure.value <= 1
 
 
 def test_other_discriminators_have_no_metric(run, digits, test_digits):
     """A D without a classifier has no metric."""
-    assert discriminator_figures(run("dcgan", images=80), digits, test_digits) == []
+    assert measure_discriminator(run("dcgan", images=80), digits, test_digits) == []

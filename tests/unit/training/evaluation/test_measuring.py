@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imagemint.training.datasets import LabelledImages
-from imagemint.training.evaluation.copies import nearest_training_images
+from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.extractors import Extracted
 from imagemint.training.evaluation.measuring import Sample, measure
 from imagemint.training.evaluation.real_images import extract_real_images
@@ -76,10 +76,10 @@ def test_shifted_copies_are_found(shift):
         rng.integers(0, 256, (300, 5, 5, 1)), np.ones((1, 4, 4, 1))
     ).astype(np.uint8)
     moved = np.roll(known[:40], shift, axis=(1, 2))
-    distances, rows = nearest_training_images(moved, known)
+    distances, rows = find_nearest_training_images(moved, known)
     assert rows.tolist() == list(range(40))
     assert distances == pytest.approx(0)
-    strangers, _ = nearest_training_images(known[:40], known[40:])
+    strangers, _ = find_nearest_training_images(known[:40], known[40:])
     assert strangers.min() > 500
 
 
@@ -96,4 +96,4 @@ def test_nearest_training_image_is_exact():
         min(np.sqrt(np.square(w - x[1:13, 1:13]).sum(axis=(1, 2, 3))).min() for w in windows)
         for x in images
     ]
-    assert nearest_training_images(images, known)[0] == pytest.approx(expected)
+    assert find_nearest_training_images(images, known)[0] == pytest.approx(expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from imagemint.engine.sampling import Distribution, latents
-from imagemint.training.evaluation.sheets import code_sheets, truncation_sheet
+from imagemint.training.evaluation.sheets import make_code_sheets, make_truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource
 
 
@@ -32,7 +32,7 @@ def test_psi_decreases_by_rows():
     """Each row has the same ten latents and classes and a smaller psi."""
     source = Echo()
     source.takes_psi = True
-    rows = read_rows(truncation_sheet(source, 5), 10)
+    rows = read_rows(make_truncation_sheet(source, 5), 10)
     assert rows[:, :, 4].tolist() == [[psi] * 10 for psi in (100, 80, 60, 40, 20, 0)]
     assert (rows[:, :, :4] == rows[0, :, :4]).all()
     assert rows[0, :6, 3].tolist() == [0, 1, 2, 3, 0, 1]
@@ -41,17 +41,19 @@ def test_psi_decreases_by_rows():
 def test_thresholds_decrease_by_rows():
     """Each row has the same serials and a smaller threshold. Uniform latents have no threshold."""
     source = Echo()
-    rows = read_rows(truncation_sheet(source, 5), 10)[:, :, :3].astype(int) - 128
+    rows = read_rows(make_truncation_sheet(source, 5), 10)[:, :, :3].astype(int) - 128
     expected = latents(5, 0, 10, 3, threshold=0.5)
     assert rows[4] == pytest.approx(20 * expected, abs=0.5)
     assert (np.diff(np.abs(rows).max(axis=(1, 2))) < 0).all()
     source.distribution = Distribution.UNIFORM
-    assert truncation_sheet(source, 5) is None
+    assert make_truncation_sheet(source, 5) is None
 
 
 def test_rows_vary_one_code():
     """The categorical code takes each value, and one continuous code goes from -2 to 2."""
-    sheets = {name: read_rows(images, columns) for name, images, columns in code_sheets(Echo(), 5)}
+    sheets = {
+        name: read_rows(images, columns) for name, images, columns in make_code_sheets(Echo(), 5)
+    }
     assert list(sheets) == ["code", "code-1", "code-2"]
     assert sheets["code"][:, :, 3].tolist() == [[0, 1, 2, 3]] * 5
     assert (sheets["code"][:, :, :3] == sheets["code"][:, :1, :3]).all()

@@ -73,7 +73,7 @@ class TrueJudge(Judge):
         self.trained_on = "avatars64/train"
         self.about = "toy judge"
 
-    def attributes(self, images):
+    def predict_attributes(self, images):
         """Returns glasses for a dark box."""
         dark = images[:, 22:28, 20:44].mean(axis=(1, 2, 3)) < 10
         return {"accessories": dark.astype(np.int64)}
@@ -265,7 +265,7 @@ def test_judge_must_fit(people):
 )
 def test_judges_have_activations_at_several_depths(network, shape, depths):
     """Distances use the maps of every ReLU or residual block, from fine to coarse."""
-    maps = network.eval().maps(torch.zeros(2, *shape))
+    maps = network.eval().compute_feature_maps(torch.zeros(2, *shape))
     assert len(maps) == depths
     sizes = [each.shape[2] for each in maps]
     assert sizes == sorted(sizes, reverse=True)

@@ -46,11 +46,11 @@ class AttributeClassifier(Classifier):
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(image_channels, width, stride=2),
-            *_block(width, width),
-            *_block(width, 2 * width, stride=2),
-            *_block(2 * width, 2 * width),
-            *_block(2 * width, 4 * width, stride=2),
+            *_make_block(image_channels, width, stride=2),
+            *_make_block(width, width),
+            *_make_block(width, 2 * width, stride=2),
+            *_make_block(2 * width, 2 * width),
+            *_make_block(2 * width, 4 * width, stride=2),
             nn.Flatten(),
             nn.Linear(4 * width * (image_size // _STRIDE) ** 2, _FEATURES),
             nn.ReLU(),
@@ -64,7 +64,7 @@ class AttributeClassifier(Classifier):
         """Returns whether images have the size and the channels of the network."""
         return (height, width, channels) == self._shape
 
-    def targets(self, data: LabelledImages) -> NDArray[np.int64]:
+    def make_targets(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A], -1 for those that a picture does not show.
 
         Raises:
@@ -84,7 +84,7 @@ class AttributeClassifier(Classifier):
             columns.append(codes if visible is None else np.where(visible, codes, _HIDDEN))
         return np.stack(columns, axis=1)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the sum of all cross-entropies for ``x`` [N, C, H, W] and ``y`` [N, 1 + A]."""
         phi = self.dropout(self.features(x))
         total = F.cross_entropy(self.logits(phi), y[:, 0])
@@ -96,7 +96,7 @@ class AttributeClassifier(Classifier):
         return total
 
     @torch.no_grad()
-    def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+    def predict_attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
         """Returns the most likely value of each attribute, int64 [N], of uint8 [N, H, W, C]."""
         device = self.logits.weight.device
         found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self.heads}
@@ -108,8 +108,8 @@ class AttributeClassifier(Classifier):
 
     def report(self, test: LabelledImages) -> dict[str, Any]:
         """Returns ``attribute_accuracy``: the share of visible values recognised, by attribute."""
-        seen = self.attributes(test.images)
-        told = self.targets(test)[:, 1:]
+        seen = self.predict_attributes(test.images)
+        told = self.make_targets(test)[:, 1:]
         accuracy = {}
         for column, (name, codes) in enumerate(seen.items()):
             shown = told[:, column] != _HIDDEN
@@ -121,7 +121,7 @@ def _fits(head: nn.Module, attribute: Any) -> bool:  # noqa: ANN401 - an Attribu
     return attribute is not None and getattr(head, "out_features", 0) == len(attribute.values)
 
 
-def _block(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
+def _make_block(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, ...]:
     return (
         nn.Conv2d(inputs, outputs, 2 + stride, stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

@@ -34,11 +34,11 @@ class Classifier(nn.Module, ABC):
         logits: Tensor = self.logits(self.dropout(self.features(x)))
         return logits
 
-    def targets(self, data: LabelledImages) -> NDArray[np.int64]:
+    def make_targets(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns the targets of each image: its class, int64 [N]."""
         return data.labels
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `targets`."""
         return F.cross_entropy(self(x), y)
 
@@ -62,7 +62,7 @@ class Classifier(nn.Module, ABC):
             logits.append(self.logits(phi).double().cpu().numpy())
         return np.concatenate(features), np.concatenate(logits)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
+    def compute_feature_maps(self, x: Tensor) -> list[Tensor]:
         """Returns the activations at each depth, [N, c, h, w] each, of ``x`` [N, C, H, W]."""
         found = []
         for layer in self.features.children():
@@ -99,11 +99,11 @@ class DigitClassifier(Classifier):
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(image_channels, width),
-            *_block(width, width),
+            *_make_block(image_channels, width),
+            *_make_block(width, width),
             nn.MaxPool2d(2),
-            *_block(width, 2 * width),
-            *_block(2 * width, 2 * width),
+            *_make_block(width, 2 * width),
+            *_make_block(2 * width, 2 * width),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(2 * width * 7 * 7, _FEATURES),
@@ -193,7 +193,7 @@ class _Residual(nn.Module):
         return out
 
 
-def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _make_block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
 
 

@@ -75,8 +75,8 @@ def train_classifier(
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
         order = ShuffledOrder(len(train), recipe.seed)
-        targets = model.targets(train)
-        progress = Progress(out, model, optimizer, cycle, _identity(recipe, train))
+        targets = model.make_targets(train)
+        progress = Progress(out, model, optimizer, cycle, _compute_identity(recipe, train))
         begin = progress.restore()
         for step in tqdm(
             range(begin, steps), initial=begin, total=steps, unit="batches", disable=quiet
@@ -85,7 +85,7 @@ def train_classifier(
             x = augment(to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(targets[batch]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss = model.loss(x.to(device), y)
+                loss = model.compute_loss(x.to(device), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -113,7 +113,7 @@ def train_classifier(
     return about
 
 
-def _identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:
+def _compute_identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:
     """Returns a digest of everything that decides the weights."""
     content = [recipe.name, recipe.model_dump(mode="json"), train.sha256]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

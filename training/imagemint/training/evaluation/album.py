@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagemint.engine.sampling import latents
-from imagemint.training.evaluation.copies import nearest_training_images
+from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.measuring import Sample
 from imagemint.training.evaluation.real_images import RealImages
-from imagemint.training.evaluation.sheets import COLUMNS, code_sheets, truncation_sheet
+from imagemint.training.evaluation.sheets import COLUMNS, make_code_sheets, make_truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.loop.samples import arrange_grid
@@ -43,18 +43,18 @@ class Album:
         There is none for stacks. Sources with latents also get ``interpolation.png``, and
         ``truncation.png`` and ``code*.png`` where they have truncation and codes.
         """
-        self._save("grid.png", _grid(sample), _ROWS)
+        self._save("grid.png", _arrange_grid(sample), _ROWS)
         if reals.typical_copies is not None:
-            pairs = _pairs(sample, reals.train.images)
+            pairs = _pair_with_nearest(sample, reals.train.images)
             self._save("nearest.png", pairs, len(pairs) // 2)
         if isinstance(source, LatentSource):
-            self._save("interpolation.png", _between(source, seed), _STEPS)
-            if (truncated := truncation_sheet(source, seed)) is not None:
+            self._save("interpolation.png", _interpolate(source, seed), _STEPS)
+            if (truncated := make_truncation_sheet(source, seed)) is not None:
                 self._save("truncation.png", truncated, COLUMNS)
-            for name, images, columns in code_sheets(source, seed) if sample.coded else ():
+            for name, images, columns in make_code_sheets(source, seed) if sample.coded else ():
                 self._save(f"{name}.png", images, columns)
 
-    def curves(self, images_seen: int | None, figures: Sequence[EvaluationFigure]) -> None:
+    def add_figures(self, images_seen: int | None, figures: Sequence[EvaluationFigure]) -> None:
         """Adds the figures to ``history.jsonl``, and draws all of its figures as curves.png.
 
         Args:
@@ -97,7 +97,7 @@ def draw_curves(
     figure.savefig(path, dpi=100)
 
 
-def _grid(sample: Sample) -> NDArray[np.uint8]:
+def _arrange_grid(sample: Sample) -> NDArray[np.uint8]:
     """Returns a hundred images; with classes, a row has ten of each, up to ten classes."""
     if sample.classes is None:
         return sample.images[: _ROWS * _ROWS]
@@ -106,10 +106,10 @@ def _grid(sample: Sample) -> NDArray[np.uint8]:
     return sample.images[np.concatenate(rows)]
 
 
-def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _pair_with_nearest(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns generated images, and the known images nearest to them."""
     images = sample.images[:_SUSPECTS]
-    distances, nearest = nearest_training_images(images, known)
+    distances, nearest = find_nearest_training_images(images, known)
     worst = np.argsort(distances)
     if sample.classes is not None:
         _, first = np.unique(sample.classes[worst], return_index=True)
@@ -118,7 +118,7 @@ def _pairs(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([images[worst], known[nearest[worst]]])
 
 
-def _between(source: LatentSource, seed: int) -> NDArray[np.uint8]:
+def _interpolate(source: LatentSource, seed: int) -> NDArray[np.uint8]:
     """Returns images of ten walks between two latents along the sphere, each within one class."""
     ends = latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
     z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])

@@ -45,7 +45,7 @@ def draw_images(
     return source.draw_captions(seed, 0, [test.texts[row] for row in rows]), test.labels[rows]
 
 
-def caption_figures(
+def measure_captions(
     source: Source, judge: Extractor | None, test: LabelledImages, seed: int
 ) -> Iterator[Measured]:
     """Yields how well images match captions of the first 2,000 people of the test split.
@@ -76,8 +76,8 @@ def caption_figures(
     for manner, metric, what in _MANNERS:
         captions = _draw_captions(people, manner)
         images = source.draw_captions(seed, 0, [caption.text for caption in captions])
-        shares = _shares(captions, _recognise(judge, images), hidden)
-        rivals = _shares(captions, real, hidden)
+        shares = _compute_shares(captions, _recognise(judge, images), hidden)
+        rivals = _compute_shares(captions, real, hidden)
         listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
         yield Measured(
             metric,
@@ -87,11 +87,11 @@ def caption_figures(
             float(np.mean([*rivals.values()])),
             listed,
         )
-    yield _variety(source, judge, seed, people, real)
+    yield _measure_variety(source, judge, seed, people, real)
 
 
 def _recognise(judge: Judge, images: NDArray[np.uint8]) -> Recognised:
-    return {HEAD: judge.extract(images).classes, **judge.attributes(images)}
+    return {HEAD: judge.extract(images).classes, **judge.predict_attributes(images)}
 
 
 def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
@@ -99,7 +99,7 @@ def _draw_captions(people: NDArray[np.int64], manner: Manner) -> list[Caption]:
     return [draw_caption(*decode_person(row), rng, manner) for row in people]
 
 
-def _shares(
+def _compute_shares(
     captions: Sequence[Caption], recognised: Recognised, hidden: dict[str, NDArray[np.bool_]]
 ) -> dict[str, float]:
     """Returns the share of images that show the named value, for each attribute that is named.
@@ -122,7 +122,7 @@ def _shares(
     return shares
 
 
-def _variety(
+def _measure_variety(
     source: CaptionedSource, judge: Judge, seed: int, people: NDArray[np.int64], real: Recognised
 ) -> Measured:
     captions = _draw_captions(people[:_CAPTIONS], "part")

@@ -21,7 +21,7 @@ _BATCH = 256
 _RECALIBRATION_BATCHES = 40
 
 
-def discriminator_figures(
+def measure_discriminator(
     source: RunSource, train: LabelledImages, test: LabelledImages
 ) -> list[EvaluationFigure]:
     """Returns the accuracy of a run's D as a classifier of real images; [] if it is no classifier.

@@ -111,13 +111,15 @@ def compare(
     for seed in range(_FIRST_SEED, _FIRST_SEED + seeds):
         (ours, classes), (theirs, _) = (each.draw(seed, 0, samples) for each in (model, other))
         totals.add(ours, theirs)
-        both = [_figures(images, classes, extractor, judge, real) for images in (ours, theirs)]
+        both = [
+            _compute_figures(images, classes, extractor, judge, real) for images in (ours, theirs)
+        ]
         for metric, value in both[0].items():
             rounds.setdefault(metric, []).append((value, both[1][metric]))
     about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
     turns = ", classes in turn" if model.num_classes else ""
     return Compared(
-        totals.difference(),
+        totals.compute_difference(),
         tuple(_compare(metric, values, samples) for metric, values in rounds.items()),
         f"seeds {_FIRST_SEED} to {_FIRST_SEED + seeds - 1}, indices 0 to {samples - 1}{turns}; "
         f"against {len(real):,} test images of {test.name.rpartition('/')[0]}; {'; '.join(about)}",
@@ -138,7 +140,7 @@ class _Totals:
         self._levels += np.bincount(apart.ravel(), minlength=256)
         self._images += len(ours)
 
-    def difference(self) -> Difference:
+    def compute_difference(self) -> Difference:
         values = self._levels.sum()
         return Difference(
             self._images,
@@ -149,7 +151,7 @@ class _Totals:
         )
 
 
-def _figures(
+def _compute_figures(
     images: NDArray[np.uint8],
     classes: NDArray[np.int64] | None,
     extractor: Extractor,

@@ -22,7 +22,7 @@ Images = NDArray[np.uint8]
 _Distances = NDArray[np.float32]
 
 
-def nearest_training_images(
+def find_nearest_training_images(
     images: Images, known: Images
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the distance of each image to the nearest known one, and the row of that: [N] each.
@@ -36,11 +36,11 @@ def nearest_training_images(
         known: uint8 [M, H, W, C], M 1 or more.
     """
     margin = max(images.shape[1] // _SHIFT_SHARE, 1)
-    candidates = _candidates(images, known, margin)
+    candidates = _find_candidates(images, known, margin)
     distances, rows = np.empty(len(images)), np.empty(len(images), np.int64)
     for i in range(0, len(images), _CHUNK):
         some = candidates[i : i + _CHUNK]
-        found = _least_over_shifts(images[i : i + _CHUNK], known[some], margin)
+        found = _compute_least_distances(images[i : i + _CHUNK], known[some], margin)
         best = found.argmin(axis=1)
         turn = np.arange(len(best))
         distances[i : i + _CHUNK] = np.sqrt(found[turn, best])
@@ -48,7 +48,7 @@ def nearest_training_images(
     return distances, rows
 
 
-def _least_over_shifts(images: Images, known: Images, margin: int) -> NDArray[np.float64]:
+def _compute_least_distances(images: Images, known: Images, margin: int) -> NDArray[np.float64]:
     """Returns the smallest squared distances [N, M] over all shifts of images and known images.
 
     Images are [N, ...], known images [N, M, ...]. Products of windows are exact, because sums are
@@ -73,7 +73,7 @@ def _least_over_shifts(images: Images, known: Images, margin: int) -> NDArray[np
     return least
 
 
-def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]:
+def _find_candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]:
     """Returns the rows of the nearest known images in a blurred view: int64 [N, 16 or fewer]."""
     height, width = images.shape[1:3]
     views = [
@@ -85,7 +85,7 @@ def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]
     distances = np.empty((len(images), 0), np.float32)
     for start in range(0, len(known), _BLOCK):
         block = known[start : start + _BLOCK, margin : height - margin, margin : width - margin]
-        found = _nearest_view(views, _blur(block))
+        found = _compute_view_distances(views, _blur(block))
         numbers = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
         distances = np.concatenate([distances, found], axis=1)
         rows = np.concatenate([rows, numbers], axis=1)
@@ -95,7 +95,9 @@ def _candidates(images: Images, known: Images, margin: int) -> NDArray[np.int64]
     return rows
 
 
-def _nearest_view(views: list[NDArray[np.float32]], known: NDArray[np.float32]) -> _Distances:
+def _compute_view_distances(
+    views: list[NDArray[np.float32]], known: NDArray[np.float32]
+) -> _Distances:
     """Returns squared distances [N, M] from the nearest view of each image to each known one."""
     # (-2 v, |v|^2, 1) . (k, 1, |k|^2) = |v - k|^2, in one product.
     one = np.ones((len(known), 1), np.float32)

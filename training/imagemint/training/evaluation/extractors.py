@@ -110,7 +110,7 @@ class Judge:
         return Extracted(features, log_softmax(logits, axis=1))
 
     @torch.no_grad()
-    def distances(
+    def compute_distances(
         self, images: NDArray[np.uint8], others: NDArray[np.uint8]
     ) -> NDArray[np.float64]:
         """Returns the difference of pairs of images in the activations, float64 [N].
@@ -128,7 +128,7 @@ class Judge:
         for start in range(0, len(images), _BATCH):
             rows = slice(start, start + _BATCH)
             both = (to_network(each[rows]).to(device) for each in (images, others))
-            depths = zip(*(self._model.maps(x) for x in both), strict=True)
+            depths = zip(*(self._model.compute_feature_maps(x) for x in both), strict=True)
             differences = [
                 (normalize(a) - normalize(b)).square().sum(dim=1).mean(dim=(1, 2))
                 for a, b in depths
@@ -140,7 +140,7 @@ class Judge:
         """Returns whether it takes images of this height, width and number of channels."""
         return self._model.takes(*shape)
 
-    def attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+    def predict_attributes(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
         """Returns the most likely value of each attribute, int64 [N], by name; {} if none.
 
         Args:
@@ -148,7 +148,7 @@ class Judge:
         """
         if not isinstance(self._model, AttributeClassifier):
             return {}
-        return self._model.attributes(images)
+        return self._model.predict_attributes(images)
 
 
 class StackedJudge:
@@ -253,12 +253,12 @@ def judge_of_classes(judge: Extractor | None, data: LabelledImages) -> Extractor
     """
     if judge is None or judge.trained_on is None:
         return None
-    if _data_set(judge.trained_on) != _data_set(data.name):
+    if _get_data_set(judge.trained_on) != _get_data_set(data.name):
         return None
     ours, theirs = data.class_labels, judge.class_labels
     if theirs is None or theirs == ours:
         return judge
-    if _data_set(data.name) in DATASETS and len(theirs) == len(ours):
+    if _get_data_set(data.name) in DATASETS and len(theirs) == len(ours):
         return judge
     _log.warning(
         "the judge knows the classes %s and not those of %s, %s, so figures that need its classes"
@@ -268,7 +268,7 @@ def judge_of_classes(judge: Extractor | None, data: LabelledImages) -> Extractor
     return None
 
 
-def _data_set(split: str) -> str:
+def _get_data_set(split: str) -> str:
     return split.rpartition("/")[0]
 
 

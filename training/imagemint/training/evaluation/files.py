@@ -120,7 +120,7 @@ class PicturesSource(FileSource):
         _, height, width, channels = self.images.shape
         self.image_shape = (height, width, channels)
         self._place = tree.path
-        self._labels = _labels_of(tree, paths)
+        self._labels = _find_labels(tree, paths)
         digest.update(repr(self._labels).encode())
         self.sha256 = digest.hexdigest()
         self._classes = None
@@ -140,9 +140,9 @@ class PicturesSource(FileSource):
         self.num_classes = len(class_labels)
 
 
-def _labels_of(tree: Folder, paths: Sequence[Path]) -> list[Label]:
+def _find_labels(tree: Folder, paths: Sequence[Path]) -> list[Label]:
     """Returns the label of each picture, as a text or an index; [] if there are none."""
-    told = _by_table(tree) or _by_picture(paths) or _by_folder(tree)
+    told = _read_table_labels(tree) or _read_picture_labels(paths) or _read_folder_labels(tree)
     if not told:
         return []
     missing = next((path for path in paths if path not in told), None)
@@ -153,7 +153,7 @@ def _labels_of(tree: Folder, paths: Sequence[Path]) -> list[Label]:
     return [told[path] for path in paths]
 
 
-def _by_table(tree: Folder) -> dict[Path, Label]:
+def _read_table_labels(tree: Folder) -> dict[Path, Label]:
     index = PictureIndex(tree)
     told: dict[Path, Label] = {}
     for path in tree.others:
@@ -167,7 +167,7 @@ def _by_table(tree: Folder) -> dict[Path, Label]:
     return told
 
 
-def _by_picture(paths: Sequence[Path]) -> dict[Path, Label]:
+def _read_picture_labels(paths: Sequence[Path]) -> dict[Path, Label]:
     told: dict[Path, Label] = {}
     for path in paths:
         with Image.open(path) as picture:
@@ -181,7 +181,7 @@ def _by_picture(paths: Sequence[Path]) -> dict[Path, Label]:
     return told
 
 
-def _by_folder(tree: Folder) -> dict[Path, Label]:
+def _read_folder_labels(tree: Folder) -> dict[Path, Label]:
     folders = unwrap(tree).folders
     return {path: folder.name for folder in folders for path in folder.all_pictures}
 

@@ -16,8 +16,8 @@ from imagemint.training.datasets import LabelledImages, cache_directory
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
-from imagemint.training.evaluation.captioned import caption_figures, draw_images
-from imagemint.training.evaluation.classifying import discriminator_figures
+from imagemint.training.evaluation.captioned import draw_images, measure_captions
+from imagemint.training.evaluation.classifying import measure_discriminator
 from imagemint.training.evaluation.extractors import (
     Extracted,
     Extractor,
@@ -101,7 +101,7 @@ def evaluate(
     Raises:
         DatasetError: real data are missing or too few, or the images or classes do not match them.
     """
-    dataset = protocol.dataset or source.dataset or _dataset_of(judge)
+    dataset = protocol.dataset or source.dataset or _get_data_set(judge)
     if dataset is None:
         raise DatasetError(f"{source.name} does not name its data set; name one with --dataset")
     train, test = (
@@ -119,7 +119,7 @@ def evaluate(
     for warning in warnings:
         _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
-    key = _key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
+    key = _make_key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
     kept = cache_directory().with_name("evaluations") / f"{key}.json"
     figures = _read_kept_figures(kept, key) if cache else ()
     if figures and (out is None or _is_of(out, source)):
@@ -134,26 +134,29 @@ def evaluate(
         num_classes = source.num_classes if coded else len(test.class_labels)
         _check_like(test, source.name, images, classes, num_classes)
         sample = _extract_sample(images, classes, extractor, judge, coded=coded)
-        captioned = caption_figures(source, judge, test, seed)
+        captioned = measure_captions(source, judge, test, seed)
         rounds.append([*measure(reals, sample, judge), *captioned])
         if album is not None and seed == protocol.seed:
             album.add(source, seed, sample, reals)
-    origin = _origin(source, protocol.seed, seeds, len(sample.images))
+    origin = _describe_origin(source, protocol.seed, seeds, len(sample.images))
     judges = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
     real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
     command = "imagemint evaluate RUN --classifier DIR"
     setup = Setup(origin, real, tuple(judges), command, tuple(warnings))
-    found = [_mean(measured, setup, len(sample.images)) for measured in zip(*rounds, strict=True)]
+    found = [
+        _average_rounds(measured, setup, len(sample.images))
+        for measured in zip(*rounds, strict=True)
+    ]
     found = [figure for figure in found if np.isfinite(figure.value)]
     if isinstance(source, RunSource) and source.dataset == dataset:
-        found += discriminator_figures(source, train, test)
+        found += measure_discriminator(source, train, test)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_report(kept, key, found)
     if album is not None and out is not None:
         write_report(out / "figures.json", source.sha256, found)
         hint = _ROWS_HINT if source.num_classes else ""
         write_table(out / "table.md", source.name, found, warnings=warnings, hint=hint)
-        album.curves(source.images_seen if isinstance(source, RunSource) else None, found)
+        album.add_figures(source.images_seen if isinstance(source, RunSource) else None, found)
     return _record(source, found)
 
 
@@ -269,11 +272,11 @@ def _record(source: Source, figures: Sequence[EvaluationFigure]) -> list[Evaluat
     return list(figures)
 
 
-def _dataset_of(judge: Extractor | None) -> str | None:
+def _get_data_set(judge: Extractor | None) -> str | None:
     return judge.trained_on.rpartition("/")[0] if judge and judge.trained_on else None
 
 
-def _key(digests: list[str], numbers: list[int]) -> str:
+def _make_key(digests: list[str], numbers: list[int]) -> str:
     """Returns the name of a cached result, which is equal only for equal figures."""
     parts = [_VERSION, NEIGHBOURS, *digests, *numbers]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -327,7 +330,7 @@ def _check_like(
         )
 
 
-def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
+def _describe_origin(source: Source, seed: int, seeds: int, count: int) -> str:
     if isinstance(source, FileSource):
         return source.name
     which = f"seed {seed}" if seeds == 1 else f"seeds {seed} to {seed + seeds - 1}"
@@ -337,7 +340,7 @@ def _origin(source: Source, seed: int, seeds: int, count: int) -> str:
     return f"{which}, indices 0 to {count - 1}{turns}"
 
 
-def _mean(rounds: tuple[Measured, ...], setup: Setup, samples: int) -> EvaluationFigure:
+def _average_rounds(rounds: tuple[Measured, ...], setup: Setup, samples: int) -> EvaluationFigure:
     """Returns one figure of several samples: their mean and standard deviation."""
     values = np.array([each.value for each in rounds])
     first = rounds[0]

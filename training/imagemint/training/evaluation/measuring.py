@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagemint.training.datasets.sufficiency import NEIGHBOURS
-from imagemint.training.evaluation.copies import nearest_training_images
+from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.extractors import Extracted, Extractor
 from imagemint.training.evaluation.real_images import RealImages
 from imagemint.training.metrics import (
@@ -21,9 +21,9 @@ from imagemint.training.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
+    measure_neighbourhoods,
     mode_floor,
     mode_score,
-    neighbourhoods,
     perfect_sampler_floor,
     reverse_kl,
     two_sample_accuracy,
@@ -91,24 +91,26 @@ def measure(reals: RealImages, sample: Sample, judge: Extractor | None) -> list[
     test set is small, both are means over several samples of its size.
     """
     return [
-        *_classes(reals, sample, judge),
-        *_distances(reals, sample),
-        *_variety(reals, sample),
-        *_copies(reals, sample),
-        *_neighbours(reals, sample),
-        *_scores(reals, sample),
+        *_measure_classes(reals, sample, judge),
+        *_measure_distances(reals, sample),
+        *_measure_variety(reals, sample),
+        *_measure_copies(reals, sample),
+        *_measure_neighbours(reals, sample),
+        *_measure_scores(reals, sample),
     ]
 
 
-def _classes(reals: RealImages, sample: Sample, judge: Extractor | None) -> Iterator[Measured]:
+def _measure_classes(
+    reals: RealImages, sample: Sample, judge: Extractor | None
+) -> Iterator[Measured]:
     if sample.judged is None:
         return
     if sample.classes is None:
-        yield from _modes(reals, sample.judged)
+        yield from _measure_modes(reals, sample.judged)
         return
     if sample.coded:
-        yield _codes(sample.classes, sample.judged, judge)
-        yield from _modes(reals, sample.judged)
+        yield _measure_codes(sample.classes, sample.judged, judge)
+        yield from _measure_modes(reals, sample.judged)
         return
     accuracy = class_accuracy(sample.classes, sample.judged.classes)
     yield Measured(
@@ -124,7 +126,9 @@ def _classes(reals: RealImages, sample: Sample, judge: Extractor | None) -> Iter
     )
 
 
-def _codes(codes: NDArray[np.int64], judged: Extracted, judge: Extractor | None) -> Measured:
+def _measure_codes(
+    codes: NDArray[np.int64], judged: Extracted, judge: Extractor | None
+) -> Measured:
     found = code_class_accuracy(codes, judged.classes)
     meanings = ", ".join(f"{code} = {label}" for code, label in found.classes.items())
     return Measured(
@@ -138,7 +142,7 @@ def _codes(codes: NDArray[np.int64], judged: Extracted, judge: Extractor | None)
     )
 
 
-def _modes(reals: RealImages, judged: Extracted) -> Iterator[Measured]:
+def _measure_modes(reals: RealImages, judged: Extracted) -> Iterator[Measured]:
     count = len(judged.features)
     modes = count_modes(judged.classes, len(reals.shares))
     yield Measured(
@@ -157,49 +161,49 @@ def _modes(reals: RealImages, judged: Extracted) -> Iterator[Measured]:
     )
 
 
-def _equal_size(reals: RealImages, sample: Sample, most: int) -> int:
+def _choose_size(reals: RealImages, sample: Sample, most: int) -> int:
     """Returns how many images of each kind a comparison takes."""
     kinds = sample.extracted, reals.real, reals.other
     return min(most, *(len(extracted.features) for extracted in kinds))
 
 
-def _samples(features: Features, size: int) -> list[Features]:
+def _draw_samples(features: Features, size: int) -> list[Features]:
     """Returns disjoint samples of ``size`` points: one if that is large, up to ten if small."""
     rows = np.random.Generator(np.random.Philox(key=[0, 1])).permutation(len(features))
     number = min(len(features) // size, _PLENTY // size, _MOST_SAMPLES)
     return [features[rows[size * i : size * (i + 1)]] for i in range(max(number, 1))]
 
 
-def _mean(measured: Callable[[Features], float], points: Features, size: int) -> float:
-    return float(np.mean([measured(each) for each in _samples(points, size)]))
+def _average(measured: Callable[[Features], float], points: Features, size: int) -> float:
+    return float(np.mean([measured(each) for each in _draw_samples(points, size)]))
 
 
-def _distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+def _measure_distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     fake, other = sample.extracted.features, reals.other.features
-    size = _equal_size(reals, sample, len(fake))
-    real = _samples(reals.real.features, size)[0]
+    size = _choose_size(reals, sample, len(fake))
+    real = _draw_samples(reals.real.features, size)[0]
     yield Measured(
         "frechet_distance",
-        _mean(partial(frechet_distance, real), fake, size),
+        _average(partial(frechet_distance, real), fake, size),
         "generated and as many test images, in feature space; reference: as many training images"
         " against the test images (the floor)",
-        _mean(partial(frechet_distance, real), other, size),
+        _average(partial(frechet_distance, real), other, size),
         f"{size:,} of each",
     )
-    size = _equal_size(reals, sample, len(reals.some))
+    size = _choose_size(reals, sample, len(reals.some))
     real = reals.real.features[reals.some[:size]]
     yield Measured(
         "coverage",
-        _mean(partial(coverage, real, k=NEIGHBOURS), fake, size),
+        _average(partial(coverage, real, k=NEIGHBOURS), fake, size),
         f"k = {NEIGHBOURS}, {size:,} of each, in feature space; reference: training images in"
         " place of the generated",
-        _mean(partial(coverage, real, k=NEIGHBOURS), other, size),
+        _average(partial(coverage, real, k=NEIGHBOURS), other, size),
     )
 
 
-def _variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+def _measure_variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     """Yields the figures that are bad for a generator that ignores its latent."""
-    classes = _known_classes(sample)
+    classes = _resolve_classes(sample)
     if classes is None:
         return
     kinds = (
@@ -207,7 +211,7 @@ def _variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
         (reals.real.features, reals.test_classes),
         (reals.other.features, reals.other_classes),
     )
-    fake, real, other = _equal_classes(*kinds)
+    fake, real, other = _select_equal_classes(*kinds)
     varied, usual = (within_class_variety(*each, *real, most=_WITHIN) for each in (fake, other))
     rivals = "training images in place of the generated"
     yield Measured(
@@ -234,7 +238,7 @@ def _variety(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     )
 
 
-def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
+def _resolve_classes(sample: Sample) -> NDArray[np.int64] | None:
     """Returns the requested classes; for codes the classes assigned to them, or -1."""
     if sample.classes is None or not sample.coded:
         return sample.classes
@@ -244,7 +248,7 @@ def _known_classes(sample: Sample) -> NDArray[np.int64] | None:
     return np.array([meaning.get(code, -1) for code in sample.classes.tolist()], np.int64)
 
 
-def _equal_classes(
+def _select_equal_classes(
     *kinds: tuple[Features, NDArray[np.int64]],
 ) -> list[tuple[Features, NDArray[np.int64]]]:
     """Returns equally many points of each class from every kind: as many as the smallest has."""
@@ -259,12 +263,12 @@ def _equal_classes(
     return found
 
 
-def _copies(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+def _measure_copies(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     if reals.typical_copies is None:
         return
     few = reals.select_few(len(sample.images))
     limit = _COPY_SHARE * np.median(reals.typical_copies)
-    distances, _ = nearest_training_images(sample.images[few], reals.train.images)
+    distances, _ = find_nearest_training_images(sample.images[few], reals.train.images)
     yield Measured(
         "training_copies",
         float((distances < limit).mean()),
@@ -275,22 +279,22 @@ def _copies(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     )
 
 
-def _neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+def _measure_neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     fake, other = sample.extracted.features, reals.other.features
-    size = _equal_size(reals, sample, len(fake))
-    real = _samples(reals.real.features, size)[0]
+    size = _choose_size(reals, sample, len(fake))
+    real = _draw_samples(reals.real.features, size)[0]
     rivals = "reference: training images in place of the generated"
     yield Measured(
         "kernel_distance",
-        _mean(partial(kernel_distance, real), fake, size),
+        _average(partial(kernel_distance, real), fake, size),
         f"unbiased squared MMD, kernel (x.y / d + 1)^3, {size:,} of each, in feature space;"
         f" {rivals}",
-        _mean(partial(kernel_distance, real), other, size),
+        _average(partial(kernel_distance, real), other, size),
     )
-    size = _equal_size(reals, sample, len(reals.some))
+    size = _choose_size(reals, sample, len(reals.some))
     some = reals.real.features[reals.some[:size]]
     found, floor = (
-        [neighbourhoods(some, each, NEIGHBOURS) for each in _samples(points, size)]
+        [measure_neighbourhoods(some, each, NEIGHBOURS) for each in _draw_samples(points, size)]
         for points in (fake, other)
     )
     for metric, what in (
@@ -306,17 +310,17 @@ def _neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     pairs = min(size, _PAIRS)
     yield Measured(
         "two_sample_accuracy",
-        _mean(partial(two_sample_accuracy, some[:pairs]), fake, pairs),
+        _average(partial(two_sample_accuracy, some[:pairs]), fake, pairs),
         f"share of {pairs:,} test and {pairs:,} generated images whose nearest neighbour is of"
         f" their own kind, in feature space, 0.5 where none can tell; {rivals}",
-        _mean(partial(two_sample_accuracy, some[:pairs]), other, pairs),
+        _average(partial(two_sample_accuracy, some[:pairs]), other, pairs),
     )
 
 
-def _scores(reals: RealImages, sample: Sample) -> Iterator[Measured]:
-    size = _equal_size(reals, sample, len(sample.images))
+def _measure_scores(reals: RealImages, sample: Sample) -> Iterator[Measured]:
+    size = _choose_size(reals, sample, len(sample.images))
     fake, real = (
-        _samples(each.log_probabilities, size)[0] for each in (sample.extracted, reals.real)
+        _draw_samples(each.log_probabilities, size)[0] for each in (sample.extracted, reals.real)
     )
     splits = min(_SPLITS, size)
     yield Measured(
@@ -328,7 +332,7 @@ def _scores(reals: RealImages, sample: Sample) -> Iterator[Measured]:
     )
     if sample.judged is None:
         return
-    judged = _samples(sample.judged.log_probabilities, size)[0]
+    judged = _draw_samples(sample.judged.log_probabilities, size)[0]
     known = sample.judged is sample.extracted
     yield Measured(
         "mode_score",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, Split
-from imagemint.training.evaluation.copies import nearest_training_images
+from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.extractors import Extracted, Extractor
 from imagemint.training.evaluation.sources import Source
 
@@ -98,7 +98,7 @@ def extract_real_images(
     some = rng.permutation(len(images))[:_SOME]
     stacks = dataset == STACKED
     # Random rows: the first half of MNIST's test set is neater than the second.
-    copies = None if stacks else nearest_training_images(images[some[:_FEW]], train.images)[0]
+    copies = None if stacks else find_nearest_training_images(images[some[:_FEW]], train.images)[0]
     return RealImages(
         dataset=dataset,
         train=train,
@@ -109,12 +109,12 @@ def extract_real_images(
         other_classes=train.labels[rows],
         some=some,
         typical_copies=copies,
-        shares=_shares(train, stacks=stacks),
+        shares=_compute_shares(train, stacks=stacks),
         rng=rng,
     )
 
 
-def _shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float64]:
+def _compute_shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float64]:
     if not stacks:
         return np.bincount(train.labels, minlength=len(train.class_labels)) / len(train)
     # The digits of a stack are drawn independently, so shares of stacks are products. Counting a

@@ -17,7 +17,7 @@ _FURTHEST = 2.0  # range of a continuous code, as in the paper
 Sheet = NDArray[np.uint8]
 
 
-def truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
+def make_truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
     """Returns the first ten images of a seed, once for each strength of truncation, row by row.
 
     psi 1 to 0, or thresholds from none down to 0.1; the first rows have more variety, the last ones
@@ -35,7 +35,7 @@ def truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
     return source.generate(z, classes if source.num_classes else None, psi)
 
 
-def code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, Sheet, int]]:
+def make_code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, Sheet, int]]:
     """Yields a sheet for each code of a model with codes; within a row, all else is fixed.
 
     Chen et al., "InfoGAN" (2016), figure 2. The columns are the values of the categorical code,

@@ -120,7 +120,7 @@ class LatentSource:
         psi [N] is used by models that take it; None is 1, no truncation. tokens [N, L] are used by
         models that take captions; None means their example captions in turn.
         """
-        psi = _whole(z, psi) if self.takes_psi else None
+        psi = _fill_psi(z, psi) if self.takes_psi else None
         if self.captions is not None and tokens is None:
             tokens = self.captions.example_tokens[np.arange(len(z)) % len(self.captions.examples)]
         batch = Batch(z, classes, tokens=tokens, truncation=psi)
@@ -181,7 +181,7 @@ class RunSource(LatentSource):
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256
         self.settings = read_settings(run if self.run else run.parent.parent)
-        self.dataset = self._dataset(trained.dataset.rpartition("/")[0])
+        self.dataset = self._find_data_set(trained.dataset.rpartition("/")[0])
         self.class_labels = trained.class_labels
         self.num_classes = len(trained.class_labels)
         self.image_shape = (trained.image_size, trained.image_size, trained.image_channels)
@@ -194,7 +194,7 @@ class RunSource(LatentSource):
         self._module: nn.Module = trained.module.to(device)
         self._device = device
 
-    def _dataset(self, name: str) -> str | None:
+    def _find_data_set(self, name: str) -> str | None:
         """Returns the name of the data set, or its recorded path if that exists."""
         place = self.settings.get("dataset")
         return str(place) if place and Path(str(place)).exists() else name or None
@@ -264,7 +264,7 @@ class BundleSource(LatentSource):
         self._backend.close()
 
 
-def _whole(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def _fill_psi(z: NDArray[np.float32], psi: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Returns the requested psi [N], or 1."""
     return np.ones(len(z), np.float32) if psi is None else psi
 

@@ -69,12 +69,12 @@ def _squared_discrepancy(a: Features, b: Features) -> float:
     """
     within = []
     for x in (a, b):
-        kernel = _kernel(x, x)
+        kernel = _compute_kernel(x, x)
         within.append((kernel.sum() - np.trace(kernel)) / (len(x) * (len(x) - 1)))
-    return float(sum(within) - 2 * _kernel(a, b).mean())
+    return float(sum(within) - 2 * _compute_kernel(a, b).mean())
 
 
-def _kernel(a: Features, b: Features) -> NDArray[np.float64]:
+def _compute_kernel(a: Features, b: Features) -> NDArray[np.float64]:
     base = a @ b.T / a.shape[1] + 1
     return np.asarray(base * base * base)  # a fifteenth of the time of `base**3`
 

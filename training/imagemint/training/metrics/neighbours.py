@@ -16,7 +16,7 @@ from imagemint.training.metrics.distances import Features
 _CHUNK = 500  # rows of a distance matrix in memory at a time: 240 MB for 60,000 points
 
 
-def neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
+def compute_neighbour_radii(features: Features, k: int) -> NDArray[np.float64]:
     """Returns the distance from each point to its k-th nearest other point: float64 [N].
 
     Raises:
@@ -49,7 +49,7 @@ def coverage(real: Features, fake: Features, k: int = 5) -> float:
     Raises:
         DatasetError: too few real points.
     """
-    radii = neighbour_radii(real, k)
+    radii = compute_neighbour_radii(real, k)
     covered = 0
     for i in range(0, len(real), _CHUNK):
         nearest = cdist(real[i : i + _CHUNK], fake).min(axis=1)
@@ -57,12 +57,12 @@ def coverage(real: Features, fake: Features, k: int = 5) -> float:
     return covered / len(real)
 
 
-def nearest_distances(points: Features, others: Features) -> NDArray[np.float64]:
+def compute_nearest_distances(points: Features, others: Features) -> NDArray[np.float64]:
     """Returns the distance from each of ``points`` to the nearest of ``others``: float64 [N]."""
-    return nearest_neighbours(points, others)[0]
+    return find_nearest_neighbours(points, others)[0]
 
 
-def nearest_neighbours(
+def find_nearest_neighbours(
     points: Features, others: Features
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Returns the distance of ``points`` to the nearest of ``others``, and its row: [N] each."""
@@ -96,7 +96,7 @@ class Neighbourhoods:
     density: float
 
 
-def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods:
+def measure_neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods:
     """Returns precision, recall and density, with balls up to a point's k-th neighbour.
 
     Precision and recall count a point on the rim (equation 1 of Kynkaanniemi et al., "Improved
@@ -112,7 +112,7 @@ def neighbourhoods(real: Features, fake: Features, k: int = 5) -> Neighbourhoods
     Raises:
         DatasetError: too few points on either side.
     """
-    real_radii, fake_radii = neighbour_radii(real, k), neighbour_radii(fake, k)
+    real_radii, fake_radii = compute_neighbour_radii(real, k), compute_neighbour_radii(fake, k)
     balls, precise = np.zeros(len(fake), np.int64), np.zeros(len(fake), bool)
     recalled = np.zeros(len(real), bool)
     for i in range(0, len(real), _CHUNK):

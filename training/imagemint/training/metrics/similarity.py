@@ -60,7 +60,7 @@ def structural_similarity(images: Images, truth: Images) -> Figures:
         assert not isinstance(found, tuple)  # noqa: S101 - only with the full image
         return found
 
-    return _in_batches(measure, images, truth)
+    return _compute_in_batches(measure, images, truth)
 
 
 def multiscale_structural_similarity(images: Images, truth: Images) -> Figures:
@@ -81,7 +81,7 @@ def multiscale_structural_similarity(images: Images, truth: Images) -> Figures:
             x, y, data_range=1.0, reduction="none", betas=betas
         )
 
-    return _in_batches(measure, images, truth)
+    return _compute_in_batches(measure, images, truth)
 
 
 def count_scales(size: int) -> int:
@@ -114,18 +114,18 @@ def absolute_error(images: Images, truth: Images) -> Figures:
     return error
 
 
-def _in_batches(
+def _compute_in_batches(
     measure: "Callable[[Tensor, Tensor], Tensor]", images: Images, truth: Images
 ) -> Figures:
     import torch  # noqa: PLC0415 - imported by torchmetrics, too
 
-    def tensor(x: Images) -> "Tensor":
+    def to_tensor(x: Images) -> "Tensor":
         return torch.from_numpy(x).permute(0, 3, 1, 2).float().div(_PEAK)
 
     parts = []
     with torch.no_grad():
         for start in range(0, len(images), _BATCH):
             rows = slice(start, start + _BATCH)
-            found = measure(tensor(images[rows]), tensor(truth[rows]))
+            found = measure(to_tensor(images[rows]), to_tensor(truth[rows]))
             parts.append(found.reshape(-1).double().numpy())
     return np.concatenate(parts)

@@ -78,7 +78,7 @@ def within_class_variety(
         usual = nearest_spread(theirs, size)
         if usual > 0:  # neither NaN nor a class of real duplicates
             ratios[y] = nearest_spread(ours, size) / usual
-    return _by_class(ratios)
+    return _summarise_classes(ratios)
 
 
 def class_coverage(
@@ -102,10 +102,10 @@ def class_coverage(
         size = min(len(ours), len(theirs))
         if size > k:
             shares[y] = coverage(theirs[:size], ours[:size], k)
-    return _by_class(shares)
+    return _summarise_classes(shares)
 
 
-def _by_class(figures: dict[int, float]) -> ByClass:
+def _summarise_classes(figures: dict[int, float]) -> ByClass:
     if not figures:
         return ByClass(float("nan"), float("nan"), -1)
     worst = min(figures, key=lambda y: figures[y])

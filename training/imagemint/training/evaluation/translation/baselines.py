@@ -55,7 +55,9 @@ def find_baselines(train: Pairs, test: Pairs) -> tuple[Baseline, ...]:
             ),
         )
     if form.frames > 1:
-        return (Baseline("last_frame", "the last frame of the source", _last_frame(form.channels)),)
+        return (
+            Baseline("last_frame", "the last frame of the source", _make_last_frame(form.channels)),
+        )
     if form.scale > 1:
         return (
             Baseline(
@@ -65,21 +67,21 @@ def find_baselines(train: Pairs, test: Pairs) -> tuple[Baseline, ...]:
             ),
         )
     if isinstance(test, DegradedImages) and isinstance(test.degradation, MotionBlur):
-        return (_identity(), *_wiener_filters(test.degradation))
+        return (_make_identity(), *_make_wiener_filters(test.degradation))
     if form.channels < shape[2]:
-        return _of_training_means(train)
-    return (_identity(),)
+        return _make_training_means(train)
+    return (_make_identity(),)
 
 
-def _identity() -> Baseline:
+def _make_identity() -> Baseline:
     return Baseline("identity", "the source itself", lambda x, _: x)
 
 
-def _last_frame(channels: int) -> Callable[[Images, Rows], Images]:
+def _make_last_frame(channels: int) -> Callable[[Images, Rows], Images]:
     return lambda x, _: x[..., -channels:]
 
 
-def _of_training_means(train: Pairs) -> tuple[Baseline, ...]:
+def _make_training_means(train: Pairs) -> tuple[Baseline, ...]:
     """Returns the mean training image, and for gray sources the mean colour at their luma."""
     rows = np.arange(min(len(train), _TRAINING))
     sources, targets = train.make_examples(rows)
@@ -94,12 +96,12 @@ def _of_training_means(train: Pairs) -> tuple[Baseline, ...]:
         return (found,)
     tint = mean.mean(axis=(0, 1)) - sources.mean(dtype=np.float64)
 
-    def tinted(x: Images, rows: Rows) -> Images:
+    def add_tint(x: Images, rows: Rows) -> Images:
         del rows
         levels: Images = np.clip(np.rint(x + tint), 0, 255).astype(np.uint8)
         return levels
 
-    return (Baseline("mean_colour", "the source, tinted by the mean training colour", tinted),)
+    return (Baseline("mean_colour", "the source, tinted by the mean training colour", add_tint),)
 
 
 def _fill_with_mean(sources: Images, rows: Rows) -> Images:
@@ -129,25 +131,25 @@ def _open(sources: Images) -> tuple[Images, NDArray[np.bool_]]:
     return sources[..., :-1], holes
 
 
-def _wiener_filters(blur: MotionBlur) -> tuple[Baseline, ...]:
+def _make_wiener_filters(blur: MotionBlur) -> tuple[Baseline, ...]:
     """Returns a filter that knows the blur of each image, and one that knows only the mean."""
     mean = blur.draw_kernels(1, np.arange(_KERNELS)).mean(axis=0)
 
-    def blind(x: Images, rows: Rows) -> Images:
+    def apply_mean_filter(x: Images, rows: Rows) -> Images:
         del rows
         return np.stack([_sharpen(image, mean, _BALANCE_BLIND) for image in x])
 
-    def knowing(x: Images, rows: Rows) -> Images:
+    def apply_known_filter(x: Images, rows: Rows) -> Images:
         kernels = blur.draw_kernels(EXAMPLES, rows)
         pairs = zip(x, kernels, strict=True)
         return np.stack([_sharpen(image, kernel, _BALANCE) for image, kernel in pairs])
 
     return (
-        Baseline("wiener", "Wiener filter for the mean of all blurs", blind),
+        Baseline("wiener", "Wiener filter for the mean of all blurs", apply_mean_filter),
         Baseline(
             "wiener_known",
             "Wiener filter that is told the blur of each image, which no other result knows",
-            knowing,
+            apply_known_filter,
         ),
     )
 

@@ -20,7 +20,7 @@ from imagemint.training.evaluation.translation.baselines import Baseline, find_b
 from imagemint.training.evaluation.translation.figures import (
     Figure,
     Truth,
-    mean_figure,
+    compute_mean_figure,
     measure_attributes,
     measure_cycle,
     measure_results,
@@ -137,12 +137,12 @@ def evaluate_translation(
     rows = np.arange(count)
     found: list[EvaluationFigure] = []
     columns: list[Column] = []
-    for name, how, translate in _candidates(translator, find_baselines(train, test)):
+    for name, how, translate in _list_candidates(translator, find_baselines(train, test)):
         setup = _describe_setup(how, f"{test.name}, rows 0 to {count - 1}", judge)
         results = translate(test.make_examples(rows)[0], rows)
         figures = [
             *_measure(results, test, train, rows, judge),
-            *(_further(translator, test, judge) if not name else ()),
+            *(_measure_way_back(translator, test, judge) if not name else ()),
             *_roll_out(translate, test),
         ]
         found += [_to_report(each, name, setup, count) for each in figures]
@@ -156,7 +156,7 @@ def evaluate_translation(
     return found
 
 
-def _candidates(
+def _list_candidates(
     translator: Translator, baselines: tuple[Baseline, ...]
 ) -> Iterator[tuple[str, str, Callable[[Images, Rows], Images]]]:
     """Yields the translator, without a name, and the baselines."""
@@ -180,7 +180,7 @@ def _measure(
     yield from measure_results(results, truth, judge, holes)
 
 
-def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterator[Figure]:
+def _measure_way_back(translator: Translator, test: Pairs, judge: Judge | None) -> Iterator[Figure]:
     """Yields the cycle error, and how often the way back adds glasses."""
     if translator.back is None or not isinstance(test, UnpairedImages):
         return
@@ -189,10 +189,10 @@ def _further(translator: Translator, test: Pairs, judge: Judge | None) -> Iterat
     if judge is None:
         return
     worn = translator.back(test.targets.images[:_SAMPLES])
-    seen = judge.attributes(worn).get(_GLASSES)
+    seen = judge.predict_attributes(worn).get(_GLASSES)
     if seen is not None:
-        real = judge.attributes(sources)[_GLASSES]
-        yield mean_figure(
+        real = judge.predict_attributes(sources)[_GLASSES]
+        yield compute_mean_figure(
             "glasses_put_on",
             (seen != 0).astype(np.float64),
             "share of the results of the way back in which the judge sees glasses; reference: the"
@@ -209,7 +209,7 @@ def _roll_out(translate: Callable[[Images, Rows], Images], test: Pairs) -> Itera
     truth = test.roll_out(rows)
     frames = predict(translate, test.make_examples(rows)[0], truth.shape[1], test.form.channels)
     for step in range(truth.shape[1]):
-        yield mean_figure(
+        yield compute_mean_figure(
             f"psnr_step_{step + 1}",
             peak_signal_noise_ratio(frames[:, step], truth[:, step]),
             "dB, of that frame after the source, predicted from predictions",
@@ -256,10 +256,10 @@ def _remove_glasses(
     holes = sources[..., -1] > 127  # noqa: PLR2004 - the middle
     truth = Truth(images, images, test.data, _GLASSES)
     found = []
-    for name, how, translate in _candidates(translator, find_baselines(train, test)):
+    for name, how, translate in _list_candidates(translator, find_baselines(train, test)):
         results = translate(sources, rows)
         figures = [
-            mean_figure(
+            compute_mean_figure(
                 "psnr_where_glasses_were",
                 peak_signal_noise_ratio(results, images, holes),
                 "dB, of the pixels below the mask, against the same person without glasses",

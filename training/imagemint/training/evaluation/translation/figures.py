@@ -64,7 +64,7 @@ class Truth:
     removes: str = ""
 
 
-def mean_figure(
+def compute_mean_figure(
     metric: str, values: NDArray[np.float64], how: str, reference: float | None = None
 ) -> Figure:
     """Returns the mean over images float64 [N], with its standard error."""
@@ -83,35 +83,37 @@ def measure_results(
         judge: classifier of the images; None if no figure needs one.
         holes: hidden pixels of the sources, bool [N, H, W]; None without holes.
     """
-    yield from _pixels(results, truth.images, holes)
+    yield from _measure_pixels(results, truth.images, holes)
     if judge is None:
         return
-    yield mean_figure(
+    yield compute_mean_figure(
         "feature_distance",
-        judge.distances(results, truth.images),
+        judge.compute_distances(results, truth.images),
         "squared difference of normalised activations of the judge, added up over its depths (LPIPS"
         " without learnt weights); reference: two true images of different sources",
-        float(judge.distances(truth.images, np.roll(truth.images, 1, axis=0)).mean()),
+        float(judge.compute_distances(truth.images, np.roll(truth.images, 1, axis=0)).mean()),
     )
-    yield from _distributions(results, truth, judge)
+    yield from _measure_distributions(results, truth, judge)
     yield from measure_attributes(results, truth, judge)
 
 
-def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> Iterator[Figure]:
-    yield mean_figure(
+def _measure_pixels(
+    results: Images, truth: Images, holes: NDArray[np.bool_] | None
+) -> Iterator[Figure]:
+    yield compute_mean_figure(
         "psnr", peak_signal_noise_ratio(results, truth), "dB, mean over the images, at most 58.9"
     )
     if holes is not None:
-        yield mean_figure(
+        yield compute_mean_figure(
             "psnr_in_hole",
             peak_signal_noise_ratio(results, truth, holes),
             "dB, of the pixels below the mask only",
         )
-    yield mean_figure(
+    yield compute_mean_figure(
         "ssim", structural_similarity(results, truth), "Gaussian window of 11 pixels, torchmetrics"
     )
     scales = count_scales(min(truth.shape[1:3]))
-    yield mean_figure(
+    yield compute_mean_figure(
         "ms_ssim",
         multiscale_structural_similarity(results, truth),
         f"SSIM over the {scales} scales that the window fits in, torchmetrics",
@@ -125,7 +127,7 @@ def _pixels(results: Images, truth: Images, holes: NDArray[np.bool_] | None) -> 
     )
 
 
-def _distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
+def _measure_distributions(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
     """Yields distances from training targets: a perfect translator has exactly the reference."""
     found, real, others = (
         judge.extract(each).features for each in (results, truth.images, truth.others)
@@ -155,9 +157,12 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
     data.
     """
     labels = truth.labels
-    if judge.trained_on is None or judge.trained_on.rpartition("/")[0] != _data_set(labels):
+    if judge.trained_on is None or judge.trained_on.rpartition("/")[0] != _get_data_set(labels):
         return
-    seen, seen_true = _shares(results, truth, judge), _shares(truth.images, truth, judge)
+    seen, seen_true = (
+        _compute_shares(results, truth, judge),
+        _compute_shares(truth.images, truth, judge),
+    )
     removed = seen.pop(truth.removes, None), seen_true.pop(truth.removes, None)
     listed = ", ".join(f"{name} {share:.3f}" for name, share in seen.items())
     yield Figure(
@@ -178,11 +183,11 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
         )
 
 
-def _shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
+def _compute_shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
     """Returns the share of correct values of the class and each attribute, by name."""
     labels = truth.labels
     shares = {"class": float((judge.extract(images).classes == labels.labels).mean())}
-    seen = judge.attributes(images)
+    seen = judge.predict_attributes(images)
     for attribute in labels.attributes:
         if attribute.name not in seen:
             continue
@@ -198,7 +203,7 @@ def _shares(images: Images, truth: Truth, judge: Judge) -> dict[str, float]:
 
 def measure_cycle(sources: Images, there_and_back: Images) -> Figure:
     """Returns the cycle error of translators in both directions."""
-    return mean_figure(
+    return compute_mean_figure(
         "cycle_error",
         absolute_error(there_and_back, sources),
         "mean absolute difference, in levels, of a source and what both directions make of it",
@@ -206,5 +211,5 @@ def measure_cycle(sources: Images, there_and_back: Images) -> Figure:
     )
 
 
-def _data_set(labels: LabelledImages) -> str:
+def _get_data_set(labels: LabelledImages) -> str:
     return labels.name.rpartition("/")[0]

@@ -61,23 +61,23 @@ def describe(title: str, figures: Sequence[EvaluationFigure]) -> str:
     metrics = list(dict.fromkeys(each.metric.partition("@")[0] for each in figures))
     names = list(dict.fromkeys(each.metric.partition("@")[2] for each in figures))
     head = ["metric", *(name or "result" for name in names), "real data", "images"]
-    lines = [f"# {title}", "", _row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+    lines = [f"# {title}", "", _format_row(head), _format_row(["---", *["---:"] * (len(head) - 1)])]
     for metric in metrics:
         of_metric = [by_name.get(f"{metric}@{name}" if name else metric) for name in names]
         known = next(each for each in of_metric if each is not None)
         reference = "" if known.reference is None else f"{known.reference:.4g}"
-        cells = [_cell(each) for each in of_metric]
-        lines.append(_row([metric, *cells, reference, f"{known.sample_size:,}"]))
+        cells = [_format_cell(each) for each in of_metric]
+        lines.append(_format_row([metric, *cells, reference, f"{known.sample_size:,}"]))
     lines += ["", "Behind ± is the standard error of the mean over the images.", ""]
     lines += describe_methods(figures)
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(figure: EvaluationFigure | None) -> str:
+def _format_cell(figure: EvaluationFigure | None) -> str:
     if figure is None:
         return ""
     spread = "" if figure.deviation is None else f" ± {figure.deviation:.2g}"
