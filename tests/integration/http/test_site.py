@@ -32,6 +32,9 @@ async def test_only_the_card_of_a_bundle_is_served(serve_http, tmp_path):
         card = await web.get("/v1/models/digits/versions/1/card.md")
         assert card.text == "# Digits\n"
         assert card.headers["content-type"].startswith("text/markdown")
+        copy = {"if-none-match": card.headers["etag"]}
+        again = await web.get("/v1/models/digits/versions/1/card.md", headers=copy)
+        assert (again.status_code, again.content) == (304, b"")
         for name in ("samples.png", "model.onnx", "..%2f..%2fcard.md"):
             answer = await web.get(f"/v1/models/digits/versions/1/{name}")
             assert answer.status_code == 404

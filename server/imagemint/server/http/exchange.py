@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from imagemint.engine.errors import InvalidRequest, Violation, shortened
 from imagemint.server.http.context import HttpContext
+from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named
 from imagemint.server.http.json_messages import encode_line
 from imagemint.server.http.negotiation import choose_media_type
 from imagemint.server.http.problems import Problem
@@ -28,7 +29,6 @@ _GRPC_TIMEOUT_HEADER = "grpc-timeout"
 _GRPC_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _LONGEST_TIMEOUT_S = 1e6
-_NOT_MODIFIED = 304
 
 
 class Exchange:
@@ -131,6 +131,10 @@ class Exchange:
             raise InvalidRequest([Violation("accept", f"excludes {', '.join(offered)}")])
         return chosen
 
+    def has_copy(self, etag: str) -> bool:
+        """Returns whether the caller has a copy with this entity tag."""
+        return is_named(etag, ", ".join(self.headers.getlist("if-none-match")))
+
     async def wait_until_left(self) -> None:
         """Returns when the client has closed its connection; call it once."""
         await self.body_read.wait()
@@ -144,7 +148,7 @@ class Exchange:
     ) -> None:
         """Sends a whole answer."""
         headers = dict(headers or {})
-        if status != _NOT_MODIFIED:  # its length would be that of the picture
+        if status != NOT_MODIFIED:  # its length would be that of the picture
             headers["content-length"] = str(len(body))
         await self._begin(status, headers)
         view = memoryview(body)

@@ -1,12 +1,12 @@
 """Serves images by URL. Their bytes never change, so browsers and proxies can cache them."""
 
-import hashlib
 from importlib.metadata import version
 from typing import Any, cast
 
 from google.protobuf import json_format
 
 from imagemint.server.access.caller import current_caller
+from imagemint.server.http.entity_tags import NOT_MODIFIED, make_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import PICTURES, make_picture_headers
 from imagemint.server.http.models import resolve_allowed
@@ -26,7 +26,6 @@ _FOREVER = "max-age=31536000, immutable"
 # The encoders of another release may write other bytes for the same pixels.
 _ENCODERS = f"imagemint {version('imagemint')}, Pillow {version('pillow')}"
 _REFERENCE = "reference"
-_MODIFIED_NOT = 304
 
 
 class Images:
@@ -48,8 +47,8 @@ class Images:
         request.output.format = picture.format
         served = resolve_allowed(self._repository, request.images.model, request.images.version)
         headers = {"etag": _make_etag(served, request), **_make_cache_headers()}
-        if _matches(exchange.headers.get("if-none-match", ""), headers["etag"]):
-            return Reply(b"", headers, _MODIFIED_NOT)
+        if exchange.has_copy(headers["etag"]):
+            return Reply(b"", headers, NOT_MODIFIED)
         answer = await self._servicer.Generate(request, cast("Any", exchange.context))
         headers = make_picture_headers(answer.batch, picture) | headers
         return Reply(answer.batch.pictures[0], headers)
@@ -92,7 +91,7 @@ def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:
     """Returns a strong entity tag of everything that determines the bytes of the picture."""
     asked = json_format.MessageToJson(request, sort_keys=True, indent=None)
     parts = (served.bundle.sha256, served.backend.variant.name, _ENCODERS, asked)
-    return f'"{hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]}"'
+    return make_etag("|".join(parts).encode())
 
 
 def _make_cache_headers() -> dict[str, str]:
@@ -100,11 +99,3 @@ def _make_cache_headers() -> dict[str, str]:
     if not current_caller.get().name:
         return {"cache-control": f"public, {_FOREVER}"}
     return {"cache-control": f"private, {_FOREVER}", "vary": "authorization, x-api-key"}
-
-
-def _matches(header: str, etag: str) -> bool:
-    """Returns whether an `If-None-Match` header names the tag.
-
-    `*` does not: the caller need not have the picture, and the URL may be one that is refused.
-    """
-    return etag in [each.strip().removeprefix("W/") for each in header.split(",")]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from imagemint.server.access.caller import current_caller
+from imagemint.server.http.entity_tags import NOT_MODIFIED, make_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.json_messages import encode_json
 from imagemint.server.http.parameters import Setter, parse_integer, set_parameters
@@ -62,7 +63,10 @@ class Models:
         except OSError:
             problem = Problem(404, f"the bundle of {model}@{number} has no {name}", "NOT_FOUND")
             return Reply(problem.encode(), problem.headers(), problem.status)
-        return Reply(content, {"content-type": FILES[name], "cache-control": "no-cache"})
+        headers = {"etag": make_etag(content), "cache-control": "no-cache"}
+        if exchange.has_copy(headers["etag"]):
+            return Reply(b"", headers, NOT_MODIFIED)
+        return Reply(content, headers | {"content-type": FILES[name]})
 
 
 def resolve_allowed(repository: ModelRepository, model: str, version: str) -> ServedVersion:

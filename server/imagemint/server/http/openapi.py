@@ -162,11 +162,13 @@ def _make_paths(schemas: dict[str, Schema]) -> Schema:
         },
         **{
             f"/v1/models/{{model}}/versions/{{version}}/{file}": {
-                "get": _make_operation(
-                    "get_" + file.replace(".", "_"),
-                    f"{file} of the bundle.",
-                    _make_content(media_type.partition(";")[0], {"type": "string"}),
-                    parameters=[name, number],
+                "get": _add_not_modified(
+                    _make_operation(
+                        "get_" + file.replace(".", "_"),
+                        f"{file} of the bundle.",
+                        _make_content(media_type.partition(";")[0], {"type": "string"}),
+                        parameters=[name, number],
+                    )
                 )
             }
             for file, media_type in FILES.items()
@@ -230,12 +232,17 @@ def _make_image_operation(extension: str, media_type: str, parameters: list[Sche
     if extension != "png":
         quality = {"type": "integer", "minimum": 1, "maximum": 100}
         query.append(_make_query("quality", quality, "Quality, 90 if absent."))
-    operation = _make_operation(
-        f"get_{extension}",
-        "One image, by its serial number. It never changes.",
-        _make_content(media_type, {"type": "string"}),
-        parameters=[*parameters, seed, index, *query],
+    return _add_not_modified(
+        _make_operation(
+            f"get_{extension}",
+            "One image, by its serial number. It never changes.",
+            _make_content(media_type, {"type": "string"}),
+            parameters=[*parameters, seed, index, *query],
+        )
     )
+
+
+def _add_not_modified(operation: Schema) -> Schema:
     operation["responses"]["304"] = {"description": "The copy with this ETag is still right."}
     return operation
 
