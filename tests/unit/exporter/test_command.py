@@ -41,7 +41,7 @@ def run(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         shape = Shape(10, 28, 1)
-        generator, discriminator = RECIPE.generator(shape), RECIPE.discriminator(shape)
+        generator, discriminator = RECIPE.make_generator(shape), RECIPE.make_discriminator(shape)
     optimizers = [torch.optim.Adam(net.parameters()) for net in (generator, discriminator)]
     state = TrainingState(
         generator, discriminator, copy.deepcopy(generator), *optimizers, images_seen=640
@@ -130,7 +130,7 @@ def test_critic_is_exported(run, tmp_path):
     """--critic class takes the classifier of --classifier."""
     recipe = MnistClassifierRecipe(width=2)
     weights = tmp_path / "classifier.safetensors"
-    save_file(recipe.network(10, 1).state_dict(), weights)
+    save_file(recipe.make_network(10, 1).state_dict(), weights)
     about = {
         "recipe": recipe.name,
         "options": recipe.model_dump(),

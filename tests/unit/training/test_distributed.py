@@ -195,7 +195,7 @@ def test_local_batch_statistics_are_refused(digits, monkeypatch):
         for part in state.G_ema.modules()
         if isinstance(part, Batchwise)
     )
-    monkeypatch.setattr(MnistRecipe, "discriminator", lambda *_: nn.BatchNorm1d(3))
+    monkeypatch.setattr(MnistRecipe, "make_discriminator", lambda *_: nn.BatchNorm1d(3))
     with pytest.raises(
         ProcessesError, match="BatchNorm1d would normalise by the part of the batch"
     ):
@@ -210,7 +210,7 @@ def test_loss_that_is_no_mean_is_refused(digits, monkeypatch, player):
         return nn.functional.softplus(fake - real.mean()).mean()
 
     objective = replace(ADVERSARIAL_LOSSES["relativistic"], **{player: relative_to_the_mean})
-    monkeypatch.setattr(MnistRecipe, "gan_loss", lambda *_: GanLoss(objective))
+    monkeypatch.setattr(MnistRecipe, "make_gan_loss", lambda *_: GanLoss(objective))
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)
     make_initial_state(recipe, digits, torch.device("cpu"))
     with pytest.raises(ProcessesError, match=f"loss of the {player} is no mean over the images"):

@@ -33,7 +33,7 @@ from imagemint.training.recipes import (
 )
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.recipes.results import MISSING, recorded_runs, table
+from imagemint.training.recipes.results import MISSING, format_table, read_recorded_runs
 from imagemint.training.trained import read_generator
 
 EVERY = {**RECIPES, **TRANSLATION_RECIPES}
@@ -86,7 +86,7 @@ def test_recipe_trains_resumes_and_exports(name, tmp_path, monkeypatch):
     assert np.isfinite([figure for row in rows for figure in row.values()]).all()
 
     trained = read_generator(tmp_path / "whole")
-    assert trained.class_labels == recipe.class_labels(tuple("abcdefghij"))
+    assert trained.class_labels == recipe.list_class_labels(tuple("abcdefghij"))
     monkeypatch.setattr(parity, "SAMPLES", 64)  # a thousand take ten times as long
     bundle = export_generator(trained, name=name, repository=tmp_path / "models")
     spec, backend = bundle.spec, OnnxBackend(bundle, device="cpu")
@@ -96,7 +96,7 @@ def test_recipe_trains_resumes_and_exports(name, tmp_path, monkeypatch):
     z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
     classes = draw_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
-    assert spec.captions == recipe.captions()
+    assert spec.captions == recipe.get_captions()
     tokens = spec.captions.example_tokens[:5] if spec.captions else None
     images = backend.run(Batch(z, classes, tokens=tokens, truncation=psi))
     assert images.shape[1:] == pictures(type(recipe)).images.shape[1:]
@@ -159,10 +159,10 @@ def test_critic_has_a_warm_up(warm_up):
     recipe = RECIPES["wgan"](warm_up_steps=warm_up)
     done = 0
     for step in range(1_100):
-        assert recipe.discriminator_steps_before(step) == done
+        assert recipe.count_discriminator_steps_before(step) == done
         many = step < warm_up or (warm_up and step % 500 == 0)
-        assert recipe.discriminator_steps_at(step) == (100 if many else 5)
-        done += recipe.discriminator_steps_at(step)
+        assert recipe.count_discriminator_steps(step) == (100 if many else 5)
+        done += recipe.count_discriminator_steps(step)
 
 
 def test_discriminator_skips_steps_when_ahead(tmp_path):
@@ -194,7 +194,7 @@ def test_wgan_weights_are_clipped(tmp_path):
 def test_only_some_labels_are_visible():
     """The first labels of each class are visible, and all others are hidden."""
     labels = np.array([1, 0, 1, 1, 0, 0])
-    shown = SsganRecipe(labelled=2).visible_labels(labels)
+    shown = SsganRecipe(labelled=2).select_visible_labels(labels)
     assert shown.tolist() == [1, 0, 1, -1, 0, -1]
 
 
@@ -246,16 +246,16 @@ def test_classifier_table_agrees_with_the_recipe(name):
 
 def test_recorded_runs_have_full_lengths():
     """The list is written from records without importing recipes, so it repeats their lengths."""
-    for name, run in recorded_runs().items():
+    for name, run in read_recorded_runs().items():
         assert run.full_images == EVERY[name].model_fields["images"].default
 
 
 def test_table_has_every_recipe():
     """Each recipe has a row, which says if no measurement is recorded."""
-    heading, *rows = table().splitlines()
+    heading, *rows = format_table().splitlines()
     assert heading.split()[0] == "recipe"
     assert [row.split()[0] for row in rows] == list(EVERY)
-    recorded = recorded_runs()
+    recorded = read_recorded_runs()
     assert recorded.keys() <= EVERY.keys()
     for row in rows:
         assert (MISSING in row) == (row.split()[0] not in recorded)

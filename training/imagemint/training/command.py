@@ -60,9 +60,9 @@ class ListRecipes(BaseModel):
 
     def run(self) -> int:
         """Prints a table of the recorded results; recipes without a record are marked."""
-        from imagemint.training.recipes.results import table  # noqa: PLC0415 - rarely asked for
+        from imagemint.training.recipes.results import format_table  # noqa: PLC0415 - rarely asked for
 
-        print(table())  # noqa: T201 - the command's answer
+        print(format_table())  # noqa: T201 - the command's answer
         return 0
 
 

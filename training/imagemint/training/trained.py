@@ -81,7 +81,7 @@ def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
         raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
     try:
         recipe = RECIPES[about["recipe"]]
-        return checkpoint, about, recipe.model_validate(recipe.recorded_options(about["options"]))
+        return checkpoint, about, recipe.model_validate(recipe.complete_options(about["options"]))
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
 
@@ -100,7 +100,7 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
     checkpoint, about, recipe = _read_description(run)
     shape = Shape(num_classes, about["image_size"], about["image_channels"])
     with torch.random.fork_rng():
-        D = recipe.discriminator(shape)
+        D = recipe.make_discriminator(shape)
     state = read_tensors(checkpoint / "state.safetensors", about["state_sha256"])
     try:
         D.load_state_dict(select_tensors(state, "D"))
@@ -120,7 +120,7 @@ def read_generator(run: Path) -> TrainedGenerator:
     labels = tuple(about["class_labels"])
     shape = Shape(len(labels), about["image_size"], about["image_channels"])
     with torch.random.fork_rng():  # restore the random state of the caller
-        generator = recipe.generator(shape)
+        generator = recipe.make_generator(shape)
     weights = read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
     try:
         generator.load_state_dict(weights)
@@ -143,5 +143,5 @@ def read_generator(run: Path) -> TrainedGenerator:
         evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
         distribution=Distribution(recipe.latent),
         truncation=recipe.truncation,
-        captions=recipe.captions(),
+        captions=recipe.get_captions(),
     )

@@ -99,7 +99,7 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
     recipe = _read_recipe(checkpoint, about)
     form, target, dataset = SourceForm(**about["source"]), tuple(about["target"]), about["dataset"]
     with torch.random.fork_rng():  # restore the random state of the caller
-        network = recipe.generator(form, target)
+        network = recipe.make_generator(form, target)
     try:
         network.load_state_dict(
             read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
@@ -156,6 +156,6 @@ def _read_recipe(checkpoint: Path, about: dict[str, Any]) -> TranslationRecipe:
         raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
     recipe = TRANSLATION_RECIPES[about["recipe"]]
     try:
-        return recipe.model_validate(recipe.recorded_options(about["options"]))
+        return recipe.model_validate(recipe.complete_options(about["options"]))
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error

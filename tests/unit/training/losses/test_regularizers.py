@@ -237,5 +237,5 @@ def test_feature_matching_replaces_the_adversarial_loss():
         recipe = small(RECIPES[name])
         state = make_initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
         assert state.losses.adversarial_weight == 0.0
-        before = RECIPES[name].model_validate(RECIPES[name].recorded_options({}))
+        before = RECIPES[name].model_validate(RECIPES[name].complete_options({}))
         assert before.adversarial_weight == 1.0

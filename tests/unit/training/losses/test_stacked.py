@@ -17,10 +17,10 @@ def players():
     """The recipe with its tiny networks and losses."""
     torch.manual_seed(0)
     recipe = small(StackRecipe, captions_per_image=1)
-    G, D = recipe.generator(SHAPE), recipe.discriminator(SHAPE)
+    G, D = recipe.make_generator(SHAPE), recipe.make_discriminator(SHAPE)
     for embed in (*D.large.embeds, *D.small.embeds):
         torch.nn.init.normal_(embed.weight)
-    return recipe, G, D, recipe.gan_loss(G, D, SHAPE)
+    return recipe, G, D, recipe.make_gan_loss(G, D, SHAPE)
 
 
 def make_batch(generator, discriminator):

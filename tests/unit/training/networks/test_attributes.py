@@ -113,11 +113,11 @@ def test_reconstruction_is_the_mean_difference():
 
 def test_network_labels_are_head_and_attributes(people):
     """The labels are the head followed by the attributes in order, or only the head."""
-    told = AvatarsRecipe().network_labels(people)
+    told = AvatarsRecipe().select_network_labels(people)
     assert told.shape == (40, 12)
     assert (told[:, 0] == people.labels).all()
     assert (told[:, 2] == people.attributes[1].codes).all()
-    assert AvatarsRecipe(attributes="hidden").network_labels(people).shape == (40,)
+    assert AvatarsRecipe(attributes="hidden").select_network_labels(people).shape == (40,)
 
 
 def test_run_with_attributes_resumes(people, tmp_path):

@@ -174,13 +174,15 @@ def test_projection_is_spectrally_normalised():
     """
     shape = Shape(10, 28, 1)
     recipe = RECIPES["projection"]
-    D = recipe(discriminator_channels=2).discriminator(shape)
+    D = recipe(discriminator_channels=2).make_discriminator(shape)
     for _ in range(20):
         D(torch.randn(2, 1, 28, 28), torch.arange(2))
     assert torch.linalg.matrix_norm(D.eval().embed.weight, ord=2).item() == pytest.approx(
         1, abs=0.1
     )
-    before = recipe(**recipe.recorded_options({"discriminator_channels": 2})).discriminator(shape)
+    before = recipe(**recipe.complete_options({"discriminator_channels": 2})).make_discriminator(
+        shape
+    )
     assert before.state_dict()["embed.weight"].abs().sum() == 0
 
 
@@ -188,9 +190,12 @@ def test_projection_is_spectrally_normalised():
 def test_older_runs_keep_their_networks(name):
     """Options that are missing in an older checkpoint get the values of that time."""
     recipe = RECIPES[name]
-    ours = recipe(**recipe.recorded_options({}))
+    ours = recipe(**recipe.complete_options({}))
     shape = Shape(10, 64, 3)
     told = Shape(10 if recipe.condition != "none" else 0, 64, 3)
-    names = ours.discriminator(shape).state_dict().keys() | ours.generator(told).state_dict().keys()
+    names = (
+        ours.make_discriminator(shape).state_dict().keys()
+        | ours.make_generator(told).state_dict().keys()
+    )
     since = ("deviation", "strength", "fixed", "embed.parametrizations")
     assert [each for each in names if any(part in each for part in since)] == []

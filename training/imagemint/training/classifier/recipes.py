@@ -47,7 +47,7 @@ class ClassifierRecipe(BaseModel, ABC):
     """Seed of the initial weights, the order and the translations."""
 
     @abstractmethod
-    def network(self, num_classes: int, image_channels: int) -> Classifier:
+    def make_network(self, num_classes: int, image_channels: int) -> Classifier:
         """Returns the freshly initialised network."""
 
 
@@ -66,7 +66,7 @@ class MnistClassifierRecipe(ClassifierRecipe):
     width: int = Field(default=32, ge=1)
     """Channels at full size. 16 take a third of the time."""
 
-    def network(self, num_classes: int, image_channels: int) -> Classifier:
+    def make_network(self, num_classes: int, image_channels: int) -> Classifier:
         """Returns the freshly initialised network; the plain one takes 28x28 images."""
         kind = DigitClassifier if self.architecture == "plain" else ResidualClassifier
         return kind(
@@ -96,7 +96,7 @@ class ImageClassifierRecipe(ClassifierRecipe):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of features dropped in training."""
 
-    def network(self, num_classes: int, image_channels: int) -> ResidualClassifier:
+    def make_network(self, num_classes: int, image_channels: int) -> ResidualClassifier:
         """Returns the freshly initialised network, which takes images of any size from 8x8."""
         return ResidualClassifier(
             num_classes,
@@ -145,7 +145,7 @@ class AvatarsClassifierRecipe(ClassifierRecipe):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of features dropped in training."""
 
-    def network(self, num_classes: int, image_channels: int) -> AttributeClassifier:
+    def make_network(self, num_classes: int, image_channels: int) -> AttributeClassifier:
         """Returns the freshly initialised network, which takes 64x64 images."""
         return AttributeClassifier(
             num_classes,

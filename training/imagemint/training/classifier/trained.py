@@ -30,7 +30,7 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
             raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
         recipe = CLASSIFIER_RECIPES[about["recipe"]].model_validate(about["options"])
         # Old files without a name are classifiers of gray digits.
-        model = recipe.network(len(about["class_labels"]), about.get("image_channels", 1))
+        model = recipe.make_network(len(about["class_labels"]), about.get("image_channels", 1))
         model.load_state_dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(

@@ -63,7 +63,7 @@ def train_classifier(
     steps = count_classifier_steps(len(train), recipe.epochs, recipe.batch_size)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = recipe.network(len(train.class_labels), channels)
+        model = recipe.make_network(len(train.class_labels), channels)
         if not model.takes(*train.images.shape[1:]):
             raise DatasetError(
                 f"{train.name}: recipe {recipe.name} does not accept images of"

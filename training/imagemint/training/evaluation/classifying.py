@@ -34,12 +34,12 @@ def measure_discriminator(
     Raises:
         CheckpointError: the discriminator was built for other data.
     """
-    D = source.discriminator(len(test.class_labels))
+    D = source.load_discriminator(len(test.class_labels))
     count = len(test)
     asked = f"on all {count:,} images of {test.name}; D of the newest step, not averaged"
     if "classes" in D.heads:
         _recalibrate(D, train)
-        shown = int((source.recipe.visible_labels(train.labels) >= 0).sum())
+        shown = int((source.recipe.select_visible_labels(train.labels) >= 0).sum())
         how = f"share that D's own classifier sees right, {shown:,} labels shown in training"
         share = float((_read(D, "classes", test) == test.labels).mean())
         return [EvaluationFigure("classifier_accuracy", share, f"{how}, {asked}", count)]

@@ -59,7 +59,7 @@ class QualityCurve:
         if train.name.partition("/")[0] == STACKED:
             extractor = StackedJudge(extractor)
         self._extractor = extractor
-        self._labels = recipe.class_labels(train.class_labels)
+        self._labels = recipe.list_class_labels(train.class_labels)
         self._num_classes = len(train.class_labels)
         self._knows_classes = judge_of_classes(extractor, train) is not None
         self._count = min(CURVE_SAMPLES, len(test), len(train))

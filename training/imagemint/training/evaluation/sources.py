@@ -176,7 +176,7 @@ class RunSource(LatentSource):
         trained = read_generator(run)
         self._place = run
         recipe = RECIPES[trained.recipe]
-        self.recipe: Recipe = recipe.model_validate(recipe.recorded_options(trained.options))
+        self.recipe: Recipe = recipe.model_validate(recipe.complete_options(trained.options))
         self.run = None if (run / "checkpoint.json").is_file() else run
         self.name = f"run of recipe {trained.recipe}, {trained.images_seen:,} images"
         self.sha256 = trained.weights_sha256
@@ -213,7 +213,7 @@ class RunSource(LatentSource):
         images: Images = levels.byte().permute(0, 2, 3, 1).cpu().numpy()
         return images
 
-    def discriminator(self, num_classes: int) -> Discriminator:
+    def load_discriminator(self, num_classes: int) -> Discriminator:
         """Returns the run's D for data with this number of classes, on the device of the images."""
         return read_discriminator(self._place, num_classes).to(self._device)
 

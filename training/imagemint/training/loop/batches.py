@@ -42,8 +42,8 @@ class BatchSource:
     ) -> None:
         self._recipe, self._state, self._seed = recipe, state, seed
         self._device, self._processes, self._passes = device, processes, passes
-        self._num_codes = len(recipe.class_labels(data.class_labels)) or 1
-        labels = recipe.network_labels(data)
+        self._num_codes = len(recipe.list_class_labels(data.class_labels)) or 1
+        labels = recipe.select_network_labels(data)
         self._loader = ImageLoader(data, labels, seed, device, processes)
 
     def draw(self, position: int, *, with_gradient: bool) -> Batch:

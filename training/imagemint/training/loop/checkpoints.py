@@ -285,7 +285,7 @@ def read_option_defaults(recipe: str) -> dict[str, Any]:
     """
     for known in (RECIPES, TRANSLATION_RECIPES):
         if recipe in known:
-            return known[recipe].recorded_options({})
+            return known[recipe].complete_options({})
     return {}
 
 

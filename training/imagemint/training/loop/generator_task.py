@@ -128,5 +128,5 @@ class GeneratorTask(Task):
 
 def list_discriminator_positions(recipe: Recipe, state: TrainingState) -> range:
     """Returns the positions of the discriminator steps that precede the next generator step."""
-    first = recipe.discriminator_steps_before(state.step)
-    return range(first, first + recipe.discriminator_steps_at(state.step))
+    first = recipe.count_discriminator_steps_before(state.step)
+    return range(first, first + recipe.count_discriminator_steps(state.step))

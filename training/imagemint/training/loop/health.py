@@ -60,7 +60,7 @@ def inspect_generator(
         ModeCollapse: the samples of a class have been nearly equal for
             ``schedule.collapse_patience`` images.
     """
-    labels = recipe.class_labels(data.class_labels)
+    labels = recipe.list_class_labels(data.class_labels)
     distribution = Distribution(recipe.latent)
     generator = recalibrate(
         state.G_ema,

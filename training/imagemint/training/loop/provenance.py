@@ -30,7 +30,7 @@ class _Data(Protocol):
 def describe(recipe: Recipe, data: LabelledImages, precision: str = "fp32") -> dict[str, Any]:
     """Returns the description of a generator's run for checkpoints and ``options.json``."""
     of_images = {
-        "class_labels": list(recipe.class_labels(data.class_labels)),
+        "class_labels": list(recipe.list_class_labels(data.class_labels)),
         "image_size": data.images.shape[1],
         "image_channels": data.images.shape[-1],
     }

@@ -44,14 +44,14 @@ def make_initial_state(
         )
     shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
     told = Shape(
-        len(recipe.class_labels(data.class_labels)), shape.image_size, shape.image_channels
+        len(recipe.list_class_labels(data.class_labels)), shape.image_size, shape.image_channels
     )
     with fork_rng(device):
         torch.manual_seed(recipe.seed)
-        G = place(recipe.generator(told), device)
-        D = place(recipe.discriminator(shape), device)
-        G_ema = place(recipe.generator(told), device)
-        gan_loss = recipe.gan_loss(G, D, shape).to(device)
+        G = place(recipe.make_generator(told), device)
+        D = place(recipe.make_discriminator(shape), device)
+        G_ema = place(recipe.make_generator(told), device)
+        gan_loss = recipe.make_gan_loss(G, D, shape).to(device)
     for part in (G, D, gan_loss):  # not G_ema, which only the first process uses
         _join(part, processes)
     if processes.world_size > 1:

@@ -95,9 +95,9 @@ class TranslationTask(Task):
         layers = self.judge.layers.to(device) if self.judge else None
         with fork_rng(device):
             torch.manual_seed(recipe.seed)
-            G, G_ema = (place(recipe.generator(form, target), device) for _ in range(2))
-            D = place(recipe.discriminators(form, target), device)
-            losses = recipe.translation_loss(form, target, layers).to(device)
+            G, G_ema = (place(recipe.make_generator(form, target), device) for _ in range(2))
+            D = place(recipe.make_discriminators(form, target), device)
+            losses = recipe.make_translation_loss(form, target, layers).to(device)
         return assemble_state(recipe, G, D, G_ema, losses)
 
     def describe(self, precision: str) -> dict[str, Any]:

@@ -67,42 +67,42 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
+    def select_network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A], or classes [N] where these are all."""
         known = {attribute.name: attribute.codes for attribute in data.attributes}
         if self.attributes == "hidden" or not known.keys() >= avatars.VALUES.keys():
             return data.labels
         return np.stack([data.labels, *(known[name] for name in avatars.VALUES)], axis=1)
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator that upsamples by plain convolutions."""
         return AttributeGenerator(
             self.z_dim,
             shape,
             c_dim=self.c_dim,
             base_channels=self.generator_channels,
-            frequencies=self._frequencies(shape),
+            frequencies=self._compute_frequencies(shape),
             scales=self.conditioning == "scales",
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
         return AttributeDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
-            values=[table.shape[1] for table in self._frequencies(shape).values()],
+            values=[table.shape[1] for table in self._compute_frequencies(shape).values()],
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss, both penalties, and the reconstruction if it counts."""
         return GanLoss(
             ADVERSARIAL_LOSSES[self.objective],
-            terms_D=[self.zero_centred_penalties()],
+            terms_D=[self.make_penalties()],
             terms_G=[Reconstruction(self.reconstruction_weight)],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )
 
-    def _frequencies(self, shape: Shape) -> Frequencies:
+    def _compute_frequencies(self, shape: Shape) -> Frequencies:
         """Frequencies of the attributes, where the classes can be those of `avatars64`."""
         if self.attributes == "hidden" or shape.num_classes != len(avatars.STYLES):
             return {}

@@ -72,7 +72,7 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
+    def select_network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns class and attributes int64 [N, 1 + A].
 
         Raises:
@@ -83,21 +83,21 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
             raise DatasetError(f"{self.name} needs the attributes of avatars64, not {data.name}")
         return np.stack([data.labels, *(known[name] for name in avatars.VALUES)], axis=1)
 
-    def captions(self) -> Captions:
+    def get_captions(self) -> Captions:
         """Returns the captions of people that G understands."""
         return CAPTIONS
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator that reads captions."""
         return CaptionGenerator(
             self.z_dim,
             len(avatars.STYLES),
             words=len(CAPTIONS.vocabulary),
-            frequencies=frequencies_of_people(),
-            painter=partial(self.painter, shape=with_heads(shape)),
+            frequencies=compute_people_frequencies(),
+            painter=partial(self.make_painter, shape=make_head_shape(shape)),
         )
 
-    def painter(self, z_dim: int, shape: Shape) -> nn.Module:
+    def make_painter(self, z_dim: int, shape: Shape) -> nn.Module:
         """Returns the generator of people whose attributes are known.
 
         Args:
@@ -109,39 +109,39 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
             shape,
             c_dim=self.c_dim,
             base_channels=self.generator_channels,
-            frequencies=frequencies_of_people(),
+            frequencies=compute_people_frequencies(),
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
         return AttributeDiscriminator(
-            with_heads(shape),
+            make_head_shape(shape),
             base_channels=self.discriminator_channels,
-            values=[table.shape[1] for table in frequencies_of_people().values()],
+            values=[table.shape[1] for table in compute_people_frequencies().values()],
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss, penalties, wrong captions, reconstruction and reading."""
         adversarial = ADVERSARIAL_LOSSES["relativistic"]
         return GanLoss(
             adversarial,
             terms_D=[
-                self.zero_centred_penalties(),
+                self.make_penalties(),
                 WrongCaption(self.wrong_caption_weight, adversarial),
             ],
             terms_G=[
                 Reconstruction(self.reconstruction_weight),
                 CaptionReading(self.reading_weight, CaptionDraws(self.captions_per_image)),
             ],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )
 
 
-def with_heads(shape: Shape) -> Shape:
+def make_head_shape(shape: Shape) -> Shape:
     """Returns the shape of images whose classes are the heads of people."""
     return Shape(len(avatars.STYLES), shape.image_size, shape.image_channels)
 
 
-def frequencies_of_people() -> Frequencies:
+def compute_people_frequencies() -> Frequencies:
     """Returns how often each head has each value of each attribute."""
     return {name: avatars.compute_frequencies(name) for name in avatars.VALUES}

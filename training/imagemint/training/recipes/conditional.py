@@ -22,16 +22,16 @@ class CganRecipe(ConvolutionalRecipe):
     name: ClassVar[str] = "cgan"
     condition: ClassVar[Literal["none", "class", "code"]] = "class"
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator that sees the class as a plane of the image."""
         return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, concatenated=True
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss."""
         adversarial = ADVERSARIAL_LOSSES["non-saturating"]
-        return GanLoss(adversarial, augmentation=self.augmentation())
+        return GanLoss(adversarial, augmentation=self.make_augmentation())
 
 
 class ProjectionRecipe(ConvolutionalRecipe):
@@ -55,7 +55,7 @@ class ProjectionRecipe(ConvolutionalRecipe):
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
     """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a spectrally normalised discriminator with a projection head."""
         return ConvolutionalDiscriminator(
             shape,
@@ -66,9 +66,9 @@ class ProjectionRecipe(ConvolutionalRecipe):
             spectral_embedding=self.spectral_embedding,
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the hinge loss."""
-        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.augmentation())
+        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.make_augmentation())
 
 
 class AcganRecipe(ConvolutionalRecipe):
@@ -92,12 +92,12 @@ class AcganRecipe(ConvolutionalRecipe):
     """Whether D's head learns from generated images too, as in the paper. G and D may then agree on
     classes that are not those of the data: see docs/notes/shipped-models.md."""
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with a head for the class."""
         discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
         return add_heads(discriminator, classes=shape.num_classes)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with the classifier's losses."""
         return GanLoss(
             ADVERSARIAL_LOSSES["non-saturating"],
@@ -105,5 +105,5 @@ class AcganRecipe(ConvolutionalRecipe):
                 AuxiliaryClassifier(self.classifier_weight, real=True, fake=self.classify_generated)
             ],
             terms_G=[AuxiliaryClassifier(self.classifier_weight, real=False, fake=True)],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

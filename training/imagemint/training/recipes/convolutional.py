@@ -25,7 +25,7 @@ class ConvolutionalRecipe(Recipe):
     discriminator_channels: int = Field(default=32, ge=1)
     """Channels of the discriminator at half the size; every halving of the size doubles them."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator."""
         return ConditionalGenerator(
             self.z_dim,

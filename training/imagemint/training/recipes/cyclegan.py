@@ -43,7 +43,7 @@ class CycleganRecipe(TranslationRecipe):
     pool: int = Field(default=50, ge=0)
     """Generated images that a discriminator is shown again later; 0: none."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns two residual generators."""
         sides = (form.depth, target[2]), (target[2], form.depth)
         there, back = (
@@ -57,7 +57,7 @@ class CycleganRecipe(TranslationRecipe):
         )
         return TwoWay(there, back)
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches for each side."""
         return nn.ModuleDict(
             {
@@ -70,7 +70,7 @@ class CycleganRecipe(TranslationRecipe):
             }
         )
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the adversarial losses, the round trips, and what has to stay."""

@@ -41,19 +41,19 @@ class DcganRecipe(ConvolutionalRecipe):
     objective: Literal["non-saturating", "saturating", "least-squares"] = "non-saturating"
     """Adversarial loss."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator with the paper's initial weights."""
-        return init_dcgan_weights(super().generator(shape))
+        return init_dcgan_weights(super().make_generator(shape))
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with the paper's initial weights."""
         discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
         return init_dcgan_weights(discriminator)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss alone."""
         adversarial = ADVERSARIAL_LOSSES[self.objective]
-        return GanLoss(adversarial, augmentation=self.augmentation())
+        return GanLoss(adversarial, augmentation=self.make_augmentation())
 
 
 class LsganRecipe(DcganRecipe):

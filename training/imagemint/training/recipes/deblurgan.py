@@ -48,7 +48,7 @@ class DeblurganRecipe(PerceptualOptions, TranslationRecipe):
     learning_rate: float = Field(default=6e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a U-Net that draws the difference from the source.
 
         Raises:
@@ -59,7 +59,7 @@ class DeblurganRecipe(PerceptualOptions, TranslationRecipe):
             UNet(form.depth, target[2], base_channels=self.base_channels, depth=self.depth)
         )
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which does not see the source."""
         judge = PatchDiscriminator(
             target[2],
@@ -68,13 +68,13 @@ class DeblurganRecipe(PerceptualOptions, TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the absolute difference with the perceptual and the adversarial loss."""
         return TranslationLoss(
             ADVERSARIAL_LOSSES[self.objective],
-            terms=[L1(self.l1_weight), *self.perceptual_terms(target, judge)],
+            terms=[L1(self.l1_weight), *self.make_perceptual_terms(target, judge)],
             weight=self.adversarial_weight,
             after=self.adversarial_after,
         )

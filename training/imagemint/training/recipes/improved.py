@@ -50,10 +50,10 @@ class ImprovedRecipe(ConvolutionalRecipe):
     virtual_batch: int = Field(default=64, ge=0)
     """Latents in the reference batch of virtual batch normalisation in G. 0: no such batch."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator, with virtual batch normalisation if asked for."""
         if not self.virtual_batch:
-            return super().generator(shape)
+            return super().make_generator(shape)
         return VirtuallyNormalisedGenerator(
             self.z_dim,
             shape,
@@ -61,19 +61,19 @@ class ImprovedRecipe(ConvolutionalRecipe):
             reference=self.virtual_batch,
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator, with minibatch discrimination if asked for."""
         return ConvolutionalDiscriminator(
             shape,
             base_channels=self.discriminator_channels,
-            tail=self._minibatch_discrimination(),
+            tail=self._make_minibatch_discrimination(),
         )
 
-    def _minibatch_discrimination(self) -> Callable[[int], nn.Module]:
+    def _make_minibatch_discrimination(self) -> Callable[[int], nn.Module]:
         kernels = self.similarity_kernels
         return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the smoothed adversarial loss with feature matching and historical averages."""
         return GanLoss(
             smooth_labels(self.real_target),
@@ -83,7 +83,7 @@ class ImprovedRecipe(ConvolutionalRecipe):
                 HistoricalAverage(self.history_weight, G, "history_G"),
             ],
             adversarial_weight=self.adversarial_weight,
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )
 
 
@@ -104,7 +104,7 @@ class SsganRecipe(ConvolutionalRecipe):
     adversarial_weight: float = Field(default=0.0, ge=0)
     """Weight of the adversarial loss in G's loss, which feature matching replaces."""
 
-    def visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def select_visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N], all but the first so many of each class replaced by -1."""
         shown = np.full_like(labels, -1)
         for label in np.unique(labels):
@@ -112,16 +112,16 @@ class SsganRecipe(ConvolutionalRecipe):
             shown[rows] = label
         return shown
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a convolutional discriminator of K + 1 classes, without normalisation."""
         return SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss, supervision for D, feature matching for G."""
         return GanLoss(
             ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=[Supervision()],
             terms_G=[FeatureMatching(self.feature_weight)],
             adversarial_weight=self.adversarial_weight,
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

@@ -50,11 +50,11 @@ class InfoganRecipe(ConvolutionalRecipe):
             )
         return self
 
-    def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
+    def list_class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns a name for each value of the code."""
         return tuple(f"code {code}" for code in range(self.codes))
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with heads for the codes: Q of the paper."""
         discriminator = ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
         heads = {"code": self.codes}
@@ -62,7 +62,7 @@ class InfoganRecipe(ConvolutionalRecipe):
             heads["continuous"] = self.continuous_codes
         return add_heads(discriminator, **heads)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with the information term for both networks."""
         terms = [
             MutualInformation(
@@ -74,5 +74,5 @@ class InfoganRecipe(ConvolutionalRecipe):
             ADVERSARIAL_LOSSES["non-saturating"],
             terms_D=terms[:1],
             terms_G=terms[1:],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

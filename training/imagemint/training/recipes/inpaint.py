@@ -44,7 +44,7 @@ class InpaintRecipe(TranslationRecipe):
     learning_rate: float = Field(default=6e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a U-Net that fills the hole.
 
         Raises:
@@ -54,7 +54,7 @@ class InpaintRecipe(TranslationRecipe):
         network = UNet(form.depth, target[2], base_channels=self.base_channels, depth=self.depth)
         return HoleFiller(network)
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches that sees the source and its mask as well."""
         judge = PatchDiscriminator(
             form.depth + target[2],
@@ -63,7 +63,7 @@ class InpaintRecipe(TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the difference below the mask and the adversarial loss."""

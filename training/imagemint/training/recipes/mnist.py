@@ -45,7 +45,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator with a class embedding."""
         return ConditionalGenerator(
             self.z_dim,
@@ -56,7 +56,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator without normalisation."""
         return ProjectionDiscriminator(
             shape.num_classes,
@@ -65,7 +65,7 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss with the mismatch loss and both penalties."""
         adversarial = ADVERSARIAL_LOSSES[self.objective]
         # With a single class there is no wrong class.
@@ -73,6 +73,6 @@ class MnistRecipe(ZeroCentredOptions, Recipe):
         mismatch = Mismatch(weight, adversarial, shape.num_classes)
         return GanLoss(
             adversarial,
-            terms_D=[mismatch, self.zero_centred_penalties()],
-            augmentation=self.augmentation(),
+            terms_D=[mismatch, self.make_penalties()],
+            augmentation=self.make_augmentation(),
         )

@@ -42,21 +42,21 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator that draws at every size."""
         return MultiScaleGenerator(self.z_dim, shape, base_channels=self.generator_channels)
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator that sees every size."""
         return MultiScaleDiscriminator(
             shape, base_channels=self.discriminator_channels, deviation=self.minibatch_deviation
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties on pyramids of images."""
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[self.zero_centred_penalties()],
+            terms_D=[self.make_penalties()],
             view=Pyramid.of(shape),
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

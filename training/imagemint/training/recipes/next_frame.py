@@ -45,7 +45,7 @@ class NextFrameRecipe(TranslationRecipe):
     learning_rate: float = Field(default=6e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a U-Net that draws the change of the last frame.
 
         Raises:
@@ -57,7 +57,7 @@ class NextFrameRecipe(TranslationRecipe):
         )
         return NextFrame(network, target[2])
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches that sees the frames before as well."""
         judge = PatchDiscriminator(
             form.depth + target[2],
@@ -66,7 +66,7 @@ class NextFrameRecipe(TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the difference from the target, that of its edges, and the adversarial loss."""

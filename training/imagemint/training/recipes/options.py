@@ -48,7 +48,7 @@ class RunOptions(BaseModel):
     """Seed of the initial weights and of everything that is drawn at random."""
 
     @classmethod
-    def recorded_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def complete_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Returns the options of an older run, including those that were added later."""
         fields = cls.model_fields.items()
         defaults = {name: field.default for name, field in fields if not field.is_required()}

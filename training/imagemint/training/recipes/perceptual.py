@@ -22,7 +22,7 @@ class PerceptualOptions(BaseModel):
         """Whether the perceptual loss counts."""
         return self.perceptual_weight > 0
 
-    def perceptual_terms(
+    def make_perceptual_terms(
         self, target: ImageShape, judge: nn.Sequential | None
     ) -> list[PerceptualLoss]:
         """Returns the perceptual loss, or nothing if its weight is 0."""

@@ -36,12 +36,12 @@ class Pix2pixRecipe(TranslationRecipe):
     learning_rate: float = Field(default=3e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a U-Net."""
         check_halvings(form.height, form.width, self.depth)
         return UNet(form.depth, target[2], base_channels=self.base_channels, depth=self.depth)
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches that sees the source as well."""
         judge = PatchDiscriminator(
             form.depth + target[2],
@@ -50,7 +50,7 @@ class Pix2pixRecipe(TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the adversarial loss and the difference from the target."""

@@ -43,15 +43,15 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator at its smallest size."""
         return GrowingGenerator(self.z_dim, shape, base_channels=self.generator_channels)
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator at its smallest size."""
         return GrowingDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties; both networks grow before a step.
 
         Raises:
@@ -67,8 +67,8 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
 
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[self.zero_centred_penalties()],
+            terms_D=[self.make_penalties()],
             view=Grown(D),
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
             before_step=grow,
         )

@@ -58,7 +58,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.5, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a residual generator."""
         return ResidualGenerator(
             self.z_dim,
@@ -69,7 +69,7 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
             c_dim=self.c_dim,
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a residual discriminator with a projection head."""
         return ResidualDiscriminator(
             shape,
@@ -78,10 +78,10 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
             groups=self.groups,
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties."""
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[self.zero_centred_penalties()],
-            augmentation=self.augmentation(),
+            terms_D=[self.make_penalties()],
+            augmentation=self.make_augmentation(),
         )

@@ -50,30 +50,30 @@ class Recipe(RunOptions):
     """Mean sign of D's logits of real images, or of real minus fake where only differences count,
     that adaptive augmentation aims at."""
 
-    def discriminator_steps_at(self, step: int) -> int:
+    def count_discriminator_steps(self, step: int) -> int:
         """Returns the number of D steps before the G step with this index, from 0."""
         return self.discriminator_steps
 
-    def discriminator_steps_before(self, step: int) -> int:
+    def count_discriminator_steps_before(self, step: int) -> int:
         """Returns the number of D steps of all G steps before this one."""
         return self.discriminator_steps * step
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` with a condition.
 
         It may use only the number of classes of the shape, and only with a condition.
         """
         raise NotImplementedError
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a fresh D."""
         raise NotImplementedError
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the losses of both networks."""
         raise NotImplementedError
 
-    def augmentation(self) -> Augmentation:
+    def make_augmentation(self) -> Augmentation:
         """Returns the augmentation of the options."""
         if self.augment == "diff":
             return DifferentiableAugmentation()
@@ -81,22 +81,22 @@ class Recipe(RunOptions):
             return AdaptiveAugmentation(self.augment_target)
         return Augmentation()
 
-    def class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
+    def list_class_labels(self, of_data: tuple[str, ...]) -> tuple[str, ...]:
         """Returns the labels of G's condition; () for a generator without one."""
         return of_data if self.condition == "class" else ()
 
-    def captions(self) -> Captions | None:
+    def get_captions(self) -> Captions | None:
         """Returns the captions that G understands; None if it takes none."""
         return None
 
-    def network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
+    def select_network_labels(self, data: LabelledImages) -> NDArray[np.int64]:
         """Returns the labels of the training images that the networks may use: int64 [N].
 
         A recipe whose networks use attributes returns int64 [N, 1 + A], the class first.
         """
-        return self.visible_labels(data.labels)
+        return self.select_visible_labels(data.labels)
 
-    def visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    def select_visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the class labels int64 [N] that the networks may use, -1 if hidden."""
         return labels
 
@@ -115,7 +115,7 @@ class ZeroCentredOptions(BaseModel):
     penalty_interval: int = Field(default=8, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
 
-    def zero_centred_penalties(self, *, r2: bool = True) -> ZeroCentredPenalties:
+    def make_penalties(self, *, r2: bool = True) -> ZeroCentredPenalties:
         """Returns R1 and, with ``r2``, R2, with the weight and interval of the options."""
         gamma = CosineRamp(self.penalty_weight, self.final_penalty_weight, self.burn_in)
         return ZeroCentredPenalties(gamma, self.penalty_interval, r2=r2)

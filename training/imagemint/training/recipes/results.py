@@ -31,7 +31,7 @@ class RecordedRun:
     command: str
 
 
-def recorded_runs() -> dict[str, RecordedRun]:
+def read_recorded_runs() -> dict[str, RecordedRun]:
     """Returns the record of each recipe that has one, by the recipe's name."""
     found: dict[str, RecordedRun] = {}
     for file in _FILES:
@@ -40,12 +40,12 @@ def recorded_runs() -> dict[str, RecordedRun]:
     return found
 
 
-def table() -> str:
+def format_table() -> str:
     """Returns a row for each recipe: data set, full length, recorded run, quality.
 
     The time of a full run is that of the recorded one, times the ratio of their lengths.
     """
-    runs = recorded_runs()
+    runs = read_recorded_runs()
     head = ("recipe", "data set", "full run", "on", "measured after", "quality")
     rows: list[tuple[str, ...]] = [head]
     for name, entry in (TABLE | TRANSLATION_TABLE).items():

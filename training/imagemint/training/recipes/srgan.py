@@ -50,13 +50,13 @@ class SrganRecipe(PerceptualOptions, TranslationRecipe):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Adam's decay of the first moment."""
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns an SRResNet for the scale of the data."""
         return SRResNet(
             form.depth, base_channels=self.base_channels, blocks=self.blocks, scale=form.scale
         )
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which does not see the source."""
         judge = PatchDiscriminator(
             target[2],
@@ -65,13 +65,13 @@ class SrganRecipe(PerceptualOptions, TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the squared difference with the perceptual and the adversarial loss."""
         return TranslationLoss(
             ADVERSARIAL_LOSSES[self.objective],
-            terms=[L2(self.l2_weight), *self.perceptual_terms(target, judge)],
+            terms=[L2(self.l2_weight), *self.make_perceptual_terms(target, judge)],
             weight=self.adversarial_weight,
             after=self.adversarial_after,
         )

@@ -20,8 +20,8 @@ from imagemint.training.networks import (
 )
 from imagemint.training.recipes.avatars_text import (
     AvatarsTextRecipe,
-    frequencies_of_people,
-    with_heads,
+    compute_people_frequencies,
+    make_head_shape,
 )
 
 _SIZES = 2
@@ -46,7 +46,7 @@ class StackRecipe(AvatarsTextRecipe):
     discriminator_channels: int = Field(default=32, ge=1)
     """Channels of each discriminator at half of its size; every halving doubles them."""
 
-    def painter(self, z_dim: int, shape: Shape) -> nn.Module:
+    def make_painter(self, z_dim: int, shape: Shape) -> nn.Module:
         """Returns the generator of people in two stages."""
         return StackedGenerator(
             z_dim,
@@ -54,18 +54,18 @@ class StackRecipe(AvatarsTextRecipe):
             c_dim=self.c_dim,
             base_channels=self.generator_channels,
             refine_channels=self.refine_channels,
-            frequencies=frequencies_of_people(),
+            frequencies=compute_people_frequencies(),
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a projection discriminator for each size."""
         return StackedDiscriminator(
-            with_heads(shape),
+            make_head_shape(shape),
             base_channels=self.discriminator_channels,
-            values=[table.shape[1] for table in frequencies_of_people().values()],
+            values=[table.shape[1] for table in compute_people_frequencies().values()],
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the losses of `avatars-text` at both sizes, and without a condition besides."""
         fitting, alone = StackedDiscriminator.CONDITIONAL, StackedDiscriminator.UNCONDITIONAL
         relativistic = ADVERSARIAL_LOSSES["relativistic"]
@@ -73,7 +73,7 @@ class StackRecipe(AvatarsTextRecipe):
         return GanLoss(
             added((*fitting, *alone)),
             terms_D=[
-                self.zero_centred_penalties(),
+                self.make_penalties(),
                 WrongCaption(self.wrong_caption_weight, added(fitting)),
             ],
             terms_G=[
@@ -82,5 +82,5 @@ class StackRecipe(AvatarsTextRecipe):
                 CaptionReading(self.reading_weight, CaptionDraws(self.captions_per_image)),
             ],
             view=Pyramid(shape.image_channels, _SIZES),
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

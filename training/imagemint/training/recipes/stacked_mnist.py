@@ -48,7 +48,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     decay_share: float = Field(default=0.4, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a DCGAN generator without a condition."""
         return ConditionalGenerator(
             self.z_dim,
@@ -59,7 +59,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a convolutional discriminator without normalisation."""
         return ProjectionDiscriminator(
             0,
@@ -68,10 +68,10 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
             image_size=shape.image_size,
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns relativistic pairing with both penalties."""
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[self.zero_centred_penalties()],
-            augmentation=self.augmentation(),
+            terms_D=[self.make_penalties()],
+            augmentation=self.make_augmentation(),
         )

@@ -69,7 +69,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     penalty_interval: int = Field(default=16, ge=1)
     """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a style-based generator."""
         return StyleGenerator(
             self.z_dim,
@@ -81,7 +81,7 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
             mixing=self.mixing,
         )
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a residual discriminator."""
         return ResidualDiscriminator(
             Shape(0, shape.image_size, shape.image_channels),
@@ -89,11 +89,11 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
             deviation=self.minibatch_deviation,
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with R1 and path length regularisation."""
         return GanLoss(
             ADVERSARIAL_LOSSES["non-saturating"],
-            terms_D=[self.zero_centred_penalties(r2=False)],
+            terms_D=[self.make_penalties(r2=False)],
             terms_G=[PathLength(self.path_length_weight)] if self.path_length_weight else [],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )

@@ -71,7 +71,7 @@ class StyleTransferRecipe(TranslationRecipe):
         """True: style and content are compared in the features of a classifier."""
         return True
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a residual network that changes the image."""
         return ResnetGenerator(
             form.depth,
@@ -81,7 +81,7 @@ class StyleTransferRecipe(TranslationRecipe):
             residual=True,
         )
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which is not trained by default."""
         judge = PatchDiscriminator(
             target[2],
@@ -90,7 +90,7 @@ class StyleTransferRecipe(TranslationRecipe):
         )
         return nn.ModuleDict({"target": judge})
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the losses of content, style and total variation.

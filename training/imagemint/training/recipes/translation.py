@@ -56,7 +56,7 @@ class TranslationRecipe(RunOptions):
         """Whether a loss looks at images through a trained classifier."""
         return False
 
-    def generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
+    def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
         """Returns a fresh G: ``G(source [N, S, H, W])`` is [N, C, H', W'], all in [-1, 1].
 
         Raises:
@@ -64,11 +64,11 @@ class TranslationRecipe(RunOptions):
         """
         raise NotImplementedError
 
-    def discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
+    def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns fresh discriminators by name; see `TranslationLoss`."""
         raise NotImplementedError
 
-    def translation_loss(
+    def make_translation_loss(
         self, form: SourceForm, target: ImageShape, judge: nn.Sequential | None
     ) -> TranslationLoss:
         """Returns the losses of G and D.

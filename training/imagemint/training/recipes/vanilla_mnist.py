@@ -53,17 +53,17 @@ class VanillaMnistRecipe(Recipe):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of D's features dropped in training."""
 
-    def generator(self, shape: Shape) -> nn.Module:
+    def make_generator(self, shape: Shape) -> nn.Module:
         """Returns dense layers of width, 2 width and 4 width."""
         unconditional = Shape(0, shape.image_size, shape.image_channels)
         return MlpGenerator(self.z_dim, unconditional, width=self.width)
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns dense layers of 4 width, 2 width and width."""
         unconditional = Shape(0, shape.image_size, shape.image_channels)
         return MlpDiscriminator(unconditional, width=4 * self.width, dropout=self.dropout)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the adversarial loss alone."""
         adversarial = ADVERSARIAL_LOSSES[self.objective]
-        return GanLoss(adversarial, augmentation=self.augmentation())
+        return GanLoss(adversarial, augmentation=self.make_augmentation())

@@ -41,28 +41,28 @@ class WganRecipe(ConvolutionalRecipe):
     clip: float = Field(default=0.01, gt=0)
     """D's weights are clipped to plus and minus this value."""
 
-    def discriminator_steps_at(self, step: int) -> int:
+    def count_discriminator_steps(self, step: int) -> int:
         """Returns the number of D steps before the G step with this index, from 0."""
         more = step < self.warm_up_steps or (self.warm_up_steps and step % _REFRESHED_EVERY == 0)
         return self.warm_up_turns if more else self.discriminator_steps
 
-    def discriminator_steps_before(self, step: int) -> int:
+    def count_discriminator_steps_before(self, step: int) -> int:
         """Returns the number of D steps of all G steps before this one."""
         first = min(step, self.warm_up_steps)
         refreshed = -(-step // _REFRESHED_EVERY) - -(-first // _REFRESHED_EVERY)
         many = first + (refreshed if self.warm_up_steps else 0)
         return many * self.warm_up_turns + (step - many) * self.discriminator_steps
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator."""
         return ConvolutionalDiscriminator(shape, base_channels=self.discriminator_channels)
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the Wasserstein loss with clipping."""
         return GanLoss(
             ADVERSARIAL_LOSSES["wasserstein"],
             after_D=WeightClipping(self.clip),
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )
 
 
@@ -84,18 +84,18 @@ class WganGpRecipe(ConvolutionalRecipe):
     penalty_weight: float = Field(default=10.0, gt=0)
     """Lambda of the gradient penalty."""
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a DCGAN discriminator with layer normalisation, as the penalty is per image."""
         return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, norm="layer"
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the Wasserstein loss with the penalty."""
         return GanLoss(
             ADVERSARIAL_LOSSES["wasserstein"],
             terms_D=[LipschitzPenalty(self.penalty_weight)],
-            augmentation=self.augmentation(),
+            augmentation=self.make_augmentation(),
         )
 
 
@@ -118,12 +118,12 @@ class SnganRecipe(ConvolutionalRecipe):
     discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
     """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
 
-    def discriminator(self, shape: Shape) -> Discriminator:
+    def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator whose every layer is spectrally normalised."""
         return ConvolutionalDiscriminator(
             shape, base_channels=self.discriminator_channels, norm="none", spectral=True
         )
 
-    def gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
+    def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the hinge loss."""
-        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.augmentation())
+        return GanLoss(ADVERSARIAL_LOSSES["hinge"], augmentation=self.make_augmentation())
