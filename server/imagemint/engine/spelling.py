@@ -7,7 +7,7 @@ from itertools import islice
 # The search compares each letter with each letter.
 _MOST_NAMES = 1_000
 _MOST_LETTERS = 64
-_LIKENESS = 0.6
+_LIKENESS = 0.7
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -209,7 +209,8 @@ class AsyncClient:
             count: 1 to the model's max_images_per_request; stream() has no limit.
             priority: waiting requests of "high" are served before those of "normal"; the pixels do
                 not depend on it.
-            timeout_s: seconds for the whole call; None for the client's default.
+            timeout_s: seconds for the whole call; None for the client's default, math.inf for no
+                limit.
             selection: which images, see Selection.
 
         Raises:
@@ -314,7 +315,8 @@ class AsyncClient:
             fit: what happens to a source of a size that the model does not take: refuse, crop, pad
                 or stretch.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's default.
+            timeout_s: seconds for the whole call; None for the client's default, math.inf for no
+                limit.
             selection: seed, index, class and so on, if the model takes them; see Selection. Source
                 number i has the index first_index + i.
 
@@ -580,7 +582,8 @@ class AsyncClient:
             frames: images on the whole path, both ends included. The first and the last have the
                 pixels of the first and the last serial number.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's default.
+            timeout_s: seconds for the whole call; None for the client's default, math.inf for no
+                limit.
 
         Raises:
             ImagemintError: as generate().
@@ -610,7 +613,8 @@ class AsyncClient:
             frame_ms: time of one frame in milliseconds, 10 to 10,000.
             bounces: whether to show the frames forwards and then backwards.
             priority: as for generate().
-            timeout_s: seconds for the whole call; None for the client's default.
+            timeout_s: seconds for the whole call; None for the client's default, math.inf for no
+                limit.
 
         Raises:
             ImagemintError: as generate().

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imagemint.client import forks
 from imagemint.client.blocking import Client
-from imagemint.client.channel import Tls
+from imagemint.client.channel import MetadataLike, Tls, parse_metadata
 from imagemint.client.errors import (
     Cancelled,
     ClientClosed,
@@ -24,7 +24,15 @@ from imagemint.client.errors import (
 )
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Model, ModelVersion
-from imagemint.client.requests import Caption, Condition, Cycle, Filter, PerImage, Weights
+from imagemint.client.requests import (
+    Caption,
+    Condition,
+    Cycle,
+    Filter,
+    PerImage,
+    Weights,
+    make_image_spec,
+)
 from imagemint.client.resuming import BACKOFF
 
 _TRANSIENT = (Unavailable, QueueFull, Cancelled)
@@ -130,14 +138,16 @@ class ServerSource:
         condition: the class or classes, as for `Client.generate`, except PerImage.
         truncation: within the range of the model; None for none.
         image_filter: which images to keep; None for all.
-        version: empty for the server's default version at this moment.
+        version: number or text; empty or None for the server's default version at this moment.
         tls: encryption settings; None for plain text.
         timeout_s: time limit of one read in seconds, including retries; None for no limit.
-        metadata: pairs to send with every call, such as credentials.
+        metadata: pairs or a mapping to send with every call, such as credentials.
 
     Raises:
         NotFound: there is no such model, or the version is not ready.
-        InvalidRequest: the condition lists a class for each image.
+        InvalidRequest: an argument has the wrong type or cannot be sent, or the condition lists a
+            class for each image.
+        ValueError, TypeError: as `Client`.
         ImagemintError: any other failure.
     """
 
@@ -150,18 +160,28 @@ class ServerSource:
         condition: Condition = None,
         truncation: float | None = None,
         image_filter: Filter | None = None,
-        version: str = "",
+        version: str | int | None = "",
         tls: Tls | None = None,
         timeout_s: float | None = 30.0,
-        metadata: Sequence[tuple[str, str | bytes]] = (),
+        metadata: MetadataLike = (),
     ) -> None:
         if isinstance(condition, PerImage):
             raise invalid("condition", "ServerSource does not take PerImage; use Cycle")
+        # Checked here, and not by the first read, which may happen in another process.
+        spec = make_image_spec(
+            model,
+            1,
+            seed=secrets.randbits(64) if seed is None else seed,
+            condition=condition,
+            truncation=truncation,
+            image_filter=image_filter,
+            version=version,
+        )
         self._target = target
         self._settings: dict[str, Any] = {
             "tls": tls,
             "timeout_s": timeout_s,
-            "metadata": metadata,
+            "metadata": parse_metadata(metadata),
         }
         self._condition = condition
         self._truncation = truncation
@@ -171,8 +191,7 @@ class ServerSource:
         # The client must be closed before workers are forked, or they could not use gRPC.
         with Client(target, **self._settings) as client:
             found = client.model(model)
-        seed = secrets.randbits(64) if seed is None else seed
-        identity = _identify(found, version, seed)
+        identity = _identify(found, spec.version, spec.seed)
         self._identity = replace(
             identity,
             image_filter=image_filter,

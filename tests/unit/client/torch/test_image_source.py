@@ -101,6 +101,10 @@ def test_invalid_model_is_an_error_at_once(address, fault, mint):
         ServerSource(address, "tiny", version="9")
     with pytest.raises(InvalidRequest):
         ServerSource(address, "tiny", condition=PerImage([1]))
+    for wrong in ({"seed": -1}, {"truncation": "0.7"}, {"condition": [3]}, {"version": 1.5}):
+        with pytest.raises(InvalidRequest, match=f"^{next(iter(wrong))}: "):
+            ServerSource(address, "tiny", **wrong)
+    assert ServerSource(address, "tiny", version=3).identity.version == "3"
 
 
 def test_source_can_be_pickled(address):
