@@ -63,10 +63,10 @@ def reference() -> dict[str, bytes]:
     import torch  # noqa: PLC0415 - not where other providers are measured
 
     from imagemint.exporter.graph import build_graph  # noqa: PLC0415 - likewise
-    from imagemint.exporter.precision import quantize_to_int8  # noqa: PLC0415
-    from imagemint.exporter.subpixel import replace_transposed_convolutions  # noqa: PLC0415
-    from imagemint.training.networks import ConditionalGenerator  # noqa: PLC0415
-    from imagemint.training.trained import TrainedGenerator  # noqa: PLC0415
+    from imagemint.exporter.precision import quantize_to_int8  # noqa: PLC0415 - likewise
+    from imagemint.exporter.subpixel import replace_transposed_convolutions  # noqa: PLC0415 - likewise
+    from imagemint.training.networks import ConditionalGenerator  # noqa: PLC0415 - likewise
+    from imagemint.training.trained import TrainedGenerator  # noqa: PLC0415 - likewise
 
     torch.manual_seed(0)
     module = ConditionalGenerator(128, 10, c_dim=64, base_channels=64, image_channels=1)

@@ -10,6 +10,7 @@ import posixpath
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 # Pages of the repository that stand in the navigation under names of their own.
@@ -95,9 +96,8 @@ def _convert(root: Path, source: str) -> tuple[bytes, list[str]]:
     for line in path.read_text().splitlines():
         if mark := _FENCE.match(line):
             fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
-        if not fence:
-            line = _LINK.sub(lambda link: _rewrite(root, source, link, found), line)  # noqa: PLW2901
-        lines.append(line)
+        rewrite = partial(_rewrite, root, source, found=found)
+        lines.append(line if fence else _LINK.sub(rewrite, line))
     return ("\n".join(lines) + "\n").encode(), found
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from imagemint.training.data_options import DataOptions
+
 if TYPE_CHECKING:
     from imagemint.engine.bundle import Bundle
     from imagemint.engine.bundle.signatures import SigningKey
@@ -178,7 +180,7 @@ class Export(BaseModel):
                 f" {apart.maximum}, {apart.over_one_share:.3%} of the values over one; {quality}"
             )
         if not bundle.manifest.evaluations:
-            print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201
+            print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201 - likewise
         if self.triton:
             from imagemint.exporter.triton import write_triton_config  # noqa: PLC0415 - ONNX
 
@@ -301,7 +303,7 @@ class Export(BaseModel):
         import torch  # noqa: PLC0415 - torch
 
         from imagemint.exporter.critic import CriticParts  # noqa: PLC0415 - torch
-        from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415
+        from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415 - torch
         from imagemint.training.trained import read_discriminator  # noqa: PLC0415 - torch
 
         classifier, about, discriminator = None, None, None
@@ -318,7 +320,7 @@ class Export(BaseModel):
     def _load_data(self) -> "tuple[LabelledImages, LabelledImages]":
         """Returns the training images, those of the run as the run read them, and test images."""
         from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
-        from imagemint.training.datasets import load_dataset, select_per_class  # noqa: PLC0415
+        from imagemint.training.datasets import load_dataset, select_per_class  # noqa: PLC0415 - import-light
 
         if self.source is None:
             name = self.dataset.partition("/")[0]
@@ -347,7 +349,6 @@ class Export(BaseModel):
         import torch  # noqa: PLC0415 - torch
 
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
-        from imagemint.training.data_options import DataOptions  # noqa: PLC0415
         from imagemint.training.translators import is_translator  # noqa: PLC0415 - torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

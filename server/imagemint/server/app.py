@@ -123,8 +123,7 @@ class App:
     def _open_source(self) -> Source:
         settings = self._settings
         if settings.repository is not None and is_address(settings.repository):
-            # Imported here because the extra `store` is optional.
-            from imagemint.server.storage.mirror import open_mirror  # noqa: PLC0415
+            from imagemint.server.storage.mirror import open_mirror  # noqa: PLC0415 - needs the extra store
 
             return open_mirror(
                 settings.repository,
@@ -142,8 +141,7 @@ class App:
     def _open_keys(self) -> KeyFile | None:
         if self._settings.require_signature is None:
             return None
-        # Imported here because the extra `signing` is optional.
-        from imagemint.server.repository.key_file import KeyFile  # noqa: PLC0415
+        from imagemint.server.repository.key_file import KeyFile  # noqa: PLC0415 - needs the extra signing
 
         return KeyFile(self._settings.require_signature)
 
@@ -246,8 +244,8 @@ class App:
         if settings.http_address is None:
             return
         # Imported here because a server without HTTP starts faster, and takes less memory.
-        from imagemint.server.http.application import Probes, make_application  # noqa: PLC0415
-        from imagemint.server.http.server import HttpServer  # noqa: PLC0415
+        from imagemint.server.http.application import Probes, make_application  # noqa: PLC0415 - see above
+        from imagemint.server.http.server import HttpServer  # noqa: PLC0415 - see above
 
         registry = self.metrics.registry
         scrape = partial(generate_latest, registry) if settings.http_metrics else None
@@ -320,8 +318,7 @@ class App:
     def _open_tracing(self, opened: contextlib.AsyncExitStack) -> Tracing | None:
         if self._settings.trace_endpoint is None:
             return None
-        # Imported here because the extra `trace` is optional.
-        from imagemint.server.telemetry.tracing import Tracing  # noqa: PLC0415
+        from imagemint.server.telemetry.tracing import Tracing  # noqa: PLC0415 - needs the extra trace
 
         tracing = Tracing(self._settings.trace_endpoint, self._settings.trace_sample_ratio)
         opened.push_async_callback(asyncio.to_thread, tracing.close, _CLOSING_S)

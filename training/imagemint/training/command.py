@@ -95,7 +95,7 @@ class Train(BaseModel):
             __module__=__name__,
         )
         # Set afterwards, because create_model takes no ClassVar.
-        setattr(command, "recipe_type", recipe)  # noqa: B010
+        setattr(command, "recipe_type", recipe)  # noqa: B010 - its type has no such attribute
         return command
 
 

@@ -57,7 +57,7 @@ class DataOptions(BaseModel):
         Raises:
             DatasetError: as in `datasets.load_dataset`, or the file of labels is invalid.
         """
-        from imagemint.training.datasets import load_dataset, read_labels_file  # noqa: PLC0415
+        from imagemint.training.datasets import load_dataset, read_labels_file  # noqa: PLC0415 - NumPy and Pillow
 
         if class_labels is None and self.labels_file is not None:
             class_labels = read_labels_file(self.labels_file)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from imagemint.training.data_options import DataOptions
 from imagemint.training.errors import DatasetError, ProcessesError, TrainingFailed
+from imagemint.training.loop.schedules import Schedule
 from imagemint.training.run_command import LoopSettings, choose_device
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from imagemint.training.distributed import Distributed
     from imagemint.training.evaluation.curve import QualityCurve
     from imagemint.training.loop.generator_task import GeneratorTask
-    from imagemint.training.loop.schedules import Schedule
     from imagemint.training.networks.precision import Passes
     from imagemint.training.recipes.recipe import Recipe
 
@@ -87,8 +87,7 @@ class TrainGenerator(LoopSettings, DataOptions):
 
     def _train(self, processes: "Distributed", device: "torch.device") -> int:
         from imagemint.training.loop.generator_task import GeneratorTask  # noqa: PLC0415 - torch
-        from imagemint.training.loop.schedules import Schedule  # noqa: PLC0415
-        from imagemint.training.networks.precision import Passes  # noqa: PLC0415
+        from imagemint.training.networks.precision import Passes  # noqa: PLC0415 - torch
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
@@ -120,7 +119,7 @@ class TrainGenerator(LoopSettings, DataOptions):
     def rehearse(
         self,
         task: "GeneratorTask",
-        schedule: "Schedule",
+        schedule: Schedule,
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:
@@ -141,7 +140,7 @@ class TrainGenerator(LoopSettings, DataOptions):
     def measure(self, task: "GeneratorTask", device: "torch.device") -> "QualityCurve | None":
         """Returns the function that measures the generator, None without a classifier."""
         from imagemint.training.evaluation import open_extractor  # noqa: PLC0415 - torch
-        from imagemint.training.evaluation.curve import QualityCurve  # noqa: PLC0415
+        from imagemint.training.evaluation.curve import QualityCurve  # noqa: PLC0415 - torch
 
         if self.classifier is None:
             return None

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from imagemint.training.errors import CheckpointError, TrainingError
+from imagemint.training.loop.schedules import Schedule
 
 if TYPE_CHECKING:
     import torch
 
     from imagemint.training.distributed import Distributed
     from imagemint.training.loop.recorder import Measure
-    from imagemint.training.loop.schedules import Schedule
     from imagemint.training.loop.task import Task
     from imagemint.training.networks.precision import Passes, Precision
 
@@ -70,7 +70,7 @@ class LoopSettings(RunSettings):
     def run_task(
         self,
         task: "Task",
-        schedule: "Schedule",
+        schedule: Schedule,
         device: "torch.device",
         *,
         passes: "Passes",
@@ -96,7 +96,7 @@ class LoopSettings(RunSettings):
             find_latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.loop.resume import (  # noqa: PLC0415
+        from imagemint.training.loop.resume import (  # noqa: PLC0415 - torch
             describe_changes,
             list_settings_to_record,
         )
@@ -151,7 +151,7 @@ class LoopSettings(RunSettings):
     def rehearse(
         self,
         task: Any,  # noqa: ANN401 - of the kind of the command
-        schedule: "Schedule",
+        schedule: Schedule,
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class LoopSettings(RunSettings):
             find_whole_checkpoint,
             read_description,
         )
-        from imagemint.training.networks.precision import choose_precision  # noqa: PLC0415
+        from imagemint.training.networks.precision import choose_precision  # noqa: PLC0415 - torch
 
         if self.precision != "auto":
             return self.precision

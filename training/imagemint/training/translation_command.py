@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from imagemint.training.errors import CheckpointError
+from imagemint.training.loop.schedules import Schedule
 from imagemint.training.run_command import LoopSettings, choose_device
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from imagemint.training.datasets import Split
     from imagemint.training.datasets.translations import Pairs
     from imagemint.training.loop.recorder import Measure
-    from imagemint.training.loop.schedules import Schedule
     from imagemint.training.loop.translation_task import Judge, TranslationTask
     from imagemint.training.networks.precision import Passes
     from imagemint.training.recipes.translation import TranslationRecipe
@@ -56,9 +56,8 @@ class TrainTranslator(LoopSettings):
         """Trains with exactly these settings."""
         from imagemint.training.distributed import SINGLE_PROCESS  # noqa: PLC0415 - torch
         from imagemint.training.loop.examples import Examples  # noqa: PLC0415 - torch
-        from imagemint.training.loop.schedules import Schedule  # noqa: PLC0415 - torch
-        from imagemint.training.loop.translation_task import TranslationTask  # noqa: PLC0415
-        from imagemint.training.networks.precision import Passes  # noqa: PLC0415
+        from imagemint.training.loop.translation_task import TranslationTask  # noqa: PLC0415 - torch
+        from imagemint.training.networks.precision import Passes  # noqa: PLC0415 - torch
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
@@ -86,7 +85,7 @@ class TrainTranslator(LoopSettings):
     def rehearse(
         self,
         task: "TranslationTask",
-        schedule: "Schedule",
+        schedule: Schedule,
         device: "torch.device",
         passes: "Passes",
     ) -> dict[str, Any]:

@@ -14,11 +14,11 @@ support, unless the environment enables it or gRPC was imported before.
 
 # The first call would import the modules marked F401. After a fork during an import, the import
 # lock belongs to a thread that does not exist in the child.
-import concurrent.futures.thread  # noqa: F401
+import concurrent.futures.thread  # noqa: F401 - see above
 import contextlib
 import ctypes
-import encodings.idna  # noqa: F401
-import importlib.readers  # noqa: F401
+import encodings.idna  # noqa: F401 - see above
+import importlib.readers  # noqa: F401 - see above
 import os
 import sys
 import warnings

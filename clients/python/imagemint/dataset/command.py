@@ -165,8 +165,7 @@ class Dataset(FilteredConnection):
     ) -> None:
         workers = self._count_workers(task.plan)
         if self.engine == "ray":
-            # Here, because the ray extra need not be installed.
-            from imagemint.dataset.ray_engine import make_on_ray  # noqa: PLC0415
+            from imagemint.dataset.ray_engine import make_on_ray  # noqa: PLC0415 - needs the ray extra
 
             make_on_ray(task, missing, progress, self.ray_address)
         elif workers == 1:
@@ -272,9 +271,8 @@ class Dataset(FilteredConnection):
         return spec, offer
 
     def _open_local(self, model: str, version: str, variant: str) -> tuple[LocalSpec, Offer]:
-        # Here, because the server extra need not be installed.
         try:
-            from imagemint.dataset import local  # noqa: PLC0415
+            from imagemint.dataset import local  # noqa: PLC0415 - needs the server extra
         except ModuleNotFoundError as error:
             raise MissingExtra(
                 f"--local needs: {install_command('server')} (no module {error.name})"

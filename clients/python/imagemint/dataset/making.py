@@ -22,6 +22,7 @@ from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task, make_shard
 
 SUMS_FILE = "SHA256SUMS"
+_NAMED_FILES = 3  # foreign files that an error names
 
 
 def read_plan(folder: Folder) -> Plan | None:
@@ -45,7 +46,8 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     existing = read_plan(folder)
     if existing is None:
         if foreign_files := folder.list_foreign_files():
-            named = ", ".join(foreign_files[:3]) + (", …" if len(foreign_files) > 3 else "")  # noqa: PLR2004
+            more = ", …" if len(foreign_files) > _NAMED_FILES else ""
+            named = ", ".join(foreign_files[:_NAMED_FILES]) + more
             raise OtherPlan(
                 f"{folder.place} is not empty and holds no data set ({named}); name another folder"
             )

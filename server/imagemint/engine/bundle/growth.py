@@ -281,7 +281,7 @@ def _bound_reduction(node: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
 
 def _bound_product(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
     least = [each.least_axes for each in inputs[:2]]
-    return _Bound(max(each.axes for each in inputs), max(least) if min(least) >= 2 else 0)  # noqa: PLR2004
+    return _Bound(max(each.axes for each in inputs), max(least) if min(least) >= 2 else 0)  # noqa: PLR2004 - axes of a matrix
 
 
 def _bound_widened(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:

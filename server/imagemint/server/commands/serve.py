@@ -36,11 +36,11 @@ class Serve(ServeSettings):
         if self.processes > 1:
             import asyncio  # noqa: PLC0415 - import-light
 
-            from imagemint.server.processes.supervisor import Supervisor  # noqa: PLC0415
+            from imagemint.server.processes.supervisor import Supervisor  # noqa: PLC0415 - import-light
 
             return asyncio.run(Supervisor(self).run())
         from imagemint.server.app import App  # noqa: PLC0415 - the supervisor does not need it
-        from imagemint.server.event_loop import exit_now, run  # noqa: PLC0415
+        from imagemint.server.event_loop import exit_now, run  # noqa: PLC0415 - likewise
 
         app = App(self)
         run(app.run())

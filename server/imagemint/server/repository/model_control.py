@@ -253,8 +253,7 @@ class ModelControl:
         self._problem = problem
 
     async def _watch_files(self) -> None:
-        # Imported here because only the mode watch needs it.
-        from watchfiles import awatch  # noqa: PLC0415
+        from watchfiles import awatch  # noqa: PLC0415 - only the mode watch needs it
 
         try:
             async for _ in awatch(

@@ -199,7 +199,7 @@ class _Shard:
     def _open(self) -> Iterator["pq.ParquetFile"]:
         """Opens the file; converts errors to a `DatasetError` that names it."""
         import pyarrow as pa  # noqa: PLC0415 - 100 ms that a run on IDX data need not pay
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415 - likewise
 
         source = pa.BufferReader(self._file) if isinstance(self._file, bytes) else self._file
         try:
@@ -304,7 +304,7 @@ def _find_usual_image_column(
 
 def _classify_type(type_: "pa.DataType") -> Literal["bytes", "path"] | None:
     """Returns how a column of this Arrow type can hold pictures; None if it cannot."""
-    import pyarrow.types as pt  # noqa: PLC0415
+    import pyarrow.types as pt  # noqa: PLC0415 - as in `_Shard`
 
     if pt.is_dictionary(type_):
         return _classify_type(type_.value_type)

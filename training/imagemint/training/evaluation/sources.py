@@ -232,8 +232,8 @@ class BundleSource(LatentSource):
 
     def __init__(self, directory: Path, device: torch.device, variant: str = "reference") -> None:
         # Imported here, so that measuring a run does not need onnxruntime.
-        from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
-        from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415
+        from imagemint.engine.bundle import read_bundle  # noqa: PLC0415 - see above
+        from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415 - see above
 
         bundle = read_bundle(directory)
         spec = bundle.spec

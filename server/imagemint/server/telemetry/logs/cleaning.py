@@ -1,7 +1,6 @@
 """Cleans strings for the log: removes secrets, limits the length, escapes control characters."""
 
 import re
-from collections.abc import Callable
 
 import structlog
 
@@ -68,11 +67,12 @@ def cleaner(*, escape: bool) -> structlog.typing.Processor:
             text = clean_bytes(value) if foreign else value
             text = clean(text, LONGEST_TRACEBACK if is_traceback else LONGEST_TEXT)
             if escape:
-                text = (_CONTROL_OF_TRACEBACKS if is_traceback else _CONTROL).sub(_escaped, text)
+                text = (_CONTROL_OF_TRACEBACKS if is_traceback else _CONTROL).sub(_escape, text)
             event[key] = text
         return event
 
     return process
 
 
-_escaped: Callable[[re.Match[str]], str] = lambda found: ascii(found[0])[1:-1]  # noqa: E731
+def _escape(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]

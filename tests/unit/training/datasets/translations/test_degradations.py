@@ -143,7 +143,7 @@ def test_holes_hide_what_the_mask_says(images):
 def test_box_covers_all_glasses(real_data):
     """The box of the glasses covers every pixel in which a person without them differs."""
     from imagemint.training.datasets import load_dataset  # noqa: PLC0415 - with the data only
-    from imagemint.training.datasets.avatars import load_bare  # noqa: PLC0415
+    from imagemint.training.datasets.avatars import load_bare  # noqa: PLC0415 - likewise
 
     rows, bare = load_bare("test", real_data)
     worn = load_dataset("avatars64", "test", real_data).images[rows]

@@ -108,9 +108,9 @@ def _read_way_back(run: Path, device: torch.device) -> Callable[[Images], Images
 
 def _open_bundle(directory: Path, device: torch.device, variant: str) -> Translator | None:
     # Imported here, so that measuring a run does not need onnxruntime.
-    from imagemint.engine.batch import draw_batch  # noqa: PLC0415
-    from imagemint.engine.bundle import read_bundle  # noqa: PLC0415
-    from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415
+    from imagemint.engine.batch import draw_batch  # noqa: PLC0415 - see above
+    from imagemint.engine.bundle import read_bundle  # noqa: PLC0415 - see above
+    from imagemint.engine.onnx.backend import OnnxBackend  # noqa: PLC0415 - see above
 
     bundle = read_bundle(directory)
     spec, source = bundle.spec, bundle.spec.source
