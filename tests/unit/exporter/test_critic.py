@@ -1,6 +1,7 @@
 """Tests of imagemint.exporter.critic: the scores of the exported graph are those of PyTorch."""
 
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -57,7 +58,7 @@ def with_critic(exported, parts, repository):
     """Returns a copy of a bundle with a critic, without another export of the generator."""
     directory = repository / "digits/1"
     shutil.copytree(exported.directory, directory)
-    backend, manifest = OnnxBackend(exported, device="cpu"), exported.manifest
+    backend, manifest = OnnxBackend(exported, device="cpu"), deepcopy(exported.manifest)
     add_critic(directory, exported.spec, backend, manifest, parts)
     write_graph(directory, "model.onnx", onnx.load_model(directory / "model.onnx"), manifest)
     return read_bundle(directory)
