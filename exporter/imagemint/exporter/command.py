@@ -207,8 +207,8 @@ class Export(BaseModel):
             version=self.version,
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
-            graph_options=self._graph_options(),
-            signing_key=self._signing_key(),
+            graph_options=self._make_graph_options(),
+            signing_key=self._read_signing_key(),
         )
         return bundle, "PyTorch"
 
@@ -225,8 +225,8 @@ class Export(BaseModel):
             license=self.license,
             version=self.version,
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
-            graph_options=self._graph_options(),
-            signing_key=self._signing_key(),
+            graph_options=self._make_graph_options(),
+            signing_key=self._read_signing_key(),
         )
 
     def _adopt_file(self) -> "tuple[Bundle, str]":
@@ -243,7 +243,7 @@ class Export(BaseModel):
             value_range=self.value_range,
             layout=self.layout,
             image_shape=self.image_shape,
-            class_labels=self._label_texts(),
+            class_labels=self._read_label_texts(),
             distribution=Distribution(self.distribution),
             latent_input=self.latent_input,
             class_input=self.class_input,
@@ -262,19 +262,19 @@ class Export(BaseModel):
             version=self.version,
             thresholds=(self.threshold_minimum, self.threshold_maximum),
             tolerance=Tolerance(self.tolerance_levels, self.tolerance_share),
-            graph_options=self._graph_options(),
-            signing_key=self._signing_key(),
+            graph_options=self._make_graph_options(),
+            signing_key=self._read_signing_key(),
         )
         return bundle, self.from_onnx.name
 
-    def _signing_key(self) -> "SigningKey | None":
+    def _read_signing_key(self) -> "SigningKey | None":
         if self.sign is None:
             return None
         from imagemint.engine.bundle.signatures import SigningKey  # noqa: PLC0415 - an extra
 
         return SigningKey.read(self.sign)
 
-    def _label_texts(self) -> tuple[str, ...]:
+    def _read_label_texts(self) -> tuple[str, ...]:
         if self.labels_file is None:
             return tuple(self.labels)
         from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
@@ -292,14 +292,14 @@ class Export(BaseModel):
             raise ExportError(f"{self.labels_file} must contain one label per line: {where}")
         return tuple(text.strip() for text in texts)
 
-    def _graph_options(self) -> "GraphOptions":
+    def _make_graph_options(self) -> "GraphOptions":
         from imagemint.exporter.draft import GraphOptions  # noqa: PLC0415 - torch
 
         compare = self._compare() if self._variants else None
-        critic = self._critic_parts() if self.critic else None
+        critic = self._load_critic_parts() if self.critic else None
         return GraphOptions(self.target or "cpu", self._variants, compare, critic)
 
-    def _critic_parts(self) -> "CriticParts":
+    def _load_critic_parts(self) -> "CriticParts":
         import torch  # noqa: PLC0415 - torch
 
         from imagemint.exporter.critic import CriticParts  # noqa: PLC0415 - torch

@@ -64,8 +64,8 @@ def build_manifest(trained: TrainedGenerator, described: Description) -> pb.Bund
             )
         )
     if trained.truncation == "psi":
-        return _checked(_by_psi(manifest))
-    return _checked(_by_threshold(manifest, described))
+        return _check_manifest(_set_psi(manifest))
+    return _check_manifest(_set_threshold(manifest, described))
 
 
 def build_translation_manifest(
@@ -107,7 +107,7 @@ def build_translation_manifest(
         evaluations=_list_evaluations(trained),
         license=described.license,
     )
-    return _checked(manifest)
+    return _check_manifest(manifest)
 
 
 def _describe_training(trained: TrainedGenerator | TrainedTranslator) -> pb.TrainingProvenance:
@@ -156,17 +156,17 @@ def build_adopted_manifest(adopted: AdoptedModel, described: Description) -> pb.
         license=described.license,
     )
     if adopted.takes_psi:
-        return _checked(_by_psi(manifest))
-    return _checked(_by_threshold(manifest, described))
+        return _check_manifest(_set_psi(manifest))
+    return _check_manifest(_set_threshold(manifest, described))
 
 
-def _by_psi(manifest: pb.BundleManifest) -> pb.BundleManifest:
+def _set_psi(manifest: pb.BundleManifest) -> pb.BundleManifest:
     manifest.latent.truncation.kind = pb.TRUNCATION_KIND_PSI
     manifest.latent.truncation.minimum, manifest.latent.truncation.maximum = 0.0, 1.0
     return manifest
 
 
-def _by_threshold(manifest: pb.BundleManifest, described: Description) -> pb.BundleManifest:
+def _set_threshold(manifest: pb.BundleManifest, described: Description) -> pb.BundleManifest:
     normal = manifest.latent.distribution == pb.LATENT_DISTRIBUTION_NORMAL
     if described.thresholds is not None and normal:
         low, high = described.thresholds
@@ -175,7 +175,7 @@ def _by_threshold(manifest: pb.BundleManifest, described: Description) -> pb.Bun
     return manifest
 
 
-def _checked(manifest: pb.BundleManifest) -> pb.BundleManifest:
+def _check_manifest(manifest: pb.BundleManifest) -> pb.BundleManifest:
     try:
         ModelSpec.of(manifest)
     except ValueError as error:

@@ -10,7 +10,7 @@ from imagemint.exporter.describe import Description, build_adopted_manifest, bui
 from imagemint.exporter.draft import Draft, GraphOptions, publish_draft
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import build_graph
-from imagemint.exporter.parity import Tolerance, pytorch_original
+from imagemint.exporter.parity import Tolerance, make_pytorch_original
 from imagemint.exporter.publish import choose_version
 from imagemint.training.trained import TrainedGenerator
 
@@ -56,13 +56,13 @@ def export_generator(
     """
     described = Description(
         name=name,
-        title=_title(trained) if title is None else title,
+        title=_format_title(trained) if title is None else title,
         license=trained.license if license is None else license,
         thresholds=thresholds,
     )
     manifest = build_manifest(trained, described)
     version = choose_version(repository, name, version)
-    draft = Draft(build_graph(trained), manifest, pytorch_original(trained))
+    draft = Draft(build_graph(trained), manifest, make_pytorch_original(trained))
     return publish_draft(
         draft, repository, version, tolerance, graph_options, signing_key=signing_key
     )
@@ -119,6 +119,6 @@ def adopt_generator(
     )
 
 
-def _title(trained: TrainedGenerator) -> str:
+def _format_title(trained: TrainedGenerator) -> str:
     classes = f", {len(trained.class_labels)} classes" if trained.class_labels else ""
     return f"{trained.dataset} at {trained.image_size}x{trained.image_size}{classes}"

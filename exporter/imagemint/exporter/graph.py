@@ -37,10 +37,10 @@ class _Served(nn.Module):
 
     def forward(self, z: Tensor, *columns: Tensor) -> Tensor:
         told = dict(zip(self.names, columns, strict=True))
-        return to_levels(self.generator(z, **_generator_arguments(told)))
+        return to_levels(self.generator(z, **_make_arguments(told)))
 
 
-def _generator_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
+def _make_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the arguments of the generator: y int64 [N], the other inputs as they are."""
     taken = {name: value for name, value in told.items() if name != "class_id"}
     if "class_id" in told:
@@ -124,7 +124,7 @@ def export_module(
     varying = any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values())
     rest = [(batch,) * len(others)] if varying and others else [batch] * len(others)
     try:
-        with _quiet():
+        with _silence_logs():
             program = torch.onnx.export(
                 module.eval(),
                 (first, *others),
@@ -149,7 +149,7 @@ def export_module(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_logs() -> Iterator[None]:
     """Silences messages of PyTorch's exporter about itself."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -43,7 +43,7 @@ class Original:
     """
 
 
-def pytorch_original(trained: TrainedGenerator) -> Original:
+def make_pytorch_original(trained: TrainedGenerator) -> Original:
     """Returns the network of a run as an original."""
     return Original("PyTorch", lambda batch: run_pytorch(trained, batch))
 

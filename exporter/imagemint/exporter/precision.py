@@ -50,7 +50,7 @@ def quantize_to_int8(
         feeds: batches of inputs for calibration.
         kinds: operators, such as Conv.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _silence_logs():
         path = Path(folder) / "int8.onnx"
         quantize_static(
             _copy_with_node_names(model),
@@ -109,7 +109,7 @@ def _remove_cast_pairs(graph: onnx.GraphProto) -> None:
                 graph.node.remove(cast)
 
 
-def quantizer_name() -> str:
+def describe_quantizer() -> str:
     """Returns the name and version of the quantizer, for the record."""
     return f"onnxruntime.quantization {RUNTIME_VERSION}"
 
@@ -184,7 +184,7 @@ def _swap(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_logs() -> Iterator[None]:
     """Silences the advice that the quantizer logs through the root logger."""
     root = logging.getLogger()
     level = root.level

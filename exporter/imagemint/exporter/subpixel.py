@@ -76,7 +76,7 @@ class _Rewriter:
     def __init__(self, graph: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
         self._graph = graph
         self._constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        self._shapes = {v.name: _shape(v) for v in [*inferred.value_info, *inferred.input]}
+        self._shapes = {v.name: _read_shape(v) for v in [*inferred.value_info, *inferred.input]}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in node.input:
@@ -134,22 +134,22 @@ class _Rewriter:
         bias = self._constants[node.input[2]] if len(node.input) > 2 else np.zeros(channels)  # noqa: PLR2004 - has a bias
         height, width = (int(n) + 1 for n in self._shapes[node.input[0]][2:])
         end = self._stem = node.output[0]
-        kernel = self._constant("blocks", _block_kernel(weight))
-        biases = self._constant("bias", np.tile(bias, 4).astype(np.float32))
+        kernel = self._add_constant("blocks", _make_block_kernel(weight))
+        biases = self._add_constant("bias", np.tile(bias, 4).astype(np.float32))
         blocks = self._put(
             "Conv", [node.input[0], kernel, biases], kernel_shape=[2, 2], pads=[1] * 4
         )
         yield end
-        relu = self._only_reader(end, {"Relu"})
+        relu = self._find_only_reader(end, {"Relu"})
         if relu is not None:
             blocks = self._put("Relu", [blocks])
             end = relu.output[0]
             yield end
         blocks = self._put("Transpose", [blocks], perm=_NHWC)
-        tail = None if relu is None else self._tail(end)
+        tail = None if relu is None else self._find_tail(end)
         if tail is None:
             pixels = self._put_shuffle(blocks, height, width, channels)
-            edges = [self._integers(n, v) for n, v in _INNER.items()]
+            edges = [self._add_integers(n, v) for n, v in _INNER.items()]
             inner = self._put("Slice", [pixels, *edges])
             self._put("Transpose", [inner], end, perm=_NCHW)
         else:
@@ -163,21 +163,21 @@ class _Rewriter:
         colours = len(weight)
         # The outermost pixels lie outside the image, where a convolution must meet zeros. Values
         # are 0 or more here, so that the lesser of two is the value itself or 0.
-        mask = self._constant("inside", _inside(height, width, channels))
+        mask = self._add_constant("inside", _make_upper_limit(height, width, channels))
         blocks = self._put("Min", [blocks, mask])
-        matrix = self._constant("last", _last_matrix(weight))
+        matrix = self._add_constant("last", _make_last_matrix(weight))
         products = self._put("MatMul", [blocks, matrix])
-        axes = self._integers("places", [1, 2, 3])
+        axes = self._add_integers("places", [1, 2, 3])
         total = ""
         for number, (y, x) in enumerate(_PLACES):
             first, last = 4 * colours * number, 4 * colours * (number + 1)
-            start = self._integers("from", [y, x, first])
-            stop = self._integers("to", [y + height - 1, x + width - 1, last])
+            start = self._add_integers("from", [y, x, first])
+            stop = self._add_integers("to", [y + height - 1, x + width - 1, last])
             part = self._put("Slice", [products, start, stop, axes])
             total = self._put("Add", [total, part]) if total else part
         if len(tail.convolution.input) > 2:  # noqa: PLR2004 - has a bias
             bias = np.tile(self._constants[tail.convolution.input[2]], 4)
-            total = self._put("Add", [total, self._constant("last_bias", bias)])
+            total = self._put("Add", [total, self._add_constant("last_bias", bias)])
         before = tail.convolution.output[0]
         for step in tail.pointwise:
             copy = onnx.NodeProto()
@@ -187,19 +187,19 @@ class _Rewriter:
             before = total = step.output[0]
         self._put_shuffle(total, height - 1, width - 1, colours, tail.image)
 
-    def _tail(self, value: str) -> _Tail | None:
+    def _find_tail(self, value: str) -> _Tail | None:
         """Returns the nodes from a value to the image: a 3x3 convolution and pointwise steps."""
-        convolution = self._only_reader(value, {"Conv"})
+        convolution = self._find_only_reader(value, {"Conv"})
         if convolution is None or not self._is_last(convolution):
             return None
         steps: list[onnx.NodeProto] = []
         at = convolution.output[0]
-        while (step := self._only_reader(at, _POINTWISE)) is not None:
+        while (step := self._find_only_reader(at, _POINTWISE)) is not None:
             if any(name and name != at and not self._is_scalar(name) for name in step.input):
                 return None
             steps.append(step)
             at = step.output[0]
-        transpose = self._only_reader(at, {"Transpose"})
+        transpose = self._find_only_reader(at, {"Transpose"})
         if transpose is None or transpose.output[0] not in self._outputs:
             return None
         if list(transpose.attribute[0].ints) != _NHWC:
@@ -223,7 +223,7 @@ class _Rewriter:
     def _is_scalar(self, name: str) -> bool:
         return name in self._constants and self._constants[name].size == 1
 
-    def _only_reader(self, value: str, kinds: set[str]) -> onnx.NodeProto | None:
+    def _find_only_reader(self, value: str, kinds: set[str]) -> onnx.NodeProto | None:
         readers = self._readers.get(value, [])
         if len(readers) != 1 or value in self._outputs or readers[0].op_type not in kinds:
             return None
@@ -233,10 +233,10 @@ class _Rewriter:
         self, blocks: str, height: int, width: int, channels: int, name: str | None = None
     ) -> str:
         """Adds the shuffle of blocks [N, height, width, 4 channels] to pixels; returns the name."""
-        rows = self._integers("rows", [0, height, width, 2, 2 * channels])
+        rows = self._add_integers("rows", [0, height, width, 2, 2 * channels])
         apart = self._put("Reshape", [blocks, rows])
         shuffled = self._put("Transpose", [apart], perm=_SHUFFLE)
-        whole = self._integers("whole", [0, 2 * height, 2 * width, channels])
+        whole = self._add_integers("whole", [0, 2 * height, 2 * width, channels])
         return self._put("Reshape", [shuffled, whole], name)
 
     def _put(
@@ -250,10 +250,10 @@ class _Rewriter:
         self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def _integers(self, what: str, values: list[int]) -> str:
-        return self._constant(what, np.array(values, np.int64))
+    def _add_integers(self, what: str, values: list[int]) -> str:
+        return self._add_constant(what, np.array(values, np.int64))
 
-    def _constant(self, what: str, value: npt.NDArray[np.generic]) -> str:
+    def _add_constant(self, what: str, value: npt.NDArray[np.generic]) -> str:
         name = f"{self._stem}.{what}.{len(self._nodes)}"
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
@@ -262,7 +262,7 @@ class _Rewriter:
 _INNER = {"begin": [1, 1], "end": [-1, -1], "axes": [1, 2]}
 
 
-def _block_kernel(weight: _Floats) -> _Floats:
+def _make_block_kernel(weight: _Floats) -> _Floats:
     """Returns the kernel [4 C_out, C_in, 2, 2] for a transposed one [C_in, C_out, 4, 4]."""
     kernel = np.empty((2, 2, weight.shape[1], weight.shape[0], 2, 2), np.float32)
     for (row, column), (y, x) in itertools.product(_PLACES, _PLACES):
@@ -270,14 +270,14 @@ def _block_kernel(weight: _Floats) -> _Floats:
     return kernel.reshape(-1, *kernel.shape[3:])
 
 
-def _inside(height: int, width: int, channels: int) -> _Floats:
+def _make_upper_limit(height: int, width: int, channels: int) -> _Floats:
     """Returns the upper limit of blocks [1, height, width, 4 channels]: 0 outside the image."""
     mask = np.full((height, width, 2, 2, channels), _INSIDE, np.float32)
     mask[0, :, 0] = mask[-1, :, 1] = mask[:, 0, :, 0] = mask[:, -1, :, 1] = 0
     return mask.reshape(1, height, width, -1)
 
 
-def _last_matrix(weight: _Floats) -> _Floats:
+def _make_last_matrix(weight: _Floats) -> _Floats:
     """Returns the matrix [4 C_in, 16 C_out] of a 3x3 convolution [C_out, C_in, 3, 3] on blocks.
 
     A block of the image, rows 2j and 2j + 1, reads rows 2j - 1 to 2j + 2: blocks j and j + 1 of the
@@ -294,6 +294,6 @@ def _last_matrix(weight: _Floats) -> _Floats:
     return matrix.reshape(4 * channels, 16 * colours)
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+def _read_shape(value: onnx.ValueInfoProto) -> list[int | str]:
     dimensions = value.type.tensor_type.shape.dim
     return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in dimensions]

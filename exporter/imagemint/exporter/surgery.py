@@ -22,7 +22,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    users = _users(graph)
+    users = _count_users(graph)
     producers = {output: node for node in graph.node for output in node.output}
     for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
         reshape = producers.get(norm.input[0])
@@ -32,7 +32,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         if (reshape.op_type, gemm.op_type) != ("Reshape", "Gemm"):
             continue
         # torch.nn.Linear writes no other factors; a Gemm with others stays as it is.
-        plain = _attribute(gemm, "alpha", 1.0) == _attribute(gemm, "beta", 1.0) == 1.0
+        plain = _read_attribute(gemm, "alpha", 1.0) == _read_attribute(gemm, "beta", 1.0) == 1.0
         private = users[reshape.output[0]] == users[gemm.output[0]] == 1
         constant = [*norm.input[1:], *gemm.input[1:], reshape.input[1]]
         if plain and private and all(name in constants for name in constant):
@@ -49,9 +49,9 @@ def _fold(
     constants: dict[str, npt.NDArray[np.generic]],
 ) -> None:
     gamma, beta, mean, variance = (constants[name].astype(np.float64) for name in norm.input[1:5])
-    scale = gamma / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
+    scale = gamma / np.sqrt(variance + _read_attribute(norm, "epsilon", 1e-5))
     weight = constants[gemm.input[1]].astype(np.float64)
-    transposed = _attribute(gemm, "transB", 0) != 0
+    transposed = _read_attribute(gemm, "transB", 0) != 0
     pixels = weight.shape[0 if transposed else 1] // scale.size
     row_scale, row_shift = np.repeat(scale, pixels), np.repeat(beta - mean * scale, pixels)
     weight = weight * (row_scale[:, np.newaxis] if transposed else row_scale)
@@ -69,7 +69,7 @@ def strip(model: onnx.ModelProto) -> None:
     Intermediate shapes are removed as well, because the runtime infers them. The batch axis is
     named.
     """
-    for message in _messages(model):
+    for message in _iterate_messages(model):
         for field in ("metadata_props", "doc_string"):
             if field in message.DESCRIPTOR.fields_by_name:
                 message.ClearField(field)
@@ -105,16 +105,16 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
         graph.node.append(node)
 
 
-def _messages(message: Message) -> Iterator[Message]:
+def _iterate_messages(message: Message) -> Iterator[Message]:
     """Yields a protobuf message and all messages within it."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in value if field.is_repeated else [value]:
-                yield from _messages(inner)
+                yield from _iterate_messages(inner)
 
 
-def _users(graph: onnx.GraphProto) -> dict[str, int]:
+def _count_users(graph: onnx.GraphProto) -> dict[str, int]:
     """Returns how often each value is read; the outputs of the graph count once."""
     users: dict[str, int] = {value.name: 1 for value in graph.output}
     for name in (name for node in graph.node for name in node.input):
@@ -122,7 +122,7 @@ def _users(graph: onnx.GraphProto) -> dict[str, int]:
     return users
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+def _read_attribute(node: onnx.NodeProto, name: str, default: float) -> float:
     for attribute in node.attribute:
         if attribute.name == name:
             return float(onnx.helper.get_attribute_value(attribute))
@@ -130,7 +130,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
 
 
 def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    users = _users(graph)
+    users = _count_users(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in users]
     del graph.initializer[:]
     graph.initializer.extend(kept)

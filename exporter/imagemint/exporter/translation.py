@@ -86,7 +86,7 @@ def export_translator(
         raise ExportError("a critic judges the images of serials; a translator has none")
     described = Description(
         name=name,
-        title=_title(trained) if title is None else title,
+        title=_format_title(trained) if title is None else title,
         license=trained.license if license is None else license,
         thresholds=None,
     )
@@ -177,6 +177,6 @@ def write_translations(
     picture.save(path, format="PNG", optimize=True, pnginfo=about)
 
 
-def _title(trained: TrainedTranslator) -> str:
+def _format_title(trained: TrainedTranslator) -> str:
     height, width = (side * trained.form.scale for side in trained.form.shape[:2])
     return f"{trained.dataset}, trained at {width}x{height}"

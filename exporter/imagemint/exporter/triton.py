@@ -67,22 +67,22 @@ def _describe(bundle: Bundle) -> pb.ModelConfig:
         default_model_filename=MODEL_FILE,
         max_batch_size=_MAX_BATCH_SIZE,
         input=[
-            pb.ModelInput(name=each.name, data_type=_data_type(each), dims=_dims(each))
+            pb.ModelInput(name=each.name, data_type=_get_data_type(each), dims=_read_dims(each))
             for each in graph.input
         ],
         output=[
-            pb.ModelOutput(name=each.name, data_type=_data_type(each), dims=_dims(each))
+            pb.ModelOutput(name=each.name, data_type=_get_data_type(each), dims=_read_dims(each))
             for each in graph.output
         ],
         dynamic_batching=pb.ModelDynamicBatching(),
     )
 
 
-def _data_type(value: onnx.ValueInfoProto) -> "pb.DataType.ValueType":
+def _get_data_type(value: onnx.ValueInfoProto) -> "pb.DataType.ValueType":
     return _DATA_TYPES[value.type.tensor_type.elem_type]
 
 
-def _dims(value: onnx.ValueInfoProto) -> list[int]:
+def _read_dims(value: onnx.ValueInfoProto) -> list[int]:
     """Returns the shape of one row; Triton adds the batch in front."""
     axes = value.type.tensor_type.shape.dim[1:]
     return [axis.dim_value if axis.HasField("dim_value") else _ANY_SIZE for axis in axes]

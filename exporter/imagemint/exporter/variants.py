@@ -21,7 +21,7 @@ from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
 from imagemint.exporter.parity import check_batch_independence
-from imagemint.exporter.precision import Feed, convert_to_fp16, quantize_to_int8, quantizer_name
+from imagemint.exporter.precision import Feed, convert_to_fp16, describe_quantizer, quantize_to_int8
 from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.training.evaluation import Compared
 from imagemint.training.evaluation.sources import BundleSource, Source
@@ -77,7 +77,7 @@ def add_variants(
     """
     for name in names:
         why = ""
-        for graph, method in _forms(name, model, ModelSpec.of(manifest)):
+        for graph, method in _make_forms(name, model, ModelSpec.of(manifest)):
             manifest.variants.append(_write_variant(directory, name, graph, method, manifest))
             write_graph(directory, "model.onnx", _read_reference(directory), manifest)
             variant = manifest.variants[-1]
@@ -91,7 +91,7 @@ def add_variants(
             raise ExportError(f"no {name} variant: {why}")
 
 
-def _forms(
+def _make_forms(
     name: str, model: onnx.ModelProto, spec: ModelSpec
 ) -> Iterator[tuple[onnx.ModelProto, str]]:
     """Yields the forms of a variant, the fastest first, with a description of the method."""
@@ -102,7 +102,7 @@ def _forms(
         )
         return
     plain = replace_transposed_convolutions(model)
-    feeds = list(_calibration(spec))
+    feeds = list(_draw_calibration(spec))
     present = {node.op_type for node in plain.graph.node}
     tried: set[frozenset[str]] = set()
     for kinds in _INT8_KINDS:
@@ -111,14 +111,14 @@ def _forms(
             tried.add(wanted)
             which = ", ".join(kind for kind in kinds if kind in wanted)
             method = (
-                f"{quantizer_name()}, QDQ, static, calibrated by minimum and maximum of"
+                f"{describe_quantizer()}, QDQ, static, calibrated by minimum and maximum of"
                 f" {_CALIBRATION_IMAGES:,} serials of seed {_CALIBRATION_SEED}"
                 f"{', classes in turn' if spec.conditional else ''}; in 8 bits: {which}"
             )
             yield quantize_to_int8(plain, feeds, sorted(wanted)), method
 
 
-def _calibration(spec: ModelSpec) -> Iterator[Feed]:
+def _draw_calibration(spec: ModelSpec) -> Iterator[Feed]:
     """Yields inputs for calibration: every class, example captions, psi of every strength."""
     for start in range(0, _CALIBRATION_IMAGES, _BATCH):
         feed = draw_batch(spec, _CALIBRATION_SEED, start, _BATCH).make_feed(spec.inputs)
@@ -195,10 +195,10 @@ def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Comp
         )
         for each in found.figures
     )
-    return list(_faults(found, limits))
+    return list(_find_faults(found, limits))
 
 
-def _faults(found: Compared, limits: Limits) -> Iterator[str]:
+def _find_faults(found: Compared, limits: Limits) -> Iterator[str]:
     apart = found.difference
     for what, value, limit in (
         ("mean difference", apart.mean, limits.mean),

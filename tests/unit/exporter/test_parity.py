@@ -5,7 +5,7 @@ import pytest
 
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.parity import Tolerance, measure_parity, pytorch_original
+from imagemint.exporter.parity import Tolerance, make_pytorch_original, measure_parity
 
 
 class _Disturbed:
@@ -34,7 +34,7 @@ def measure_with_fault(trained, exported, backend):
 
     def measure(tolerance, fault=lambda images: images):
         disturbed = _Disturbed(backend, fault)
-        return measure_parity(pytorch_original(trained), exported.spec, disturbed, tolerance)
+        return measure_parity(make_pytorch_original(trained), exported.spec, disturbed, tolerance)
 
     return measure
 

@@ -16,8 +16,8 @@ from imagemint.exporter.adoption.model_file import read_model
 from imagemint.exporter.adoption.original import (
     LEVELS,
     OriginalModel,
-    constant_shape,
-    latent_sides,
+    compute_constant_shape,
+    get_latent_sides,
 )
 from imagemint.exporter.adoption.signature import Form, Input, Signature, read_signature
 from imagemint.exporter.adoption.value_range import check_value_range
@@ -79,12 +79,12 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
     warnings = []
     if foreign.check_value_range:
         warnings = check_value_range(original.trial, foreign.value_range)
-    ours = _bundle_graph(model, signature, original, foreign)
+    ours = _make_graph(model, signature, original, foreign)
     if original.batch is not None:
         _check_any_batch(ours, signature, original, foreign)
     return AdoptedModel(
         model=ours,
-        original=Original(foreign.path.name, original.pixels),
+        original=Original(foreign.path.name, original.compute_pixels),
         z_dim=signature.z_dim,
         shape=original.shape,
         sha256=sha256,
@@ -110,7 +110,7 @@ def _check_any_batch(
     classes = np.arange(rows) % labels if labels else None
     psi = None if signature.truncation is None else np.ones(rows, np.float32)
     batch = Batch(z, classes, truncation=psi)
-    expected = original.pixels(batch).astype(np.int16)
+    expected = original.compute_pixels(batch).astype(np.int16)
     try:
         session = cpu_session(model.SerializeToString(), 1, foreign.path)
         for size in _BATCHES:
@@ -126,7 +126,7 @@ def _check_any_batch(
         raise refusal from error
 
 
-def _bundle_graph(
+def _make_graph(
     model: onnx.ModelProto, signature: Signature, original: OriginalModel, foreign: ForeignModel
 ) -> onnx.ModelProto:
     theirs = onnx.ModelProto()
@@ -136,22 +136,22 @@ def _bundle_graph(
     theirs = onnx.compose.add_prefix(theirs, _PREFIX)
     graph = theirs.graph
     inputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, [BATCH_AXIS, signature.z_dim])]
-    before = _latent_nodes(graph, signature)
+    before = _make_latent_nodes(graph, signature)
     if signature.class_input is not None:
         inputs.append(helper.make_tensor_value_info("class_id", TensorProto.INT64, [BATCH_AXIS, 1]))
         count = len(foreign.class_labels)
-        before += _column_nodes(
+        before += _make_column_nodes(
             graph, "class_id", signature.class_input, signature.class_form, count
         )
     if signature.truncation is not None:
         psi = helper.make_tensor_value_info("truncation", TensorProto.FLOAT, [BATCH_AXIS, 1])
         inputs.append(psi)
-        before += _column_nodes(
+        before += _make_column_nodes(
             graph, "truncation", signature.truncation, signature.truncation_form, 0
         )
     for each, value in signature.constants:
-        before += _constant_nodes(graph, each, value)
-    nodes = [*before, *graph.node, *_pixel_nodes(graph, signature, original, foreign)]
+        before += _make_constant_nodes(graph, each, value)
+    nodes = [*before, *graph.node, *_make_pixel_nodes(graph, signature, original, foreign)]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [BATCH_AXIS, *original.shape])
     whole = helper.make_graph(nodes, "generator", inputs, [image], graph.initializer)
     whole.sparse_initializer.extend(graph.sparse_initializer)
@@ -164,9 +164,9 @@ def _bundle_graph(
     return ours
 
 
-def _latent_nodes(graph: onnx.GraphProto, signature: Signature) -> list[onnx.NodeProto]:
+def _make_latent_nodes(graph: onnx.GraphProto, signature: Signature) -> list[onnx.NodeProto]:
     latent, name = signature.latent, _PREFIX + signature.latent.name
-    sides = latent_sides(latent)
+    sides = get_latent_sides(latent)
     if sides == (signature.z_dim,):
         return [helper.make_node("Cast", ["z"], [name], to=latent.dtype)]
     shape = _put(graph, "latent_shape", np.array([0, *sides], np.int64))
@@ -176,7 +176,7 @@ def _latent_nodes(graph: onnx.GraphProto, signature: Signature) -> list[onnx.Nod
     ]
 
 
-def _column_nodes(
+def _make_column_nodes(
     graph: onnx.GraphProto, column: str, found: Input, form: Form | None, count: int
 ) -> list[onnx.NodeProto]:
     """Returns nodes that convert a column [N, 1] to the form and type that the file takes."""
@@ -197,7 +197,9 @@ def _column_nodes(
     ]
 
 
-def _constant_nodes(graph: onnx.GraphProto, found: Input, value: float) -> list[onnx.NodeProto]:
+def _make_constant_nodes(
+    graph: onnx.GraphProto, found: Input, value: float
+) -> list[onnx.NodeProto]:
     """Returns nodes for an input that always gets the same number, in each row of the batch."""
     name = _PREFIX + found.name
     number = _put(
@@ -205,7 +207,7 @@ def _constant_nodes(graph: onnx.GraphProto, found: Input, value: float) -> list[
     )
     if not found.shape:
         return [helper.make_node("Identity", [number], [name])]
-    sides = _put(graph, f"{name}.sides", np.array(constant_shape(found, 1)[1:], np.int64))
+    sides = _put(graph, f"{name}.sides", np.array(compute_constant_shape(found, 1)[1:], np.int64))
     rows, shape = f"{name}.rows", f"{name}.shape"
     return [
         helper.make_node("Shape", ["z"], [rows], start=0, end=1),
@@ -214,7 +216,7 @@ def _constant_nodes(graph: onnx.GraphProto, found: Input, value: float) -> list[
     ]
 
 
-def _pixel_nodes(
+def _make_pixel_nodes(
     graph: onnx.GraphProto, signature: Signature, original: OriginalModel, foreign: ForeignModel
 ) -> list[onnx.NodeProto]:
     """Returns nodes that convert values in their range to levels, and to NHWC."""

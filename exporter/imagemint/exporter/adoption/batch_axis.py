@@ -22,7 +22,7 @@ def free_batch_axis(graph: onnx.GraphProto, batch: int) -> None:
         graph: a graph whose inputs have `batch` rows.
         batch: the batch size of the export.
     """
-    constants = dict(_constants(graph))
+    constants = dict(_list_constants(graph))
     for node in graph.node:
         name = node.input[-1] if node.op_type == "Resize" else "".join(node.input[1:2])
         if node.op_type not in {"Reshape", "Expand", "Resize"} or name not in constants:
@@ -55,7 +55,7 @@ def _resize(node: onnx.NodeProto, sizes: npt.NDArray[np.int64]) -> npt.NDArray[n
 _FREED = {"Reshape": _reshape, "Expand": _expand, "Resize": _resize}
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
+def _list_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
     for tensor in graph.initializer:
         yield tensor.name, numpy_helper.to_array(tensor)
     for node in graph.node:

@@ -33,29 +33,29 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     try:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as error:
-        raise _not_adoptable(path, error) from error
-    for name in sorted(set(_weight_files(model, path))):
+        raise _make_error(path, error) from error
+    for name in sorted(set(_list_weight_files(model, path))):
         digest.update((path.absolute().parent / name).read_bytes())
     _load_weights(model, path)
     try:
-        model = _checked(model)
+        model = _check_and_convert(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise _not_adoptable(path, error) from error
+        raise _make_error(path, error) from error
     _drop_constant_inputs(model.graph)
     return model, digest.hexdigest()
 
 
-def _not_adoptable(path: Path, error: Exception) -> ExportError:
+def _make_error(path: Path, error: Exception) -> ExportError:
     first = (str(error).strip().splitlines() or ["it cannot be read"])[0]
     return ExportError(f"{path} is no ONNX model that can be adopted: {first}")
 
 
-def _weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
+def _list_weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
     """Returns the names of the files that tensors refer to.
 
     Each is a regular file beside the model.
     """
-    for tensor in _external_tensors(model):
+    for tensor in _list_external_tensors(model):
         location = external_data_helper.ExternalDataInfo(tensor).location
         if not location or Path(location).name != location:
             raise ExportError(
@@ -75,7 +75,7 @@ def _weight_files(model: onnx.ModelProto, path: Path) -> Iterator[str]:
         yield location
 
 
-def _external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+def _list_external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     # The function of onnx itself also visits subgraphs and attributes.
     for tensor in external_data_helper._get_all_tensors(model):  # noqa: SLF001 - no public name
         if external_data_helper.uses_external_data(tensor):
@@ -90,7 +90,7 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(f"{path}: its weights cannot be read: {error}") from error
 
 
-def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
+def _check_and_convert(model: onnx.ModelProto) -> onnx.ModelProto:
     onnx.checker.check_model(model)
     versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]
     if max(versions, default=OPSET) >= OPSET:

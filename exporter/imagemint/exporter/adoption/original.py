@@ -48,31 +48,31 @@ class OriginalModel:
     def __init__(self, model: onnx.ModelProto, signature: Signature, foreign: ForeignModel) -> None:
         self._signature = signature
         self._foreign = foreign
-        self._session = _session(model, signature, foreign)
+        self._session = _open_session(model, signature, foreign)
         self.batch = signature.batch
         z = latents(0, 0, _TRIAL_ROWS, signature.z_dim, distribution=foreign.distribution)
         labels = len(foreign.class_labels)
         classes = np.arange(_TRIAL_ROWS) % labels if labels else None
-        output = self._first_output(z, classes)
-        self.layout = _layout(output, foreign)
-        self.trial = self._images(output)
+        output = self._run_first(z, classes)
+        self.layout = _find_layout(output, foreign)
+        self.trial = self._arrange_images(output)
         height, width, channels = self.trial.shape[1:]
         self.shape = (height, width, channels)
 
-    def _first_output(self, z: _Floats, classes: _Classes | None) -> _Floats:
+    def _run_first(self, z: _Floats, classes: _Classes | None) -> _Floats:
         try:
-            return self._output(z, classes, None)
+            return self._run(z, classes, None)
         except BackendFailed as error:
             if self.batch is None:
                 # The graph declares any batch size, but has a constant for one image.
                 self.batch = 1
                 try:
-                    return self._output(z, classes, None)
+                    return self._run(z, classes, None)
                 except BackendFailed:
                     self.batch = None
             raise ExportError(f"{self._foreign.path} does not run: {error.__cause__}") from error
 
-    def pixels(self, batch: Batch) -> npt.NDArray[np.uint8]:
+    def compute_pixels(self, batch: Batch) -> npt.NDArray[np.uint8]:
         """Returns images uint8 [N, H, W, C], scaled and rounded here.
 
         Raises:
@@ -82,7 +82,7 @@ class OriginalModel:
         if batch.z is None:
             raise ValueError("an adopted generator needs latents")
         try:
-            values = self._images(self._output(batch.z, batch.class_id, batch.truncation))
+            values = self._arrange_images(self._run(batch.z, batch.class_id, batch.truncation))
         except BackendFailed as error:
             raise ExportError(f"{self._foreign.path} does not run: {error.__cause__}") from error
         low, high = map(np.float32, self._foreign.value_range)
@@ -90,7 +90,7 @@ class OriginalModel:
         pixels: npt.NDArray[np.uint8] = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
         return pixels
 
-    def _images(self, output: _Floats) -> _Floats:
+    def _arrange_images(self, output: _Floats) -> _Floats:
         """Returns output values as [N, H, W, C]."""
         if self._foreign.image_shape is not None:
             height, width, channels = self._foreign.image_shape
@@ -100,16 +100,16 @@ class OriginalModel:
             return output[..., np.newaxis]
         return output.transpose(0, 2, 3, 1) if self.layout == "nchw" else output
 
-    def _output(self, z: _Floats, classes: _Classes | None, psi: _Floats | None) -> _Floats:
+    def _run(self, z: _Floats, classes: _Classes | None, psi: _Floats | None) -> _Floats:
         size = self.batch or len(z)
         parts = []
         for start in range(0, len(z), size):
             part = slice(start, start + size)
             rows = len(z[part])
             feed = self._feed(
-                _padded(z[part], size),
-                None if classes is None else _padded(classes[part], size),
-                None if psi is None else _padded(psi[part], size),
+                _pad(z[part], size),
+                None if classes is None else _pad(classes[part], size),
+                None if psi is None else _pad(psi[part], size),
             )
             output = np.asarray(self._session.run(feed), np.float32)
             if output.shape[:1] != (size,):
@@ -124,18 +124,18 @@ class OriginalModel:
         signature = self._signature
         rows = len(z)
         latent = signature.latent
-        feed = {latent.name: z.reshape(rows, *latent_sides(latent)).astype(_dtype(latent))}
+        feed = {latent.name: z.reshape(rows, *get_latent_sides(latent)).astype(_get_dtype(latent))}
         if signature.class_input is not None and classes is not None:
             shaped = _FORMS[signature.class_form or "index"](
                 classes, len(self._foreign.class_labels)
             )
-            feed[signature.class_input.name] = shaped.astype(_dtype(signature.class_input))
+            feed[signature.class_input.name] = shaped.astype(_get_dtype(signature.class_input))
         if signature.truncation is not None:
             strength = np.ones(rows, np.float32) if psi is None else psi
             shaped = _FORMS[signature.truncation_form or "index"](strength, 0)
-            feed[signature.truncation.name] = shaped.astype(_dtype(signature.truncation))
+            feed[signature.truncation.name] = shaped.astype(_get_dtype(signature.truncation))
         for each, value in signature.constants:
-            feed[each.name] = np.full(constant_shape(each, rows), value, _dtype(each))
+            feed[each.name] = np.full(compute_constant_shape(each, rows), value, _get_dtype(each))
         return feed
 
 
@@ -146,12 +146,12 @@ _FORMS: dict[Form, Callable[[npt.NDArray[np.generic], int], npt.NDArray[np.gener
 }
 
 
-def latent_sides(latent: Input) -> tuple[int, ...]:
+def get_latent_sides(latent: Input) -> tuple[int, ...]:
     """Returns the sides of one latent in the form that the file takes; all are fixed."""
     return tuple(side or 0 for side in latent.shape[1:])
 
 
-def constant_shape(found: Input, rows: int) -> tuple[int, ...]:
+def compute_constant_shape(found: Input, rows: int) -> tuple[int, ...]:
     """Returns the shape of an input that gets a constant; an open first side is the batch.
 
     Raises:
@@ -163,15 +163,15 @@ def constant_shape(found: Input, rows: int) -> tuple[int, ...]:
     return (found.shape[0] or rows, *sides) if found.shape else ()
 
 
-def _dtype(found: Input) -> np.dtype[np.generic]:
+def _get_dtype(found: Input) -> np.dtype[np.generic]:
     return helper.tensor_dtype_to_np_dtype(found.dtype)
 
 
-def _padded(values: npt.NDArray[_Number], rows: int) -> npt.NDArray[_Number]:
+def _pad(values: npt.NDArray[_Number], rows: int) -> npt.NDArray[_Number]:
     return np.pad(values, [(0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
 
-def _session(model: onnx.ModelProto, signature: Signature, foreign: ForeignModel) -> Session:
+def _open_session(model: onnx.ModelProto, signature: Signature, foreign: ForeignModel) -> Session:
     alone = onnx.ModelProto()
     alone.CopyFrom(model)
     del alone.graph.output[:]
@@ -182,7 +182,7 @@ def _session(model: onnx.ModelProto, signature: Signature, foreign: ForeignModel
         raise ExportError(f"{foreign.path}: {error.why}") from error
 
 
-def _layout(output: _Floats, foreign: ForeignModel) -> str:
+def _find_layout(output: _Floats, foreign: ForeignModel) -> str:
     """Returns the layout of an output: the declared one, or the one that its sides indicate."""
     declared, sides = foreign.layout, output.shape[1:]
     if foreign.image_shape is not None:

@@ -41,7 +41,7 @@ class Input:
     def of(cls, value: onnx.ValueInfoProto) -> "Input":
         """Reads a declared input."""
         tensor = value.type.tensor_type
-        shape = (d.dim_value if d.dim_value > 0 else _zero(d) for d in tensor.shape.dim)
+        shape = (d.dim_value if d.dim_value > 0 else _read_zero(d) for d in tensor.shape.dim)
         return cls(value.name, tensor.elem_type, tuple(shape))
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Input:
         return 0 in self.shape[1:]
 
 
-def _zero(dimension: onnx.TensorShapeProto.Dimension) -> int | None:
+def _read_zero(dimension: onnx.TensorShapeProto.Dimension) -> int | None:
     return 0 if dimension.HasField("dim_value") and dimension.dim_value == 0 else None
 
 
@@ -104,21 +104,21 @@ def read_signature(graph: onnx.GraphProto, foreign: ForeignModel) -> Signature:
         if each.name in foreign.fixed_inputs or each.is_empty
     )
     free = [each for each in inputs.values() if all(each is not fixed for fixed, _ in constants)]
-    truncation = _truncation_input(free, foreign)
+    truncation = _find_truncation_input(free, foreign)
     free = [each for each in free if each is not truncation]
-    class_input = _class_input(free, foreign)
+    class_input = _find_class_input(free, foreign)
     free = [each for each in free if each is not class_input]
-    latent = _latent_input(free, foreign)
+    latent = _find_latent_input(free, foreign)
     _refuse_unmapped([each for each in free if each is not latent], foreign)
     return Signature(
         latent=latent,
-        z_dim=_z_dim(latent),
+        z_dim=_read_z_dim(latent),
         class_input=class_input,
-        class_form=None if class_input is None else _class_form(class_input, foreign),
+        class_form=None if class_input is None else _find_class_form(class_input, foreign),
         truncation=truncation,
-        truncation_form=None if truncation is None else _truncation_form(truncation, latent),
+        truncation_form=None if truncation is None else _find_truncation_form(truncation, latent),
         constants=constants,
-        output=_output_name(graph, foreign),
+        output=_choose_output(graph, foreign),
     )
 
 
@@ -129,19 +129,19 @@ def _check_names(inputs: dict[str, Input], foreign: ForeignModel) -> None:
             raise ExportError(f"There is no input {name!r}. The inputs are {_list(inputs)}")
 
 
-def _truncation_input(free: list[Input], foreign: ForeignModel) -> Input | None:
+def _find_truncation_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     name = foreign.truncation_input
-    return _first(free, lambda each: each.name == name if name else each.name in _PSI_NAMES)
+    return _find_first(free, lambda each: each.name == name if name else each.name in _PSI_NAMES)
 
 
-def _class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
+def _find_class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     if foreign.class_input is not None:
         if not foreign.class_labels:
             raise ExportError(
                 f"Input {foreign.class_input!r} takes classes, but no label texts are given."
                 " Use --labels or --labels-file"
             )
-        return _first(free, lambda each: each.name == foreign.class_input)
+        return _find_first(free, lambda each: each.name == foreign.class_input)
     if not foreign.class_labels:
         return None
     others = [each for each in free if each.name != foreign.latent_input]
@@ -155,9 +155,9 @@ def _class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     )
 
 
-def _latent_input(free: list[Input], foreign: ForeignModel) -> Input:
+def _find_latent_input(free: list[Input], foreign: ForeignModel) -> Input:
     if foreign.latent_input is not None:
-        latent = _first(free, lambda each: each.name == foreign.latent_input)
+        latent = _find_first(free, lambda each: each.name == foreign.latent_input)
         if latent is None:
             raise ExportError(f"Input {foreign.latent_input!r} cannot take latents as well")
         if latent.dtype not in _FLOATS:
@@ -186,7 +186,7 @@ def _refuse_unmapped(left: list[Input], foreign: ForeignModel) -> None:
         raise ExportError(" ".join(texts))
 
 
-def _output_name(graph: onnx.GraphProto, foreign: ForeignModel) -> str:
+def _choose_output(graph: onnx.GraphProto, foreign: ForeignModel) -> str:
     names = [value.name for value in graph.output]
     if foreign.output is None and len(names) != 1:
         raise ExportError(
@@ -198,7 +198,7 @@ def _output_name(graph: onnx.GraphProto, foreign: ForeignModel) -> str:
     return name
 
 
-def _z_dim(latent: Input) -> int:
+def _read_z_dim(latent: Input) -> int:
     sides = [side for side in latent.shape[1:] if side is not None]
     if len(sides) < len(latent.shape[1:]):
         raise ExportError(
@@ -210,7 +210,7 @@ def _z_dim(latent: Input) -> int:
     return long[0]
 
 
-def _class_form(found: Input, foreign: ForeignModel) -> Form:
+def _find_class_form(found: Input, foreign: ForeignModel) -> Form:
     count = len(foreign.class_labels)
     if found.dtype in _NUMBERS:
         if len(found.shape) == 1:
@@ -225,7 +225,7 @@ def _class_form(found: Input, foreign: ForeignModel) -> Form:
     )
 
 
-def _truncation_form(found: Input, latent: Input) -> Form:
+def _find_truncation_form(found: Input, latent: Input) -> Form:
     if found.dtype in _FLOATS and found.shape[:1] == latent.shape[:1]:
         if len(found.shape) == 1:
             return "index"
@@ -245,7 +245,7 @@ def _require_one(what: str, candidates: list[Input], among: Iterable[Input]) -> 
     return candidates[0]
 
 
-def _first(inputs: list[Input], fits: Callable[[Input], bool]) -> Input | None:
+def _find_first(inputs: list[Input], fits: Callable[[Input], bool]) -> Input | None:
     return next((each for each in inputs if fits(each)), None)
 
 

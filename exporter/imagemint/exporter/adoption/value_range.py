@@ -32,7 +32,7 @@ def check_value_range(values: npt.NDArray[np.float32], declared: tuple[float, fl
     )
     outside = float(np.mean((values < low - _MARGIN * span) | (values > high + _MARGIN * span)))
     used = (min(most, high) - max(least, low)) / span
-    hint = _likely_range(values, declared)
+    hint = _suggest_range(values, declared)
     anyway = hint or " To adopt it all the same, use --no-check-value-range."
     if outside > _MOST_OUTSIDE:
         raise ExportError(f"{found}: {outside:.0%} of them are outside.{anyway}")
@@ -43,7 +43,7 @@ def check_value_range(values: npt.NDArray[np.float32], declared: tuple[float, fl
     return []
 
 
-def _likely_range(values: npt.NDArray[np.float32], declared: tuple[float, float]) -> str:
+def _suggest_range(values: npt.NDArray[np.float32], declared: tuple[float, float]) -> str:
     low, high = np.quantile(values, [0.001, 0.999])
     for least, most in sorted(_COMMON, key=lambda each: each[1] - each[0]):
         margin = _MARGIN * (most - least)
