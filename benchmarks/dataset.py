@@ -38,7 +38,7 @@ from imagemint.dataset.plan import FormatName, Plan
 from imagemint.dataset.shards import make_shard
 from imagemint.dataset.sources import LocalSpec, Source
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 
 ENCODED: tuple[FormatName, ...] = ("webdataset", "parquet", "imagefolder")
 _ROWS = 256
@@ -88,7 +88,7 @@ def plan_format(model: str, count: int, format_name: FormatName) -> tuple[Plan, 
 def run_engine(source: LocalSource, plan: Plan) -> None:
     """Runs ONNX Runtime alone for as many images as the plan has."""
     spec, backend = source.spec, source.backend
-    z = latents(plan.seed, 0, _ROWS, spec.z_dim, distribution=spec.distribution)
+    z = draw_latents(plan.seed, 0, _ROWS, spec.z_dim, distribution=spec.distribution)
     batch = Batch(z, np.arange(_ROWS) % spec.num_classes if spec.conditional else None)
     for start in range(0, plan.count, _ROWS):
         backend.run(batch[: min(_ROWS, plan.count - start)])

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 
 BATCH = 64
 # Share of each measurement for the time of a single image.
@@ -49,7 +49,7 @@ class RawLimit:
 
     def __init__(self, directory: Path) -> None:
         spec = read_bundle(directory).spec
-        self._batch: dict[str, NDArray[Any]] = {"z": latents(0, 0, BATCH, spec.z_dim)}
+        self._batch: dict[str, NDArray[Any]] = {"z": draw_latents(0, 0, BATCH, spec.z_dim)}
         if spec.conditional:
             self._batch["class_id"] = np.arange(BATCH).reshape(BATCH, 1) % spec.num_classes
         self._single = {name: values[:1] for name, values in self._batch.items()}

@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from imagemint.engine import draw_classes, latents
+from imagemint.engine import draw_classes, draw_latents
 from imagemint.engine.bundle import read_bundle
 
 BATCHES = (1, 8, 64)
@@ -52,7 +52,7 @@ def feed_of(content: bytes, rows: int) -> Feed:
     """Returns inputs of seed 0 with random classes."""
     graph = onnx.load_model_from_string(content).graph
     sides = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.input}
-    feed: Feed = {"z": latents(0, 0, rows, sides["z"])}
+    feed: Feed = {"z": draw_latents(0, 0, rows, sides["z"])}
     if "class_id" in sides:
         feed["class_id"] = draw_classes(0, 0, rows, 10)[:, np.newaxis]
     return feed

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from imagemint.client import Client
 from imagemint.dataset.local import find_bundle
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.datasets import avatars
 from imagemint.training.datasets.images import Attribute
 from imagemint.training.networks.attributes import compute_limits
@@ -46,4 +46,4 @@ def attributes_of(
     options: argparse.Namespace, seed: int, labels: NDArray[np.int64]
 ) -> tuple[Attribute, ...]:
     """Returns the attributes of the first images of a seed."""
-    return choose_attributes(latents(seed, 0, len(labels), read_z_dim(options)), labels)
+    return choose_attributes(draw_latents(seed, 0, len(labels), read_z_dim(options)), labels)

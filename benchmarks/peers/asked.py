@@ -14,7 +14,7 @@ from PIL import Image
 
 from imagemint.bench.mix import RequestKind
 from imagemint.bench.target import CallFailed, Reply, Streaming
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.engine.spec import ModelSpec
 
 # Different requests of one kind, used in turn, as in imagemint.bench.imagemint_target.
@@ -40,7 +40,7 @@ class Content:
 def make_inputs(spec: ModelSpec, ask: RequestKind, seed: int, turn: int) -> Inputs:
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
     first = turn * ask.count
-    z = latents(seed, first, ask.count, spec.z_dim, distribution=spec.distribution)
+    z = draw_latents(seed, first, ask.count, spec.z_dim, distribution=spec.distribution)
     return z, draw_classes(seed, first, ask.count, spec.num_classes)[:, np.newaxis]
 
 

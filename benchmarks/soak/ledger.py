@@ -14,7 +14,7 @@ from imagemint.client import ImageBatch
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import Run, latents_of
+from imagemint.engine.sampling import Run, draw_run_latents
 from imagemint.engine.serial import Serial
 
 VARIANTS = 3
@@ -124,7 +124,7 @@ class Ledger:
         if batch.bundle_sha256 != self._digests[variant]:
             return len(batch)
         runs = [Run(each.seed, each.index, 1, each.truncation) for each in serials]
-        z = latents_of(runs, self._spec.z_dim)
+        z = draw_run_latents(runs, self._spec.z_dim)
         class_id = np.array([each.class_id for each in serials], np.int64)
         expected = self._engines[variant].run(Batch(z, class_id))
         return int((expected != batch.image).any(axis=(1, 2, 3)).sum())

@@ -12,7 +12,7 @@ from tiny_bundles import EXAMPLES, MAX_WORDS, WORDS
 from imagemint.client import Caption, FailedPrecondition, InvalidRequest, cli
 from imagemint.engine.batch import Batch
 from imagemint.engine.captions import Captions
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.open_inference import grpc_service_pb2 as oip
 from imagemint.open_inference import grpc_service_pb2_grpc
 
@@ -31,7 +31,7 @@ async def inference(app, connect):
 
 def compute_images(engines, captions, seed, first=0):
     """Returns the images of captions from the engine."""
-    batch = Batch(latents(seed, first, len(captions), 8), tokens=KNOWN.encode(captions))
+    batch = Batch(draw_latents(seed, first, len(captions), 8), tokens=KNOWN.encode(captions))
     return engines["people"].run(batch)
 
 
@@ -120,7 +120,7 @@ async def test_condition_of_another_kind_fails(client):
 
 async def test_explicit_latents_need_a_caption(client, engines):
     """Explicit latents have no seed from which a caption could be drawn."""
-    z = latents(4, 0, 2, 8)
+    z = draw_latents(4, 0, 2, 8)
     with pytest.raises(InvalidRequest, match="a caption is required with explicit latents"):
         await client.generate("people", 2, latents=z)
     batch = await client.generate("people", 2, latents=z, condition=Caption(RED))

@@ -14,7 +14,7 @@ from tiny_bundles import write_bundle
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 
@@ -43,7 +43,7 @@ def large_models(tmp_path_factory):
 def expected(large_models):
     """The pixels of the requested images, computed by the engine."""
     engine = OnnxBackend(read_bundle(large_models / "large/1"), device="cpu")
-    return engine.run(Batch(latents(SEED, 0, STREAMED, 8)))
+    return engine.run(Batch(draw_latents(SEED, 0, STREAMED, 8)))
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -11,7 +11,7 @@ from imagemint.client.settings import UsageError
 from imagemint.client.sources import RemoteModel
 from imagemint.engine.batch import Batch
 from imagemint.engine.captions import Captions
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.evaluation.sources import takes_captions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,7 +30,7 @@ async def test_served_images_equal_those_of_the_bundle(app, engines, model):
 
     name, digest, num_classes, (images, classes) = await asyncio.to_thread(drawn)
     turns = np.arange(7, 97) % 10 if model == "digits" else None
-    assert np.array_equal(images, engines[model].run(Batch(latents(11, 7, 90, 8), turns)))
+    assert np.array_equal(images, engines[model].run(Batch(draw_latents(11, 7, 90, 8), turns)))
     assert np.array_equal(classes, turns) if turns is not None else classes is None
     assert num_classes == (10 if model == "digits" else 0)
     assert name.startswith(f"{model}@1 served at ")
@@ -52,7 +52,7 @@ async def test_served_captions_equal_those_of_the_bundle(app, engines):
     images = await asyncio.to_thread(drawn)
     known = Captions(WORDS, MAX_WORDS, EXAMPLES)
     tokens = known.encode([known.parse(text) for text in texts])
-    expected = engines["people"].run(Batch(latents(11, 7, 4, 8), tokens=tokens))
+    expected = engines["people"].run(Batch(draw_latents(11, 7, 4, 8), tokens=tokens))
     assert np.array_equal(images, expected)
 
 

@@ -15,7 +15,7 @@ from imagemint.client.errors import NotFound
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc
 
@@ -30,7 +30,9 @@ QUIET = {"poll_interval_s": 3_600.0}
 def compute_pixels(directory, seed, first, count):
     """Returns the images of a bundle from the engine."""
     engine = OnnxBackend(read_bundle(directory), device="cpu")
-    return engine.run(Batch(latents(seed, first, count, 8), draw_classes(seed, first, count, 10)))
+    return engine.run(
+        Batch(draw_latents(seed, first, count, 8), draw_classes(seed, first, count, 10))
+    )
 
 
 def publish_version(staging, repository, number):

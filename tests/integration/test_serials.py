@@ -10,7 +10,7 @@ import pytest
 from imagemint.client import AsyncClient, Client, Cycle, PerImage, Weights
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.engine.serial import Serial
 from imagemint.server.app import App
 
@@ -33,7 +33,7 @@ def compute_alone(engines, serial):
     psi = 1.0 if name.truncation is None else name.truncation
     image = engines[name.model].run(
         Batch(
-            latents(name.seed, name.index, 1, 8, threshold=threshold),
+            draw_latents(name.seed, name.index, 1, 8, threshold=threshold),
             None if name.class_id is None else np.int64([name.class_id]),
             truncation=np.float32([psi]) if name.model == "styled" else None,
         )
@@ -154,7 +154,7 @@ async def test_explicit_latents_equal_drawn_ones(client, model):
     """The latents of a seed, given explicitly, give the images of that seed."""
     condition = None if model == "plain" else PerImage([4, 4, 1, 0, 9])
     sampled = await client.generate(model, 5, seed=11, first_index=6, condition=condition)
-    z = latents(11, 6, 5, 8)
+    z = draw_latents(11, 6, 5, 8)
     given = await client.generate(model, 5, latents=z, first_index=6, condition=condition)
     assert given.image.tobytes() == sampled.image.tobytes()
     assert given.index.tolist() == sampled.index.tolist()
@@ -171,7 +171,7 @@ async def test_threshold_applies_to_the_latents(client):
     """A truncated image is that of the truncated latent. There is no default."""
     whole = await client.generate("bounded", 4, seed=3, condition=1)
     near = await client.generate("bounded", 4, seed=3, condition=1, truncation=0.25)
-    by_hand = latents(3, 0, 4, 8, threshold=0.25)
+    by_hand = draw_latents(3, 0, 4, 8, threshold=0.25)
     given = await client.generate("bounded", 4, latents=by_hand, condition=1)
     assert near.image.tobytes() == given.image.tobytes() != whole.image.tobytes()
     assert near.serials[0] == "bounded@1/3/0?class=1&truncation=0.25"

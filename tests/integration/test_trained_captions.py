@@ -9,7 +9,7 @@ from onnx_registry import keep_registry  # noqa: F401 - a fixture
 from small_runs import small, train_twice
 
 from imagemint.client import AsyncClient, Caption
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.exporter import parity
 from imagemint.exporter.export import export_generator
 from imagemint.exporter.graph import to_levels
@@ -45,7 +45,9 @@ async def test_stack_is_answered_by_a_server(tmp_path, monkeypatch):
     assert batch.captions == (CAPTION,) * 5
     tokens = torch.from_numpy(trained.captions.encode([CAPTION] * 5))
     with torch.no_grad():
-        images = trained.module(torch.from_numpy(latents(7, 0, 5, trained.z_dim)), tokens=tokens)
+        images = trained.module(
+            torch.from_numpy(draw_latents(7, 0, 5, trained.z_dim)), tokens=tokens
+        )
     assert batch.image.shape == (5, 64, 64, 3)
     assert batch.image.std() > 0
     assert np.abs(batch.image.astype(int) - to_levels(images).numpy()).max() <= SAME

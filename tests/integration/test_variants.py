@@ -10,7 +10,7 @@ from tiny_bundles import write_bundle, write_variant
 
 from imagemint.client import AsyncClient, FailedPrecondition, cli
 from imagemint.client.sources import RemoteModel
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle, variants
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -51,7 +51,7 @@ async def test_variant_is_chosen_and_returned(serve, repository, scrape, total, 
         assert version.variant == both
     bundle = read_bundle(repository / "both" / "1")
     engine = OnnxBackend(bundle, device="cpu", variant=both)
-    assert np.array_equal(batch.image, engine.run(Batch(latents(1, 0, 3, 8), np.full(3, 7))))
+    assert np.array_equal(batch.image, engine.run(Batch(draw_latents(1, 0, 3, 8), np.full(3, 7))))
     samples = await scrape(app.metrics_address)
     told = {"model": "both", "variant": both, "precision": both, "bundle_sha256": bundle.sha256}
     assert total(samples, "imagemint_model_info", **told) == 1
@@ -143,7 +143,7 @@ async def test_evaluation_keeps_its_variant(serve, repository):
         return images
 
     engine = OnnxBackend(read_bundle(repository / "both" / "1"), device="cpu", variant="int8")
-    expected = engine.run(Batch(latents(1, 0, 3, 8), np.arange(3)))
+    expected = engine.run(Batch(draw_latents(1, 0, 3, 8), np.arange(3)))
     assert np.array_equal(await asyncio.to_thread(drawn), expected)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle.critic import CRITIC_FILE
-from imagemint.engine.filtering import Realness, acceptance_chances
+from imagemint.engine.filtering import Realness, compute_acceptance_chances
 from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import build_critic_graph
@@ -250,7 +250,7 @@ def _calibrate(
     logits = (fake * slope + offset).astype(np.float32)
     maximum = float(logits.max())
     shift = _find_shift(logits, maximum, of.accepted_share)
-    share = float(acceptance_chances(logits, Realness(maximum, shift)).mean())
+    share = float(compute_acceptance_chances(logits, Realness(maximum, shift)).mean())
     protocol = (
         f"logit of the discriminator, times {slope:.4g}, plus {offset:.4g}: logistic regression on"
         f" {count:,} images of {of.test.name} and as many generated ones, seed {_CALIBRATION_SEED}"
@@ -287,6 +287,6 @@ def _find_shift(logits: NDArray[np.float32], maximum: float, share: float) -> fl
     """Returns gamma with which this share of the images is accepted on average."""
 
     def excess(shift: float) -> float:
-        return float(acceptance_chances(logits, Realness(maximum, shift)).mean()) - share
+        return float(compute_acceptance_chances(logits, Realness(maximum, shift)).mean()) - share
 
     return float(brentq(excess, -100.0, 100.0))

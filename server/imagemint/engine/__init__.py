@@ -26,7 +26,7 @@ from imagemint.engine.errors import (
     VersionNotFound,
     Violation,
 )
-from imagemint.engine.sampling import Distribution, draw_classes, latents
+from imagemint.engine.sampling import Distribution, draw_classes, draw_latents
 from imagemint.engine.serial import Serial
 
 __all__ = [
@@ -53,5 +53,5 @@ __all__ = [
     "VersionNotFound",
     "Violation",
     "draw_classes",
-    "latents",
+    "draw_latents",
 ]

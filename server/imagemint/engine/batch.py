@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.sampling import draw_bytes, draw_classes, latents
+from imagemint.engine.sampling import draw_bytes, draw_classes, draw_latents
 from imagemint.engine.spec import GraphInput, ModelSpec, Source
 
 Feed = dict[str, npt.NDArray[Any]]
@@ -100,7 +100,7 @@ def draw_batch(
     captions = spec.captions
     z = None
     if spec.z_dim:
-        z = latents(seed, first_index, count, spec.z_dim, distribution=spec.distribution)
+        z = draw_latents(seed, first_index, count, spec.z_dim, distribution=spec.distribution)
     return Batch(
         z=z,
         class_id=drawn if spec.conditional else None,
@@ -129,6 +129,6 @@ def count_rows(feed: Mapping[str, npt.NDArray[Any]]) -> int:
     return len(next(iter(feed.values())))
 
 
-def rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
+def select_rows(feed: Mapping[str, npt.NDArray[Any]], start: int, stop: int) -> Feed:
     """Returns the rows `start` to `stop - 1` of a feed."""
     return {name: value[start:stop] for name, value in feed.items()}

@@ -237,8 +237,8 @@ class ScoreUnsupported(ImagemintError):
         self, model: str, version: int, needed: Sequence[str], known: Sequence[str]
     ) -> None:
         super().__init__(
-            f"{model}@{version} has no {' and no '.join(needed)}; its scores: {_listed(known)}. "
-            "Export the model with a critic",
+            f"{model}@{version} has no {' and no '.join(needed)}; its scores: {_join_names(known)}."
+            " Export the model with a critic",
             metadata={"model": model, "version": str(version), "known": ",".join(known)},
         )
 
@@ -376,8 +376,8 @@ class BundleRefused(ImagemintError):
 
 
 def _list_existing(names: Sequence[str]) -> str:
-    return f"there {'are' if len(names) > 1 else 'is'} {_listed(names)}"
+    return f"there {'are' if len(names) > 1 else 'is'} {_join_names(names)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"

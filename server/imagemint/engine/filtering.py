@@ -137,12 +137,12 @@ class ImageFilter:
         if self.min_training_distance is not None and scores.training_distance is not None:
             passes &= scores.training_distance >= self.min_training_distance
         if self.rejection_sampling and spec.realness and scores.realness is not None:
-            chances = acceptance_chances(scores.realness, spec.realness)
+            chances = compute_acceptance_chances(scores.realness, spec.realness)
             passes &= draw_acceptance_numbers(seed, indices) < chances
         return passes
 
 
-def acceptance_chances(
+def compute_acceptance_chances(
     logits: npt.NDArray[np.float32], realness: Realness
 ) -> npt.NDArray[np.float64]:
     """Returns the probability with which each image is accepted, float64 [N].
@@ -189,12 +189,12 @@ class Selection:
     @property
     def next_indices(self) -> npt.NDArray[np.uint64]:
         """Indices of the next candidates, one for each pending position, uint64 [M]."""
-        return self._indices(self.pending)
+        return self._compute_indices(self.pending)
 
     @property
     def indices(self) -> npt.NDArray[np.uint64]:
         """Indices of the images that were found, or that are tried now, uint64 [count]."""
-        return self._indices(np.arange(len(self.rejected)))
+        return self._compute_indices(np.arange(len(self.rejected)))
 
     def settle(self, scores: Scores) -> npt.NDArray[np.bool_]:
         """Takes the scores of the candidates of `next_indices`, and returns which pass, bool [M].
@@ -212,14 +212,14 @@ class Selection:
         self.rejected[failed] += 1
         self.pending = failed
         if len(failed) and self.rejected[failed[0]] >= self._filter.max_tries:
-            raise self._exhausted(failed)
+            raise self._make_exhausted_error(failed)
         return passes
 
-    def _indices(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    def _compute_indices(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         tries = self.rejected[positions].astype(np.uint64)
         return (positions + self._first_index).astype(np.uint64) + tries * np.uint64(INDEX_END)
 
-    def _exhausted(self, failed: npt.NDArray[np.int64]) -> FilterExhausted:
+    def _make_exhausted_error(self, failed: npt.NDArray[np.int64]) -> FilterExhausted:
         found = len(self.rejected) - len(failed)
         # All digits: 0.99998 rounded to 1 would seem to pass a bound of 0.99999.
         best = {name: np.float32(value) for name, value in self._best.items()}

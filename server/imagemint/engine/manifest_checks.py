@@ -39,27 +39,27 @@ def find_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         )
     if len(manifest.title.splitlines()) > 1:
         yield "title is more than one line"
-    yield from _latent_faults(manifest)
+    yield from _find_latent_faults(manifest)
     if len(set(manifest.class_labels)) < len(manifest.class_labels):
         yield "class_labels are not unique"
     if not all(manifest.class_labels):
         yield "class_labels holds an empty text"
     if manifest.HasField("caption"):
-        yield from _caption_faults(manifest)
-    yield from _image_faults(manifest.image)
+        yield from _find_caption_faults(manifest)
+    yield from _find_image_faults(manifest.image)
     if manifest.HasField("source"):
-        yield from _source_faults(manifest)
+        yield from _find_source_faults(manifest)
     if manifest.precision not in pb.Precision.values() or not manifest.precision:
         yield "precision is missing or unknown"
-    yield from _parity_faults(manifest.parity)
-    yield from _training_faults(manifest.training)
-    yield from _evaluation_faults(manifest)
-    yield from _variant_faults(manifest)
+    yield from _find_parity_faults(manifest.parity)
+    yield from _find_training_faults(manifest.training)
+    yield from _find_evaluation_faults(manifest)
+    yield from _find_variant_faults(manifest)
     if manifest.HasField("critic"):
-        yield from _critic_faults(manifest)
+        yield from _find_critic_faults(manifest)
 
 
-def _latent_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_latent_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     latent = manifest.latent
     if manifest.HasField("source") and not manifest.HasField("latent"):
         return
@@ -84,7 +84,7 @@ def _latent_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         yield f"latent.truncation range {low} to {high} leaves 0 to 1"
 
 
-def _caption_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_caption_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     caption = manifest.caption
     if manifest.class_labels:
         yield "class_labels and caption are both given; a model takes a class or a caption"
@@ -98,10 +98,10 @@ def _caption_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     for word in words:
         if split_words(word) != [word]:
             yield f"caption.vocabulary: {word!r} is not lower-case letters, digits and '-'"
-    yield from _example_faults(caption)
+    yield from _find_example_faults(caption)
 
 
-def _example_faults(caption: pb.CaptionSpec) -> Iterator[str]:
+def _find_example_faults(caption: pb.CaptionSpec) -> Iterator[str]:
     if not caption.examples or len(set(caption.examples)) < len(caption.examples):
         yield "caption.examples are missing or not unique"
     known = Captions(tuple(caption.vocabulary), caption.max_words, ())
@@ -114,7 +114,7 @@ def _example_faults(caption: pb.CaptionSpec) -> Iterator[str]:
             yield f"caption.examples: {example!r} is not in its normal form, {normalize(example)!r}"
 
 
-def _image_faults(image: pb.ImageShape) -> Iterator[str]:
+def _find_image_faults(image: pb.ImageShape) -> Iterator[str]:
     for side, pixels in (("height", image.height), ("width", image.width)):
         if not 1 <= pixels <= _MAX_SIDE:
             yield f"image.{side} is {pixels}, not 1 to {_MAX_SIDE}"
@@ -122,7 +122,7 @@ def _image_faults(image: pb.ImageShape) -> Iterator[str]:
         yield f"image.channels is {image.channels}, not 1 or 3"
 
 
-def _source_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_source_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     source, image = manifest.source, manifest.image
     if source.tiled and manifest.HasField("latent"):
         yield "source.tiled is set, but the model takes a latent, which decides whole pictures"
@@ -133,7 +133,7 @@ def _source_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     if not 1 <= source.scale <= _MAX_SCALE:
         yield f"source.scale is {source.scale}, not 1 to {_MAX_SCALE}"
     is_free = not source.height and not source.width
-    yield from _free_size_faults(source) if is_free else _fixed_size_faults(source)
+    yield from _free_size_faults(source) if is_free else _find_fixed_size_faults(source)
     height, width = source.height or source.max_height, source.width or source.max_width
     expected = height * source.scale, width * source.scale
     if (image.height, image.width) != expected:
@@ -143,7 +143,7 @@ def _source_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         )
 
 
-def _fixed_size_faults(source: pb.SourceSpec) -> Iterator[str]:
+def _find_fixed_size_faults(source: pb.SourceSpec) -> Iterator[str]:
     for side, pixels in (("height", source.height), ("width", source.width)):
         if not 1 <= pixels <= _MAX_SIDE:
             yield f"source.{side} is {pixels}, not 1 to {_MAX_SIDE}, nor 0 for both sides"
@@ -167,7 +167,7 @@ def _free_size_faults(source: pb.SourceSpec) -> Iterator[str]:
         yield f"source.overlap {source.overlap} leaves nothing of a tile of max_height x max_width"
 
 
-def _parity_faults(parity: pb.Parity) -> Iterator[str]:
+def _find_parity_faults(parity: pb.Parity) -> Iterator[str]:
     shares = (parity.differing_share, parity.tolerance_share)
     if not all(0 <= share <= 1 for share in shares):
         yield "a share in parity is outside 0 to 1"
@@ -178,7 +178,7 @@ def _parity_faults(parity: pb.Parity) -> Iterator[str]:
         yield "parity.batch_sizes holds a size below 1"
 
 
-def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
+def _find_training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
     if training.images_seen < 0:
         yield "training.images_seen is negative"
     if training.checkpoint_sha256 and not _SHA256.fullmatch(training.checkpoint_sha256):
@@ -190,7 +190,7 @@ def _training_faults(training: pb.TrainingProvenance) -> Iterator[str]:
             yield "training.options_json is not JSON"
 
 
-def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     for number, evaluation in enumerate(manifest.evaluations):
         if not evaluation.metric:
             yield f"evaluations[{number}].metric is empty"
@@ -200,7 +200,7 @@ def _evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
             yield f"evaluations[{number}].sample_size is negative"
 
 
-def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     if manifest.precision not in pb.Precision.values():
         return  # reported above
     taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
@@ -219,10 +219,10 @@ def _variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
             yield f"{place}.precision is missing or unknown"
         if variant.target not in pb.TargetDevice.values() or not variant.target:
             yield f"{place}.target is missing or unknown"
-        yield from _figure_faults(place, variant)
+        yield from _find_figure_faults(place, variant)
 
 
-def _critic_faults(manifest: pb.BundleManifest) -> Iterator[str]:
+def _find_critic_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     critic = manifest.critic
     if not _SHA256.fullmatch(critic.sha256):
         yield "critic.sha256 is not 64 lower-case hexadecimal digits"
@@ -239,7 +239,7 @@ def _critic_faults(manifest: pb.BundleManifest) -> Iterator[str]:
         yield "critic.realness.accepted_share is outside 0 to 1"
 
 
-def _figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
+def _find_figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
     difference = variant.difference
     shares = (
         *(difference.differing_share, difference.over_one_share),

@@ -10,22 +10,22 @@ _STATUS = Path("/proc/self/status")
 
 def measure_available_bytes() -> int | None:
     """Returns the memory in bytes that can be allocated without swapping; None if unknown."""
-    amounts = [_of_machine(), _left("memory.max", "memory.current")]
-    amounts.append(_left("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+    amounts = [_read_machine(), _read_unused("memory.max", "memory.current")]
+    amounts.append(_read_unused("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     known = [amount for amount in amounts if amount is not None]
     return min(known, default=None)
 
 
 def measure_resident_bytes() -> int:
     """Returns the resident memory of this process in bytes; 0 if unknown."""
-    return _field(_STATUS, "VmRSS:") or 0
+    return _read_field(_STATUS, "VmRSS:") or 0
 
 
-def _of_machine() -> int | None:
-    return _field(_MEMINFO, "MemAvailable:")
+def _read_machine() -> int | None:
+    return _read_field(_MEMINFO, "MemAvailable:")
 
 
-def _field(path: Path, name: str) -> int | None:
+def _read_field(path: Path, name: str) -> int | None:
     """Returns a value in kB of a /proc file, in bytes; None if it is missing."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in path.read_text().splitlines():
@@ -34,7 +34,7 @@ def _field(path: Path, name: str) -> int | None:
     return None
 
 
-def _left(limit: str, used: str) -> int | None:
+def _read_unused(limit: str, used: str) -> int | None:
     """Returns the unused memory of the control group; its page cache counts as used."""
     with contextlib.suppress(OSError, ValueError):  # no control group, or the limit is "max"
         most = int((_CGROUP / limit).read_text())

@@ -53,7 +53,7 @@ class Distribution(enum.StrEnum):
     """Uniform on (-1, 1)."""
 
 
-def latents(
+def draw_latents(
     seed: int,
     first_index: int,
     count: int,
@@ -80,7 +80,7 @@ def latents(
         ValueError: an argument is outside the range above.
     """
     run = Run(seed, first_index, count, threshold)
-    return latents_of([run], z_dim, distribution=distribution)
+    return draw_run_latents([run], z_dim, distribution=distribution)
 
 
 class Run(NamedTuple):
@@ -93,13 +93,13 @@ class Run(NamedTuple):
     length: int
     """Number of images, 0 or more; first_index + length at most 2^64."""
     threshold: float | None = None
-    """Threshold, as in `latents`."""
+    """Threshold, as in `draw_latents`."""
 
 
-def latents_of(
+def draw_run_latents(
     runs: Sequence[Run], z_dim: int, *, distribution: Distribution = Distribution.NORMAL
 ) -> npt.NDArray[np.float32]:
-    """Returns the latents of several runs, one after the other, equal to those of `latents`.
+    """Returns the latents of several runs, one after the other, equal to those of `draw_latents`.
 
     Only the words are drawn run by run. All other computations are done once for all rows.
 
@@ -125,11 +125,11 @@ def latents_of(
     words = np.empty(width * rows, np.uint64)
     place = 0
     for seed, first_index, length, _ in runs:
-        drawn = _words(seed, _LATENT_STREAM, blocks * first_index, blocks * length)
+        drawn = _draw_words(seed, _LATENT_STREAM, blocks * first_index, blocks * length)
         words[place : place + len(drawn)] = drawn
         place += len(drawn)
-    u = _unit(words.reshape(-1, width)[:, :z_dim])
-    return _shaped(u, distribution, _thresholds(runs))
+    u = _to_unit(words.reshape(-1, width)[:, :z_dim])
+    return _transform(u, distribution, _collect_thresholds(runs))
 
 
 def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
@@ -145,7 +145,7 @@ def cut_runs(runs: Sequence[Run], start: int, stop: int) -> list[Run]:
     return parts
 
 
-def runs_at(
+def group_runs(
     seeds: npt.NDArray[np.uint64],
     indices: npt.NDArray[np.uint64],
     thresholds: npt.NDArray[np.float64] | None = None,
@@ -155,7 +155,7 @@ def runs_at(
     Args:
         seeds: [n].
         indices: [n], in any order; consecutive ones of one seed form a run.
-        thresholds: [n], as in `latents`. None: no truncation.
+        thresholds: [n], as in `draw_latents`. None: no truncation.
 
     Raises:
         ValueError: the lengths differ.
@@ -167,7 +167,7 @@ def runs_at(
             stop - start,
             None if thresholds is None else float(thresholds[start]),
         )
-        for start, stop in _runs(seeds, indices, thresholds)
+        for start, stop in _find_run_ends(seeds, indices, thresholds)
     ]
 
 
@@ -198,11 +198,13 @@ def draw_classes(
     _check_run(seed, first_index, count)
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
-    u = _unit(_single_words(seed, _CLASS_STREAM, first_index, count))
+    u = _to_unit(_draw_single_words(seed, _CLASS_STREAM, first_index, count))
     if weights is None:
         # u <= 1 - 2^-53, and K (1 - 2^-53) rounds to a float64 below K for every K < 2^53.
         return (u * num_classes).astype(np.int64)
-    return np.searchsorted(_cumulative(weights, num_classes), u, side="right").astype(np.int64)
+    return np.searchsorted(_accumulate_weights(weights, num_classes), u, side="right").astype(
+        np.int64
+    )
 
 
 def draw_class(seed: int, index: int, num_classes: int) -> int:
@@ -220,8 +222,8 @@ def draw_class(seed: int, index: int, num_classes: int) -> int:
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
     block, place = divmod(index, _WORDS_PER_BLOCK)
-    # The same float64 operations as in `_unit`, one by one.
-    return int(((_class_words(seed, block)[place] >> 12) + 0.5) * 2.0**-52 * num_classes)
+    # The same float64 operations as in `_to_unit`, one by one.
+    return int(((_draw_class_words(seed, block)[place] >> 12) + 0.5) * 2.0**-52 * num_classes)
 
 
 def draw_classes_at(
@@ -241,7 +243,7 @@ def draw_classes_at(
         ValueError: an argument is outside the range above.
     """
     classes = np.empty(len(seeds), np.int64)
-    for start, stop in _runs(seeds, indices):
+    for start, stop in _find_run_ends(seeds, indices):
         classes[start:stop] = draw_classes(
             int(seeds[start]), int(indices[start]), stop - start, num_classes
         )
@@ -264,7 +266,7 @@ def draw_bytes(seed: int, first_index: int, count: int, size: int) -> npt.NDArra
     if size < 1:
         raise ValueError(f"size must be 1 or more, not {size}")
     blocks = -(-size // (_WORDS_PER_BLOCK * _WORD_BYTES))
-    words = _words(seed, _BYTE_STREAM, blocks * first_index, blocks * count)
+    words = _draw_words(seed, _BYTE_STREAM, blocks * first_index, blocks * count)
     drawn = words.astype("<u8", copy=False).view(np.uint8)
     row = blocks * _WORDS_PER_BLOCK * _WORD_BYTES
     return np.ascontiguousarray(drawn.reshape(count, row)[:, :size])
@@ -281,22 +283,22 @@ def draw_acceptance_numbers(seed: int, indices: npt.NDArray[np.uint64]) -> npt.N
         float64 [n], each strictly inside (0, 1).
     """
     words = np.empty(len(indices), np.uint64)
-    for start, stop in _runs(np.full(len(indices), seed, np.uint64), indices):
+    for start, stop in _find_run_ends(np.full(len(indices), seed, np.uint64), indices):
         first = int(indices[start])
-        words[start:stop] = _single_words(seed, _ACCEPTANCE_STREAM, first, stop - start)
-    return _unit(words)
+        words[start:stop] = _draw_single_words(seed, _ACCEPTANCE_STREAM, first, stop - start)
+    return _to_unit(words)
 
 
 @lru_cache(maxsize=1_024)
-def _class_words(seed: int, block: int) -> tuple[int, ...]:
+def _draw_class_words(seed: int, block: int) -> tuple[int, ...]:
     """Returns the words of a block of four indices.
 
     The cache speeds up requests for consecutive images.
     """
-    return tuple(_words(seed, _CLASS_STREAM, block, 1).tolist())
+    return tuple(_draw_words(seed, _CLASS_STREAM, block, 1).tolist())
 
 
-def _runs(
+def _find_run_ends(
     seeds: npt.NDArray[np.uint64],
     indices: npt.NDArray[np.uint64],
     thresholds: npt.NDArray[np.float64] | None = None,
@@ -315,7 +317,7 @@ def _runs(
     return pairwise([*starts, len(seeds)])
 
 
-def _thresholds(runs: Sequence[Run]) -> float | npt.NDArray[np.float64] | None:
+def _collect_thresholds(runs: Sequence[Run]) -> float | npt.NDArray[np.float64] | None:
     """Returns one threshold for all runs, or [n, 1], which is infinite for no truncation."""
     found = {run.threshold for run in runs}
     for threshold in found:
@@ -327,7 +329,7 @@ def _thresholds(runs: Sequence[Run]) -> float | npt.NDArray[np.float64] | None:
     return np.repeat(each, [run.length for run in runs])[:, np.newaxis]
 
 
-def _shaped(
+def _transform(
     u: npt.NDArray[np.float64],
     distribution: Distribution,
     threshold: float | npt.NDArray[np.float64] | None,
@@ -339,17 +341,19 @@ def _shaped(
         return (2.0 * u - 1.0).astype(np.float32)
     if threshold is None:
         return ndtri(u).astype(np.float32)
-    return _truncated_normal(u, threshold).astype(np.float32)
+    return _to_truncated_normal(u, threshold).astype(np.float32)
 
 
-def _single_words(seed: int, stream: int, first_index: int, count: int) -> npt.NDArray[np.uint64]:
+def _draw_single_words(
+    seed: int, stream: int, first_index: int, count: int
+) -> npt.NDArray[np.uint64]:
     """Returns the raw words [count] of a stream with one word for each index."""
     block, skip = divmod(first_index, _WORDS_PER_BLOCK)
     blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
-    return _words(seed, stream, block, blocks)[skip : skip + count]
+    return _draw_words(seed, stream, block, blocks)[skip : skip + count]
 
 
-def _words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
+def _draw_words(seed: int, stream: int, first_block: int, blocks: int) -> npt.NDArray[np.uint64]:
     """Returns the raw words [4 * blocks] of a stream from a block on.
 
     The counter consists of 64-bit words, the lowest first; it exceeds 2^64 for large indices.
@@ -387,11 +391,11 @@ class _Generators(threading.local):
 _generators = _Generators()
 
 
-def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+def _to_unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def _truncated_normal(
+def _to_truncated_normal(
     u: npt.NDArray[np.float64], t: float | npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Returns truncated normal numbers; an infinite t does not limit them."""
@@ -402,7 +406,7 @@ def _truncated_normal(
     return z
 
 
-def _cumulative(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.float64]:
+def _accumulate_weights(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.float64]:
     odds = np.asarray(weights, dtype=np.float64)
     if odds.shape != (num_classes,):
         raise ValueError(f"{num_classes} weights are needed, one for each class, not {odds.size}")

@@ -77,7 +77,7 @@ class Serial:
         """
         found = _FORM.fullmatch(text)
         if found is None or found["variant"] in _NOT_VARIANTS:
-            raise _malformed(text)
+            raise _make_error(text)
         terms = _parse_terms(text, found["terms"])
         seed, index = int(found["seed"]), int(found["index"])
         if max(seed, index) > _UINT64_MAX:
@@ -142,10 +142,10 @@ def _parse_terms(text: str, terms: str | None) -> dict[str, Any]:
             try:
                 parsed[name] = read(found[1])
             except ValueError:
-                raise _malformed(text) from None
+                raise _make_error(text) from None
             rest.pop(0)
     if rest:
-        raise _malformed(text)
+        raise _make_error(text)
     return parsed
 
 
@@ -171,7 +171,7 @@ _TERMS: tuple[tuple[str, re.Pattern[str], Callable[[str], object]], ...] = (
 )
 
 
-def _malformed(text: str) -> ValueError:
+def _make_error(text: str) -> ValueError:
     return ValueError(
         f"{text!r} is not a serial number; one looks like mnist@3/42/17?class=7&truncation=0.7"
     )

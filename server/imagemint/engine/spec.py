@@ -89,10 +89,12 @@ class Source:
         """Height and width for samples: the fixed size, or a small free size."""
         if not self.is_free:
             return self.height, self.width
-        return _sample_side(self.height, self.step), _sample_side(self.width, self.step)
+        return _choose_sample_side(self.height, self.step), _choose_sample_side(
+            self.width, self.step
+        )
 
 
-def _sample_side(largest: int, step: int) -> int:
+def _choose_sample_side(largest: int, step: int) -> int:
     return max(step, min(largest, _SAMPLE_SIDE) // step * step)
 
 
@@ -215,13 +217,13 @@ class ModelSpec:
             name=manifest.name,
             z_dim=latent.z_dim,
             distribution=_DISTRIBUTIONS.get(latent.distribution, Distribution.NORMAL),
-            truncation=_truncation(latent),
+            truncation=_read_truncation(latent),
             class_labels=tuple(manifest.class_labels),
             height=image.height,
             width=image.width,
             channels=image.channels,
-            captions=_captions(manifest),
-            source=_source(manifest),
+            captions=_read_captions(manifest),
+            source=_read_source(manifest),
         )
 
 
@@ -241,14 +243,14 @@ def _list_inputs(spec: ModelSpec) -> Iterator[tuple[str, GraphInput]]:
         yield "truncation", GraphInput(np.dtype(np.float32), (1,))
 
 
-def _captions(manifest: pb.BundleManifest) -> Captions | None:
+def _read_captions(manifest: pb.BundleManifest) -> Captions | None:
     if not manifest.HasField("caption"):
         return None
     caption = manifest.caption
     return Captions(tuple(caption.vocabulary), caption.max_words, tuple(caption.examples))
 
 
-def _source(manifest: pb.BundleManifest) -> Source | None:
+def _read_source(manifest: pb.BundleManifest) -> Source | None:
     if not manifest.HasField("source"):
         return None
     source = manifest.source
@@ -265,7 +267,7 @@ def _source(manifest: pb.BundleManifest) -> Source | None:
     )
 
 
-def _truncation(latent: pb.LatentSpec) -> Truncation | None:
+def _read_truncation(latent: pb.LatentSpec) -> Truncation | None:
     if not latent.HasField("truncation"):
         return None
     accepted = latent.truncation

@@ -115,10 +115,10 @@ def _attempt(read: Callable[[], Image.Image]) -> Image.Image:
     except MemoryError:
         raise PictureRefused("not enough memory to decode it") from None
     except Exception as error:
-        raise PictureRefused(f"a damaged picture: {_first_line(error)}") from error
+        raise PictureRefused(f"a damaged picture: {_get_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     # Pillow's message names the buffer with its address, which differs each time.
     if isinstance(error, UnidentifiedImageError):
         return "its header is not readable"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -19,7 +19,7 @@ SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
 @pytest.fixture(scope="module")
 def expected(engines):
     """The pixels of SPEC, computed by the engine."""
-    return engines["digits"].run(Batch(latents(42, 17, 3, 8), np.full((3,), 7)))
+    return engines["digits"].run(Batch(draw_latents(42, 17, 3, 8), np.full((3,), 7)))
 
 
 def decode(picture):

@@ -19,7 +19,7 @@ from imagemint.client import AsyncClient
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
 from imagemint.server.access.api_keys import compute_digest
 from imagemint.v1 import generation_service_pb2 as pb
@@ -214,7 +214,7 @@ async def test_killed_worker_causes_no_error(tiny):
     """Under load no caller gets an error or a wrong byte, and streams continue."""
     count, streamed = 16, 40
     engine = OnnxBackend(read_bundle(tiny / "tiny/1"), device="cpu")
-    expected = engine.run(Batch(latents(5, 0, 64 * streamed, 8)))
+    expected = engine.run(Batch(draw_latents(5, 0, 64 * streamed, 8)))
     answered, more = asyncio.Semaphore(0), asyncio.Event()
     more.set()
 

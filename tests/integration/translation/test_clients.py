@@ -21,7 +21,7 @@ from imagemint.client import (
     cli,
 )
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.engine.serial import hash_source
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -44,7 +44,7 @@ async def test_selection_of_a_translation(translator, backends):
     """Seed, index and class are sent with the sources."""
     source = draw(1)
     (each,) = await translator.translate("drawn", [source], seed=5, first_index=9, condition="3")
-    batch = Batch(latents(5, 9, 1, 4), np.int64([3]), source=source[np.newaxis])
+    batch = Batch(draw_latents(5, 9, 1, 4), np.int64([3]), source=source[np.newaxis])
     assert np.array_equal(each.image, backends["drawn"].run(batch)[0])
     assert (each.seed, each.index.tolist(), each.class_id.tolist()) == (5, [9], [3])
     parsed = Serial.parse(each.serials[0])
@@ -68,7 +68,7 @@ async def test_many_sources_in_order(translator, backends):
     pictures = [each async for each in translator.translate_many("drawn", sources, condition=1)]
     assert [int(each.index[0]) for each in pictures] == list(range(70))
     assert len({each.seed for each in pictures}) == 1
-    z = latents(pictures[0].seed, 0, 70, 4)
+    z = draw_latents(pictures[0].seed, 0, 70, 4)
     expected = backends["drawn"].run(Batch(z, np.full(70, 1), source=np.stack(sources)))
     assert np.array_equal([np.asarray(each.pil()) for each in pictures], expected)
 

@@ -9,7 +9,7 @@ import pytest_asyncio
 from made_sources import draw
 
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.engine.serial import hash_source
 from imagemint.open_inference import grpc_service_pb2 as oip
 from imagemint.open_inference import grpc_service_pb2_grpc
@@ -72,7 +72,7 @@ async def test_latents_and_classes(inference, backends):
     sources = np.stack([draw(number) for number in range(2)])
     seed, index = np.uint64([[7], [7]]), np.uint64([[5], [6]])
     answer = await inference.ModelInfer(ask("drawn", source=sources, seed=seed, index=index))
-    batch = Batch(latents(7, 5, 2, 4), draw_classes(7, 5, 2, 10), source=sources)
+    batch = Batch(draw_latents(7, 5, 2, 4), draw_classes(7, 5, 2, 10), source=sources)
     assert np.array_equal(image_of(answer), backends["drawn"].run(batch))
     labels = np.int64([[3], [4]])
     answer = await inference.ModelInfer(ask("drawn", source=sources, z=batch.z, class_id=labels))

@@ -11,7 +11,7 @@ import pytest
 from made_sources import draw, raw, unpack
 
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.engine.serial import Serial
 from imagemint.v1 import image_pb2, translation_service_pb2_grpc
 from imagemint.v1 import translation_service_pb2 as pb
@@ -36,7 +36,7 @@ async def test_answers_in_order(translation, backends):
     assert [len(answer.batch.translations) for answer in answers] == [1, 4, 4]
     found = [each for answer in answers for each in answer.batch.translations]
     expected = backends["drawn"].run(
-        Batch(latents(3, 10, 9, 4), np.full(9, 4), source=np.stack(sources))
+        Batch(draw_latents(3, 10, 9, 4), np.full(9, 4), source=np.stack(sources))
     )
     assert np.array_equal([unpack(each) for each in found], expected)
     assert [each.image.index for each in found] == list(range(10, 19))

@@ -10,7 +10,7 @@ from made_sources import draw, raw, to_file, unpack
 from PIL import Image
 
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.engine.serial import Serial, hash_source
 from imagemint.pictures import SERIAL_KEY, TRAINED_ALGORITHMIC_MEDIA
 from imagemint.v1 import image_pb2
@@ -47,7 +47,9 @@ async def test_latent_and_class_by_index(translation, backends):
     request = request_for("drawn", map(raw, sources), seed=7, first_index=5)
     batch = (await translation.Translate(request)).batch
     classes = draw_classes(7, 5, 3, 10)
-    expected = backends["drawn"].run(Batch(latents(7, 5, 3, 4), classes, source=np.stack(sources)))
+    expected = backends["drawn"].run(
+        Batch(draw_latents(7, 5, 3, 4), classes, source=np.stack(sources))
+    )
     assert np.array_equal([unpack(each) for each in batch.translations], expected)
     assert [each.image.class_id for each in batch.translations] == classes.tolist()
     for at, each in enumerate(batch.translations):

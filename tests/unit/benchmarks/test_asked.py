@@ -7,7 +7,7 @@ from peers.asked import Content, count_images, decode_pixels, make_inputs
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 
 TWO = parse_mix("count=2").asks[0]
 TWO_PNG = parse_mix("count=2 format=png").asks[0]
@@ -17,7 +17,7 @@ IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 def test_inputs_equal_those_of_the_server(spec):
     """Turn 3 of two images has the latents and classes of indices 6 and 7."""
     z, class_id = make_inputs(spec, TWO, 5, 3)
-    assert np.array_equal(z, latents(5, 6, 2, spec.z_dim))
+    assert np.array_equal(z, draw_latents(5, 6, 2, spec.z_dim))
     assert np.array_equal(class_id[:, 0], draw_classes(5, 6, 2, 2))
 
 

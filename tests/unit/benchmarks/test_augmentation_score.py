@@ -12,7 +12,7 @@ import torch
 from tiny_bundles import DIGITS, write_bundle
 
 from imagemint.dataset.engine_source import EngineSource
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.datasets import LabelledImages, avatars
 from imagemint.training.networks.attributes import Condition
 
@@ -133,7 +133,7 @@ def test_attributes_are_those_that_the_latent_chooses(score):
     """They equal those that the generator's own layer reads from the latent."""
     frequencies = {name: avatars.compute_frequencies(name) for name in avatars.VALUES}
     layer = Condition(32, len(avatars.STYLES), c_dim=1, frequencies=frequencies)
-    z = latents(3, 0, 200, 32)
+    z = draw_latents(3, 0, 200, 32)
     labels = np.arange(200) % len(avatars.STYLES)
     found = score.people.choose_attributes(z, labels)
     codes = layer.compute_codes(torch.from_numpy(z), torch.from_numpy(labels))

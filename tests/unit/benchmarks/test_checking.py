@@ -12,7 +12,7 @@ from imagemint.bench.target import CallFailed
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 
 ASK = parse_mix("count=3").asks[0]
 
@@ -40,7 +40,7 @@ def images(bundle):
     """The images that the engine computes of the same latents."""
     spec = bundle.spec
     instance = OnnxBackend(bundle, device="cpu").open_instance()
-    z = latents(SEED, 0, 3, spec.z_dim)
+    z = draw_latents(SEED, 0, 3, spec.z_dim)
     return np.array(instance.run(Batch(z, draw_classes(SEED, 0, 3, spec.num_classes))))
 
 

@@ -18,7 +18,7 @@ from imagemint.dataset.places import open_folder
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.pictures import TRAINED_ALGORITHMIC_MEDIA
 
 COUNT = 50
@@ -28,7 +28,7 @@ COUNT = 50
 def pixels(models):
     """The images of `tiny` with seed 7 and classes in turn, computed by the engine."""
     backend = OnnxBackend(read_bundle(models / "tiny/1"), device="cpu", variant="reference")
-    return backend.run(Batch(latents(7, 0, COUNT, 8), np.arange(COUNT) % 10))
+    return backend.run(Batch(draw_latents(7, 0, COUNT, 8), np.arange(COUNT) % 10))
 
 
 def check_picture(data, pixels, index):

@@ -5,7 +5,7 @@ import pytest
 from tiny_bundles import MAX_WORDS, tiny_manifest
 
 from imagemint.engine.batch import Batch, draw_batch
-from imagemint.engine.sampling import draw_classes, latents
+from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.engine.spec import ModelSpec
 
 KINDS = {
@@ -42,7 +42,7 @@ def test_drawn_batch_has_the_values_of_the_serials(kind):
     spec = make_spec(kind)
     batch = draw_batch(spec, 7, 5, 6)
     drawn = draw_classes(7, 5, 6, spec.num_choices) if spec.num_choices else None
-    assert batch.z.tobytes() == latents(7, 5, 6, 8).tobytes()
+    assert batch.z.tobytes() == draw_latents(7, 5, 6, 8).tobytes()
     if spec.conditional:
         assert np.array_equal(batch.class_id, drawn)
     if spec.captions is not None:
@@ -74,6 +74,6 @@ def test_slice_of_a_batch_slices_every_input(kind):
 )
 def test_wrong_input_is_named(changes, said):
     """The error names an input that is missing or has the wrong dtype or shape."""
-    batch = Batch(latents(0, 0, 2, 8), **changes)
+    batch = Batch(draw_latents(0, 0, 2, 8), **changes)
     with pytest.raises(ValueError, match=said):
         batch.make_feed(make_spec("captions").inputs)

@@ -11,7 +11,7 @@ from imagemint.engine.filtering import (
     Scores,
     ScoreSpec,
     Selection,
-    acceptance_chances,
+    compute_acceptance_chances,
 )
 from imagemint.engine.sampling import draw_acceptance_numbers
 
@@ -67,7 +67,7 @@ def test_acceptance_follows_the_paper():
     logits = np.float32([-20, 0, 3, 4, 9])
     f = np.float64([-24, -4, -1])
     wanted = 1 / (1 + np.exp(-(f - np.log(1 - np.exp(f - 1e-6)) - 0.5)))
-    found = acceptance_chances(logits, Realness(4.0, 0.5))
+    found = compute_acceptance_chances(logits, Realness(4.0, 0.5))
     assert found[:3] == pytest.approx(wanted)
     assert found[3:].min() > 0.9999
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from tiny_bundles import write_bundle
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.session import available_devices
+from imagemint.engine.onnx.session import list_devices
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif("cuda" not in available_devices(), reason="needs onnxruntime-gpu"),
+    pytest.mark.skipif("cuda" not in list_devices(), reason="needs onnxruntime-gpu"),
 ]
 
 MOST = 130
 CLASSES = np.arange(MOST, dtype=np.int64) % 10
-Z = latents(5, 0, MOST, 64)
+Z = draw_latents(5, 0, MOST, 64)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from scipy.special import ndtr, ndtri
 from imagemint.engine.sampling import (
     Distribution,
     Run,
-    _unit,
+    _to_unit,
     draw_classes,
     draw_classes_at,
-    latents,
-    latents_of,
-    runs_at,
+    draw_latents,
+    draw_run_latents,
+    group_runs,
 )
 
 VECTORS = json.loads(Path(__file__).with_name("sampling_vectors.json").read_text())
@@ -77,7 +77,7 @@ def test_latents_match_the_vectors(vector):
     """Every published vector is reproduced bit for bit: words, u and latents."""
     seed, index, z_dim = int(vector["seed"]), int(vector["index"]), vector["z_dim"]
     words = compute_reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
-    z = latents(
+    z = draw_latents(
         seed,
         index,
         1,
@@ -87,7 +87,7 @@ def test_latents_match_the_vectors(vector):
     )
 
     assert [f"{word:016x}" for word in words] == vector["words"]
-    assert [x.hex() for x in _unit(np.array(words, dtype=np.uint64)).tolist()] == vector["u"]
+    assert [x.hex() for x in _to_unit(np.array(words, dtype=np.uint64)).tolist()] == vector["u"]
     assert [x.hex() for x in z[0].astype(np.float64).tolist()] == vector["latent"]
 
 
@@ -119,7 +119,7 @@ def test_latents_are_computed_from_philox_words(seed, index, z_dim):
     """Uniform latents are an invertible function of the words and use the words of their image."""
     words = compute_reference_words(seed, 0, 4 * math.ceil(z_dim / 4) * index, z_dim)
     expected = [np.float32(((word >> 12) + 0.5) * 2.0**-51 - 1.0) for word in words]
-    z = latents(seed, index, 1, z_dim, distribution=Distribution.UNIFORM)
+    z = draw_latents(seed, index, 1, z_dim, distribution=Distribution.UNIFORM)
     assert z.shape == (1, z_dim)
     assert z[0].tolist() == expected
 
@@ -143,8 +143,8 @@ def test_parts_of_a_run_equal_the_whole(seed, first, cuts, z_dim, threshold):
     """A run of indices has the same latents and classes when it is computed in parts."""
     edges = [0, *sorted(cuts), 40]
     pieces = [(first + a, b - a) for a, b in itertools.pairwise(edges)]
-    whole = latents(seed, first, 40, z_dim, threshold=threshold)
-    cut = [latents(seed, start, n, z_dim, threshold=threshold) for start, n in pieces]
+    whole = draw_latents(seed, first, 40, z_dim, threshold=threshold)
+    cut = [draw_latents(seed, start, n, z_dim, threshold=threshold) for start, n in pieces]
     assert np.concatenate(cut).tobytes() == whole.tobytes()
     drawn = np.concatenate([draw_classes(seed, start, n, 10) for start, n in pieces])
     assert drawn.tolist() == draw_classes(seed, first, 40, 10).tolist()
@@ -153,7 +153,7 @@ def test_parts_of_a_run_equal_the_whole(seed, first, cuts, z_dim, threshold):
 @given(seed=uint64, index=uint64, threshold=st.floats(1e-6, 40))
 def test_truncated_latents_are_within_the_threshold(seed, index, threshold):
     """Truncated latents are finite and within the threshold, except for float32 rounding."""
-    z = latents(seed, index, 1, 64, threshold=threshold)
+    z = draw_latents(seed, index, 1, 64, threshold=threshold)
     assert np.isfinite(z).all()
     assert np.abs(z).max() <= np.float32(threshold)
 
@@ -163,9 +163,9 @@ def test_truncated_latents_are_within_the_threshold(seed, index, threshold):
 def test_extreme_words_give_finite_latents(monkeypatch, word, threshold):
     """The smallest and the largest word give finite latents and a class in range."""
     monkeypatch.setattr(
-        "imagemint.engine.sampling._words", lambda *_: np.full(4, word, dtype=np.uint64)
+        "imagemint.engine.sampling._draw_words", lambda *_: np.full(4, word, dtype=np.uint64)
     )
-    z = latents(0, 0, 1, 4, threshold=threshold)
+    z = draw_latents(0, 0, 1, 4, threshold=threshold)
     assert np.isfinite(z).all()
     assert np.sign(z[0, 0]) == (1 if word else -1)
     for num_classes in (1, 3, 10, 1000, 2**20 + 1):
@@ -174,17 +174,17 @@ def test_extreme_words_give_finite_latents(monkeypatch, word, threshold):
 
 def test_threshold_truncates_rather_than_clips():
     """A truncated latent is the quantile of the truncated normal distribution at the same u."""
-    u = ndtr(latents(1, 0, 50, 8).astype(np.float64))
+    u = ndtr(draw_latents(1, 0, 50, 8).astype(np.float64))
     expected = ndtri(ndtr(-1.5) + u * (ndtr(1.5) - ndtr(-1.5)))
-    np.testing.assert_allclose(latents(1, 0, 50, 8, threshold=1.5), expected, atol=1e-5)
+    np.testing.assert_allclose(draw_latents(1, 0, 50, 8, threshold=1.5), expected, atol=1e-5)
 
 
 def test_latents_are_standard_normal():
     """A million latents have the moments of N(0, 1), and seeds do not share latents."""
-    z = latents(3, 0, 10_000, 100)
+    z = draw_latents(3, 0, 10_000, 100)
     assert abs(z.mean()) < 0.005
     assert abs(z.std() - 1) < 0.005
-    assert not np.isin(latents(4, 0, 10, 100), z[:10]).any()
+    assert not np.isin(draw_latents(4, 0, 10, 100), z[:10]).any()
 
 
 @given(
@@ -207,24 +207,24 @@ def test_classes_are_drawn_by_weight():
 
 def test_empty_run_has_no_latents():
     """A count of 0 gives no rows, even at the last index of a seed."""
-    assert latents(0, 2**64, 0, 8).shape == (0, 8)
+    assert draw_latents(0, 2**64, 0, 8).shape == (0, 8)
     assert draw_classes(0, 2**64, 0, 10).shape == (0,)
 
 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: latents(-1, 0, 1, 8), "seed"),
-        (lambda: latents(2**64, 0, 1, 8), "seed"),
-        (lambda: latents(0, -1, 1, 8), "first_index"),
-        (lambda: latents(0, UINT64_MAX, 2, 8), "first_index"),
-        (lambda: latents(0, 0, -1, 8), "count"),
-        (lambda: latents(0, 0, 1, 0), "z_dim"),
-        (lambda: latents(0, 0, 1, 8, threshold=0.0), "threshold"),
-        (lambda: latents(0, 0, 1, 8, threshold=math.nan), "threshold"),
-        (lambda: latents(0, 0, 1, 8, threshold=math.inf), "threshold"),
+        (lambda: draw_latents(-1, 0, 1, 8), "seed"),
+        (lambda: draw_latents(2**64, 0, 1, 8), "seed"),
+        (lambda: draw_latents(0, -1, 1, 8), "first_index"),
+        (lambda: draw_latents(0, UINT64_MAX, 2, 8), "first_index"),
+        (lambda: draw_latents(0, 0, -1, 8), "count"),
+        (lambda: draw_latents(0, 0, 1, 0), "z_dim"),
+        (lambda: draw_latents(0, 0, 1, 8, threshold=0.0), "threshold"),
+        (lambda: draw_latents(0, 0, 1, 8, threshold=math.nan), "threshold"),
+        (lambda: draw_latents(0, 0, 1, 8, threshold=math.inf), "threshold"),
         (
-            lambda: latents(0, 0, 1, 8, threshold=1.0, distribution=Distribution.UNIFORM),
+            lambda: draw_latents(0, 0, 1, 8, threshold=1.0, distribution=Distribution.UNIFORM),
             "threshold",
         ),
         (lambda: draw_classes(0, 0, 1, 0), "num_classes"),
@@ -255,40 +255,40 @@ def test_scattered_latents_equal_single_ones(rows, z_dim, threshold):
     """Rows in any order get the latents that each has in a run, bit for bit."""
     seeds, indices = np.array(rows, np.uint64).reshape(-1, 2).T
     thresholds = None if threshold is None else np.full(len(rows), threshold)
-    together = latents_of(runs_at(seeds, indices, thresholds), z_dim)
+    together = draw_run_latents(group_runs(seeds, indices, thresholds), z_dim)
     assert together.dtype == np.float32
     assert together.shape == (len(rows), z_dim)
     for row, (seed, index) in zip(together, rows, strict=True):
-        alone = latents(seed, index, 1, z_dim, threshold=threshold)[0]
+        alone = draw_latents(seed, index, 1, z_dim, threshold=threshold)[0]
         assert row.tobytes() == alone.tobytes()
 
 
 def test_each_run_has_its_own_threshold():
     """Adjacent images of one seed may have different thresholds."""
     rows = np.array([5, 5], np.uint64), np.array([1, 2], np.uint64)
-    together = latents_of(runs_at(*rows, np.array([0.25, 2.0])), 4)
-    assert together[0].tobytes() == latents(5, 1, 1, 4, threshold=0.25).tobytes()
-    assert together[1].tobytes() == latents(5, 2, 1, 4, threshold=2.0).tobytes()
+    together = draw_run_latents(group_runs(*rows, np.array([0.25, 2.0])), 4)
+    assert together[0].tobytes() == draw_latents(5, 1, 1, 4, threshold=0.25).tobytes()
+    assert together[1].tobytes() == draw_latents(5, 2, 1, 4, threshold=2.0).tobytes()
 
 
 def test_threshold_of_a_run_does_not_affect_others():
     """Runs without a threshold keep their bits next to truncated runs."""
     runs = [Run(5, 1, 3), Run(6, 0, 2, 0.5), Run(7, 9, 0), Run(7, 2**64 - 2, 2, 8.5), Run(5, 8, 1)]
-    together = latents_of(runs, 6)
-    alone = [latents(r.seed, r.first_index, r.length, 6, threshold=r.threshold) for r in runs]
+    together = draw_run_latents(runs, 6)
+    alone = [draw_latents(r.seed, r.first_index, r.length, 6, threshold=r.threshold) for r in runs]
     assert together.tobytes() == np.concatenate(alone).tobytes()
 
 
 def test_no_runs_give_no_latents():
     """An empty list of runs gives no rows."""
-    assert latents_of([], 6).shape == (0, 6)
+    assert draw_run_latents([], 6).shape == (0, 6)
 
 
 def test_scattered_latents_follow_the_distribution():
     """Latents of several runs may be uniform."""
     rows = np.array([5, 6], np.uint64), np.array([1, 2], np.uint64)
-    together = latents_of(runs_at(*rows), 4, distribution=Distribution.UNIFORM)
-    alone = latents(6, 2, 1, 4, distribution=Distribution.UNIFORM)
+    together = draw_run_latents(group_runs(*rows), 4, distribution=Distribution.UNIFORM)
+    alone = draw_latents(6, 2, 1, 4, distribution=Distribution.UNIFORM)
     assert together[1].tobytes() == alone.tobytes()
 
 
@@ -300,7 +300,7 @@ def test_scattered_latents_with_bad_arguments_are_refused(seeds, z_dim, threshol
     indices = np.array([1, 2], np.uint64)
     thresholds = np.array([1.0, threshold])
     with pytest.raises(ValueError, match=r"must be|for 2 indices"):
-        latents_of(runs_at(np.array(seeds, np.uint64), indices, thresholds), z_dim)
+        draw_run_latents(group_runs(np.array(seeds, np.uint64), indices, thresholds), z_dim)
 
 
 @given(places)

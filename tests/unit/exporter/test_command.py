@@ -81,10 +81,10 @@ def test_measured_quality_is_exported(run, tmp_path):
         run / "evaluation.json", weights, [EvaluationFigure("frechet", 3.5, "as told", 10_000, 1.2)]
     )
     key = SigningKey.generate()
-    (tmp_path / "key.pem").write_bytes(key.private_pem())
+    (tmp_path / "key.pem").write_bytes(key.to_private_pem())
     options = {"version": 7, "sign": tmp_path / "key.pem", "triton": True}
     Export(source=run, name="digits", repository=tmp_path, **options).run()
-    trusted = TrustedKeys.of_pem(key.public_pem())
+    trusted = TrustedKeys.of_pem(key.to_public_pem())
     (figure,) = read_bundle(tmp_path / "digits" / "7", trusted=trusted).manifest.evaluations
     assert (tmp_path / "digits" / "config.pbtxt").is_file()
     assert (figure.metric, figure.value, figure.reference) == ("frechet", 3.5, 1.2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.filtering import Realness, acceptance_chances
+from imagemint.engine.filtering import Realness, compute_acceptance_chances
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.exporter.card import format_card
@@ -95,7 +95,7 @@ def test_realness_is_the_calibrated_logit(bundle, scores, parts):
     said = bundle.manifest.critic.realness
     assert said.accepted_share == pytest.approx(0.3, abs=0.01)
     assert "60 images of noise/test" in said.protocol
-    chances = acceptance_chances(scores.realness, Realness(said.maximum, said.shift))
+    chances = compute_acceptance_chances(scores.realness, Realness(said.maximum, said.shift))
     assert ((chances > 0) & (chances < 1)).all()
 
 

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from PIL import Image
 from torch import nn
 
-from imagemint.engine import Serial, draw_classes, latents
+from imagemint.engine import Serial, draw_classes, draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
@@ -61,7 +61,7 @@ def test_manifest_has_the_provenance(exported):
 
 def test_pixels_equal_those_of_pytorch(trained, exported):
     """Latents that the export did not use give PyTorch's pixels within one level."""
-    z, classes = latents(99, 5, 200, 8), draw_classes(99, 5, 200, 3)
+    z, classes = draw_latents(99, 5, 200, 8), draw_classes(99, 5, 200, 3)
     backend = OnnxBackend(exported, device="cpu")
     served = backend.run(Batch(z, classes)).astype(int)
     assert np.abs(served - parity.run_pytorch(trained, Batch(z, classes))).max() <= 1
@@ -79,7 +79,7 @@ def test_samples_are_the_first_serials(exported):
     assert sheet.shape == (3 * 30 + 2, 10 * 30 + 2)
     backend = OnnxBackend(exported, device="cpu")
     for row, column in ((0, 0), (1, 4), (2, 9)):
-        z = latents(0, row * 10 + column, 1, 8)
+        z = draw_latents(0, row * 10 + column, 1, 8)
         (image,) = backend.run(Batch(z, np.int64([row])))
         top, left = 2 + row * 30, 2 + column * 30
         assert np.array_equal(sheet[top : top + 28, left : left + 28], image[:, :, 0])
@@ -182,7 +182,7 @@ def test_captions_are_exported(trained, tmp_path):
     bundle = export_generator(told, name="people", repository=tmp_path)
     assert bundle.spec.captions == captions
     backend = OnnxBackend(bundle, device="cpu")
-    z = latents(1, 0, 2, 8)
+    z = draw_latents(1, 0, 2, 8)
     batch = Batch(z, tokens=captions.encode(["glasses red", "red hair"]))
     served = backend.run(batch)
     assert np.abs(served.astype(int) - parity.run_pytorch(told, batch)).max() <= 1

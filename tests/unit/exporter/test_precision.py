@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from imagemint.engine import draw_classes, latents
-from imagemint.engine.onnx.session import cpu_session
+from imagemint.engine import draw_classes, draw_latents
+from imagemint.engine.onnx.session import create_cpu_session
 from imagemint.exporter.graph import build_graph
 from imagemint.exporter.precision import convert_to_fp16, quantize_to_int8
 from imagemint.exporter.subpixel import replace_transposed_convolutions
@@ -17,12 +17,15 @@ KINDS = ("Conv", "Gemm", "MatMul")
 
 def make_feed(count, seed=0):
     """Returns inputs of the tiny generator."""
-    return {"z": latents(seed, 0, count, 8), "class_id": draw_classes(seed, 0, count, 3)[:, None]}
+    return {
+        "z": draw_latents(seed, 0, count, 8),
+        "class_id": draw_classes(seed, 0, count, 3)[:, None],
+    }
 
 
 def run(model, given, folder):
     """Returns the pixels that ONNX Runtime computes."""
-    return cpu_session(model.SerializeToString(), 1, folder).run(given)
+    return create_cpu_session(model.SerializeToString(), 1, folder).run(given)
 
 
 @pytest.fixture(scope="module")

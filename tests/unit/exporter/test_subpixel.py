@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from imagemint.engine.onnx.session import cpu_session
+from imagemint.engine.onnx.session import create_cpu_session
 from imagemint.exporter.subpixel import replace_transposed_convolutions
 
 HEIGHT, WIDTH = 3, 5
@@ -69,7 +69,7 @@ def make_model(*, colours=1, relu=True, tail="convolution", upsampling=None, sta
 def compute_pixels(model, tmp_path, rows=3):
     """Returns the pixels that ONNX Runtime computes from small integer latents."""
     z = np.random.default_rng(4).integers(-3, 4, (rows, 2 * HEIGHT * WIDTH)).astype(np.float32)
-    return cpu_session(model.SerializeToString(), 1, tmp_path).run({"z": z})
+    return create_cpu_session(model.SerializeToString(), 1, tmp_path).run({"z": z})
 
 
 def list_operators(model):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagemint.engine import draw_classes, latents
+from imagemint.engine import draw_classes, draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -107,6 +107,6 @@ def test_layout_depends_on_the_target(trained, tmp_path):
             trained, name="digits", repository=tmp_path / target, graph_options=GraphOptions(target)
         )
         assert (b"ConvTranspose" in bundle.read_model()) == (target == "cuda")
-        z, classes = latents(1, 0, 50, 8), draw_classes(1, 0, 50, 3)
+        z, classes = draw_latents(1, 0, 50, 8), draw_classes(1, 0, 50, 3)
         images.append(OnnxBackend(bundle, device="cpu").run(Batch(z, classes)).astype(int))
     assert np.abs(images[0] - images[1]).max() <= 1

@@ -12,7 +12,7 @@ import torch
 from small_runs import are_equal, pictures, small, stop_after, train, train_twice
 
 from imagemint.client.cli import main
-from imagemint.engine import draw_classes, latents
+from imagemint.engine import draw_classes, draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.spec import TruncationKind
@@ -93,7 +93,7 @@ def test_recipe_trains_resumes_and_exports(name, tmp_path, monkeypatch):
     kinds = {"psi": TruncationKind.PSI, "threshold": TruncationKind.THRESHOLD}
     kind = None if recipe.latent == "uniform" else kinds[recipe.truncation]
     assert (spec.truncation and spec.truncation.kind) == kind
-    z = latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
+    z = draw_latents(0, 0, 5, spec.z_dim, distribution=spec.distribution)
     classes = draw_classes(0, 0, 5, spec.num_classes) if spec.conditional else None
     psi = np.linspace(0, 1, 5, dtype=np.float32) if recipe.truncation == "psi" else None
     assert spec.captions == recipe.get_captions()

@@ -20,7 +20,7 @@ from imagemint.engine.bundle.shipped import find_shipped_models
 from imagemint.engine.filtering import DEFAULT_TRIES, ImageFilter, Selection
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
-from imagemint.engine.sampling import draw_classes, latents_of, runs_at
+from imagemint.engine.sampling import draw_classes, draw_run_latents, group_runs
 from imagemint.engine.serial import spell_prefix, spell_terms
 from imagemint.engine.spec import ModelSpec
 
@@ -145,11 +145,11 @@ class LocalSource:
         if spec.takes_psi:  # the graph always takes it; 1 leaves w unchanged
             threshold = None
             psi = np.full(count, 1.0 if plan.truncation is None else plan.truncation, np.float32)
-        runs = runs_at(np.full(count, plan.seed, np.uint64), indices)
+        runs = group_runs(np.full(count, plan.seed, np.uint64), indices)
         runs = [run._replace(threshold=threshold) for run in runs]
         captions = conditions.captions
         batch = Batch(
-            z=latents_of(runs, spec.z_dim, distribution=spec.distribution),
+            z=draw_run_latents(runs, spec.z_dim, distribution=spec.distribution),
             class_id=conditions.classes,
             tokens=spec.captions.encode(captions) if spec.captions and captions else None,
             truncation=psi,

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from imagemint.engine import BackendFailed, BundleRefused, Distribution, latents
+from imagemint.engine import BackendFailed, BundleRefused, Distribution, draw_latents
 from imagemint.engine.batch import Batch
-from imagemint.engine.onnx.session import cpu_session
+from imagemint.engine.onnx.session import create_cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
 from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.model_file import read_model
@@ -105,14 +105,14 @@ def _check_any_batch(
         " Export it with a dynamic first axis"
     )
     rows = max(_BATCHES)
-    z = latents(0, 0, rows, signature.z_dim, distribution=foreign.distribution)
+    z = draw_latents(0, 0, rows, signature.z_dim, distribution=foreign.distribution)
     labels = len(foreign.class_labels)
     classes = np.arange(rows) % labels if labels else None
     psi = None if signature.truncation is None else np.ones(rows, np.float32)
     batch = Batch(z, classes, truncation=psi)
     expected = original.compute_pixels(batch).astype(np.int16)
     try:
-        session = cpu_session(model.SerializeToString(), 1, foreign.path)
+        session = create_cpu_session(model.SerializeToString(), 1, foreign.path)
         for size in _BATCHES:
             feed: dict[str, npt.NDArray[np.generic]] = {"z": z[:size]}
             if classes is not None:

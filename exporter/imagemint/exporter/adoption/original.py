@@ -8,9 +8,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from imagemint.engine import BackendFailed, BundleRefused, latents
+from imagemint.engine import BackendFailed, BundleRefused, draw_latents
 from imagemint.engine.batch import Batch
-from imagemint.engine.onnx.session import Session, cpu_session
+from imagemint.engine.onnx.session import Session, create_cpu_session
 from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.signature import Form, Input, Signature
 from imagemint.exporter.errors import ExportError
@@ -50,7 +50,7 @@ class OriginalModel:
         self._foreign = foreign
         self._session = _open_session(model, signature, foreign)
         self.batch = signature.batch
-        z = latents(0, 0, _TRIAL_ROWS, signature.z_dim, distribution=foreign.distribution)
+        z = draw_latents(0, 0, _TRIAL_ROWS, signature.z_dim, distribution=foreign.distribution)
         labels = len(foreign.class_labels)
         classes = np.arange(_TRIAL_ROWS) % labels if labels else None
         output = self._run_first(z, classes)
@@ -177,7 +177,7 @@ def _open_session(model: onnx.ModelProto, signature: Signature, foreign: Foreign
     del alone.graph.output[:]
     alone.graph.output.append(onnx.ValueInfoProto(name=signature.output))
     try:
-        return cpu_session(alone.SerializeToString(), 1, foreign.path)
+        return create_cpu_session(alone.SerializeToString(), 1, foreign.path)
     except BundleRefused as error:
         raise ExportError(f"{foreign.path}: {error.why}") from error
 

@@ -31,7 +31,7 @@ _RANDOM = frozenset(
 _REACHING_OUT = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "TritonOp"})
 
 
-def faults(
+def find_faults(
     model: onnx.ModelProto,
     inputs: Mapping[str, GraphInput],
     outputs: Mapping[str, GraphInput],
@@ -44,12 +44,12 @@ def faults(
         outputs: the outputs that its manifest requires.
     """
     graphs, nodes = _collect_nodes(model)
-    yield from sorted({fault for node in nodes for fault in _node_faults(node)})
-    tensors = [*_graph_tensors(graphs), *_attribute_tensors(nodes)]
+    yield from sorted({fault for node in nodes for fault in _find_node_faults(node)})
+    tensors = [*_list_graph_tensors(graphs), *_list_attribute_tensors(nodes)]
     external = [t.name for t in tensors if t.data_location or t.external_data]
     if external:
         yield f"external data: tensor {external[0]!r} is stored outside the file"
-    yield from _signature_faults(model.graph, inputs, outputs)
+    yield from _find_signature_faults(model.graph, inputs, outputs)
 
 
 def _collect_nodes(
@@ -72,7 +72,7 @@ def _collect_nodes(
     return graphs, nodes
 
 
-def _node_faults(node: onnx.NodeProto) -> Iterator[str]:
+def _find_node_faults(node: onnx.NodeProto) -> Iterator[str]:
     if node.domain not in ALLOWED_DOMAINS:
         yield f"operator {node.op_type!r} of domain {node.domain!r}, which is not allowed"
     if node.op_type in _CONTROL_FLOW or any(
@@ -85,14 +85,14 @@ def _node_faults(node: onnx.NodeProto) -> Iterator[str]:
         yield f"operator that uses files or code outside of the bundle: {node.op_type}"
 
 
-def _graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorProto]:
+def _list_graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorProto]:
     for graph in graphs:
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
 
 
-def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+def _list_attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield from attribute.tensors
@@ -105,7 +105,7 @@ def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]
                 yield from (tensor.values, tensor.indices)
 
 
-def _signature_faults(
+def _find_signature_faults(
     graph: onnx.GraphProto,
     inputs: Mapping[str, GraphInput],
     outputs: Mapping[str, GraphInput],
@@ -114,11 +114,11 @@ def _signature_faults(
     # Before IR version 4, every initializer is also listed as an input.
     constants = {tensor.name for tensor in graph.initializer}
     found = [value for value in graph.input if value.name not in constants]
-    yield from _value_faults("input", found, inputs)
-    yield from _value_faults("output", graph.output, outputs)
+    yield from _find_value_faults("input", found, inputs)
+    yield from _find_value_faults("output", graph.output, outputs)
 
 
-def _value_faults(
+def _find_value_faults(
     kind: str,
     values: Iterable[onnx.ValueInfoProto],
     expected: Mapping[str, GraphInput],

@@ -252,21 +252,21 @@ def _bound_reshape(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
         # Shape inference does not compare the numbers of elements.
         elements = math.prod(sides) if len(sides) == len(shape.values) else data.elements
         elements *= math.prod(sides) if len(shape.values) == 1 else 1
-    return _of_shape(shape, elements)
+    return _make_bound(shape, elements)
 
 
 def _bound_filled(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
     values = inputs[-1].values
-    return _of_shape(inputs[-1], math.inf if values is None else math.prod(map(abs, values)))
+    return _make_bound(inputs[-1], math.inf if values is None else math.prod(map(abs, values)))
 
 
 def _bound_expand(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
-    bound = _of_shape(inputs[-1], math.inf)
+    bound = _make_bound(inputs[-1], math.inf)
     least = max(bound.least_axes, inputs[0].least_axes)
     return replace(bound, axes=max(bound.axes, inputs[0].axes), least_axes=least)
 
 
-def _of_shape(shape: _Bound, elements: float) -> _Bound:
+def _make_bound(shape: _Bound, elements: float) -> _Bound:
     axes = int(min(shape.elements, 2 * _MOST_AXES))
     return _Bound(axes, int(shape.least_elements), elements)
 

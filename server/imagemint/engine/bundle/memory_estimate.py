@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 import onnx.inliner
 
-from imagemint.engine.bundle.row_mixing import find_mixed_rows, words
+from imagemint.engine.bundle.row_mixing import find_mixed_rows, split_words
 from imagemint.engine.bundle.shapes import Dims, Shapes, infer_shapes
 
 MOST_NODES = 50_000
@@ -62,14 +62,14 @@ def check_size(model: onnx.ModelProto) -> None:
         if len(getattr(model.graph, field)) > MOST_NODES:
             raise TooLarge(f"more than {MOST_NODES:,} entries in {field}")
     seen = 0
-    for node in _all_nodes(model):
+    for node in _iterate_nodes(model):
         seen += 1 + len(node.attribute)
         if seen > _MOST_PARTS:
             raise TooLarge(f"more than {_MOST_PARTS:,} nodes and attributes")
     count_nodes(model)
 
 
-def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+def _iterate_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yields every node of the file: of the graph, of functions, and of graphs within nodes."""
     waiting: list[Iterable[onnx.NodeProto]] = [model.graph.node]
     waiting += [function.node for function in model.functions]
@@ -96,14 +96,14 @@ def count_nodes(model: onnx.ModelProto) -> int:
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
 
-    def size_of(nodes: Sequence[onnx.NodeProto], depth: int) -> tuple[int, int]:
+    def count(nodes: Sequence[onnx.NodeProto], depth: int) -> tuple[int, int]:
         if depth > _DEEPEST:
             raise TooLarge(f"functions that call functions, more than {_DEEPEST} deep")
         total = links = 0
         for node in nodes:
             key = (node.domain, node.op_type, node.overload)
             if key in functions and key not in sizes:
-                sizes[key] = size_of(functions[key].node, depth + 1)
+                sizes[key] = count(functions[key].node, depth + 1)
             inner = sizes.get(key, (1, 0))
             total += inner[0]
             links += inner[1] + len(node.input) + len(node.output)
@@ -111,8 +111,8 @@ def count_nodes(model: onnx.ModelProto) -> int:
         return total, links
 
     for function in model.functions:  # includes functions that are never called
-        size_of(function.node, 0)
-    return size_of(model.graph.node, 0)[0]
+        count(function.node, 0)
+    return count(model.graph.node, 0)[0]
 
 
 def _check_size(nodes: int, connections: int) -> None:
@@ -142,7 +142,7 @@ def _estimate(model: onnx.ModelProto, nodes: int, row_shapes: Mapping[str, Dims]
     one, few, more = (infer_shapes(model, rows, row_shapes) for rows in (_ONE, _FEW, _MORE))
     mixing = tuple(sorted(set(find_mixed_rows(model.graph, few, more))))
     varying = _depends_on_input(model.graph)
-    steps = [*_steps(model.graph, one, varying)]
+    steps = [*_estimate_steps(model.graph, one, varying)]
     constants = [step for step in steps if not step.varies]
     work = [step for step in steps if step.varies]
     return Estimate(
@@ -150,7 +150,7 @@ def _estimate(model: onnx.ModelProto, nodes: int, row_shapes: Mapping[str, Dims]
         is_complete=all(step.is_known for step in steps),
         constant_bytes=sum(step.bytes for step in constants),
         constant_flops=sum(step.flops for step in constants),
-        row_bytes=_peak(model.graph, work),
+        row_bytes=_compute_peak(model.graph, work),
         row_flops=sum(step.flops for step in work),
         mixing=mixing,
     )
@@ -184,23 +184,23 @@ def _depends_on_input(graph: onnx.GraphProto) -> set[str]:
     return varying
 
 
-def _steps(graph: onnx.GraphProto, shapes: Shapes, varying: set[str]) -> Iterator[_Step]:
+def _estimate_steps(graph: onnx.GraphProto, shapes: Shapes, varying: set[str]) -> Iterator[_Step]:
     for node in graph.node:
         outputs = [name for name in node.output if name]
-        sizes = {name: shapes.bytes_of(name) for name in outputs}
+        sizes = {name: shapes.count_bytes(name) for name in outputs}
         is_known = all(size is not None for size in sizes.values())
-        flops = _flops(node, shapes) if is_known else None
+        flops = _count_flops(node, shapes) if is_known else None
         yield _Step(
             node,
             varies=not varying.isdisjoint(node.input),
             is_known=flops is not None,
             sizes={name: size or 0 for name, size in sizes.items()},
-            scratch=_scratch(node, shapes) if is_known else 0,
+            scratch=_estimate_scratch(node, shapes) if is_known else 0,
             flops=flops or 0,
         )
 
 
-def _peak(graph: onnx.GraphProto, steps: Iterable[_Step]) -> int:
+def _compute_peak(graph: onnx.GraphProto, steps: Iterable[_Step]) -> int:
     """Returns the maximum bytes in use at a time, if each tensor is freed after its last use."""
     steps = list(steps)
     last = {name: number for number, step in enumerate(steps) for name in step.node.input}
@@ -218,7 +218,7 @@ def _peak(graph: onnx.GraphProto, steps: Iterable[_Step]) -> int:
 
 
 # Operators whose time is proportional to the number of elements of their inputs and outputs.
-_ELEMENTWISE = words(
+_ELEMENTWISE = split_words(
     """
     Abs Add And ArgMax ArgMin BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Cos
     DepthToSpace DequantizeLinear Div DynamicQuantizeLinear Elu Equal Erf Exp Expand Flatten Floor
@@ -234,21 +234,21 @@ _ELEMENTWISE = words(
 _PER_ELEMENT = 8
 
 
-def _flops(node: onnx.NodeProto, shapes: Shapes) -> int | None:
+def _count_flops(node: onnx.NodeProto, shapes: Shapes) -> int | None:
     """Returns the number of operations of a node; None for an unknown operator."""
     if node.domain not in ("", "ai.onnx"):
         return None
-    touched = sum(shapes.elements_of(name) or 0 for name in (*node.input, *node.output) if name)
+    touched = sum(shapes.count_elements(name) or 0 for name in (*node.input, *node.output) if name)
     if node.op_type in _ELEMENTWISE:
         return _PER_ELEMENT * touched
-    per_element = _sums_per_element(node, [shapes.dims_of(name) for name in node.input])
+    per_element = _count_sums_per_element(node, [shapes.get_dims(name) for name in node.input])
     # In a transposed convolution, the sums run per element of the input, not of the output.
     counted = node.input if node.op_type == "ConvTranspose" else node.output
-    elements = shapes.elements_of(counted[0])
+    elements = shapes.count_elements(counted[0])
     return None if per_element is None or elements is None else touched + 2 * elements * per_element
 
 
-def _sums_per_element(node: onnx.NodeProto, dims: Sequence[Dims | None]) -> int | None:
+def _count_sums_per_element(node: onnx.NodeProto, dims: Sequence[Dims | None]) -> int | None:
     """Returns the number of products summed for one element; None if unknown."""
     weight_at = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
     if node.op_type in weight_at:
@@ -263,11 +263,11 @@ def _sums_per_element(node: onnx.NodeProto, dims: Sequence[Dims | None]) -> int 
     return None
 
 
-def _scratch(node: onnx.NodeProto, shapes: Shapes) -> int:
+def _estimate_scratch(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Returns the temporary bytes of a node besides inputs and outputs, if they can be many."""
     if node.op_type != "ConvTranspose":
         return 0
-    weight, source = shapes.dims_of(node.input[1]), shapes.dims_of(node.input[0])
+    weight, source = shapes.get_dims(node.input[1]), shapes.get_dims(node.input[0])
     if not weight or not source:
         return 0
     return 4 * math.prod(weight[1:]) * math.prod(source[2:])

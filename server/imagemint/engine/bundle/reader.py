@@ -25,7 +25,7 @@ from imagemint.engine.bundle.critic import (
     list_critic_outputs,
 )
 from imagemint.engine.bundle.findings import Findings
-from imagemint.engine.bundle.graph_checks import faults
+from imagemint.engine.bundle.graph_checks import find_faults
 from imagemint.engine.bundle.memory_estimate import Estimate, TooLarge, check_size, estimate
 from imagemint.engine.bundle.probe_hints import ProbeHints, find_hints
 from imagemint.engine.bundle.sums import (
@@ -150,7 +150,7 @@ def read_bundle(
     contents = _read_graphs(directory, max_bytes, trusted)
     content = contents[MODEL_FILE]
     manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
-    others = tuple(_variant(directory, spec, each, contents) for each in manifest.variants)
+    others = tuple(_read_variant(directory, spec, each, contents) for each in manifest.variants)
     declared = manifest.critic if manifest.HasField("critic") else None
     return Bundle(
         directory=directory,
@@ -161,14 +161,14 @@ def read_bundle(
         version=int(directory.name),
         model_bytes=len(content),
         others=others,
-        critic=None if declared is None else _critic(directory, spec, declared, contents),
+        critic=None if declared is None else _read_critic(directory, spec, declared, contents),
         estimate=taken,
         hints=hints,
         contents=contents,
     )
 
 
-def _variant(
+def _read_variant(
     directory: Path, spec: ModelSpec, declared: pb.Variant, contents: dict[str, bytes]
 ) -> Variant:
     """Returns a variant after checking it against the manifest of model.onnx."""
@@ -195,7 +195,7 @@ def _variant(
     )
 
 
-def _critic(
+def _read_critic(
     directory: Path, spec: ModelSpec, declared: pb.Critic, contents: dict[str, bytes]
 ) -> CriticGraph:
     """Returns the critic after checking it against the manifest of model.onnx."""
@@ -207,7 +207,7 @@ def _critic(
         why = f"{CRITIC_FILE} is not the file that {MODEL_FILE} declares"
         raise BundleRefused(directory, why)
     scores = ScoreSpec.of(declared)
-    with _refusing(directory, CRITIC_FILE):
+    with _refuse_bad_graph(directory, CRITIC_FILE):
         model = _parse(directory, CRITIC_FILE, content)
         check_size(model)
         _check_graph(
@@ -226,7 +226,7 @@ class _Examined(NamedTuple):
 
 def _examine(directory: Path, name: str, content: bytes) -> _Examined:
     """Checks the graph of a generator, and returns its manifest, estimate and hints."""
-    with _refusing(directory, name):
+    with _refuse_bad_graph(directory, name):
         model = _parse(directory, name, content)
         # First, because all other checks take time for each node.
         check_size(model)
@@ -236,12 +236,14 @@ def _examine(directory: Path, name: str, content: bytes) -> _Examined:
 
 
 @contextmanager
-def _refusing(directory: Path, name: str) -> Iterator[None]:
+def _refuse_bad_graph(directory: Path, name: str) -> Iterator[None]:
     """Refuses a graph that is too large, or not readable."""
     try:
         yield
     except TooLarge as error:
-        raise BundleRefused(directory, _of(name, f"its graph is too large: {error}")) from error
+        raise BundleRefused(
+            directory, _add_file_name(name, f"its graph is too large: {error}")
+        ) from error
     except UnicodeDecodeError as error:
         # Parsing does not decode strings; reading a damaged one raises this error.
         raise BundleRefused(directory, f"{name} contains a name that is not UTF-8") from error
@@ -268,16 +270,16 @@ def _check_graph(
     inputs: Mapping[str, GraphInput],
     outputs: Mapping[str, GraphInput],
 ) -> None:
-    if found := list(faults(model, inputs, outputs)):
-        raise BundleRefused(directory, _of(name, "; ".join(found)))
+    if found := list(find_faults(model, inputs, outputs)):
+        raise BundleRefused(directory, _add_file_name(name, "; ".join(found)))
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         why = str(error).strip().splitlines()[0]
-        raise BundleRefused(directory, _of(name, f"not valid ONNX: {why}")) from error
+        raise BundleRefused(directory, _add_file_name(name, f"not valid ONNX: {why}")) from error
 
 
-def _of(name: str, why: str) -> str:
+def _add_file_name(name: str, why: str) -> str:
     return why if name == MODEL_FILE else f"{name}: {why}"
 
 

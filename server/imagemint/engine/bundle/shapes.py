@@ -23,19 +23,19 @@ class Shapes:
     types: dict[str, tuple[int, Dims | None]]
     """Element type and dimensions; None for unknown dimensions."""
 
-    def dims_of(self, name: str) -> Dims | None:
+    def get_dims(self, name: str) -> Dims | None:
         """Returns the dimensions of a tensor; None if unknown."""
         return self.types.get(name, (0, None))[1]
 
-    def elements_of(self, name: str) -> int | None:
+    def count_elements(self, name: str) -> int | None:
         """Returns the number of elements of a tensor; None if unknown."""
-        dims = self.dims_of(name)
+        dims = self.get_dims(name)
         return None if dims is None else math.prod(dims)
 
-    def bytes_of(self, name: str) -> int | None:
+    def count_bytes(self, name: str) -> int | None:
         """Returns the size of a tensor in bytes; None if unknown."""
-        elements = self.elements_of(name)
-        return None if elements is None else elements * _item_bytes(self.types[name][0])
+        elements = self.count_elements(name)
+        return None if elements is None else elements * _get_item_bytes(self.types[name][0])
 
 
 def infer_shapes(
@@ -54,17 +54,19 @@ def infer_shapes(
         onnx.shape_inference.InferenceError: the graph contradicts itself.
     """
     check_axes(model.graph)
-    skeleton = _skeleton(model, rows, row_shapes or {})
+    skeleton = _remove_weights(model, rows, row_shapes or {})
     bare = onnx.shape_inference.infer_shapes(skeleton).graph
-    known = {v.name: sides for v in _values(bare) if (sides := _sides_of(v)) is not None}
+    known = {v.name: sides for v in _list_values(bare) if (sides := _read_sides(v)) is not None}
     check_entries(model.graph, known)
     found = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-    types = {value.name: _type_of(value) for value in _values(found)}
+    types = {value.name: _read_type(value) for value in _list_values(found)}
     types |= {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in found.initializer}
     return Shapes(types)
 
 
-def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims]) -> onnx.ModelProto:
+def _remove_weights(
+    model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims]
+) -> onnx.ModelProto:
     """Returns the graph without its weights, which would be copied many times."""
     graph, bare = model.graph, onnx.GraphProto(name="skeleton")
     bare.node.extend(graph.node)
@@ -91,11 +93,11 @@ def _skeleton(model: onnx.ModelProto, rows: int, row_shapes: Mapping[str, Dims])
     return skeleton
 
 
-def _values(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def _list_values(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [*graph.input, *graph.value_info, *graph.output]
 
 
-def _sides_of(value: onnx.ValueInfoProto) -> list[int | None] | None:
+def _read_sides(value: onnx.ValueInfoProto) -> list[int | None] | None:
     """Returns the axes of a tensor, None for those of unknown length; None if unknown."""
     if not value.type.tensor_type.HasField("shape"):
         return None
@@ -103,7 +105,7 @@ def _sides_of(value: onnx.ValueInfoProto) -> list[int | None] | None:
     return [axis.dim_value if axis.HasField("dim_value") else None for axis in axes]
 
 
-def _type_of(value: onnx.ValueInfoProto) -> tuple[int, Dims | None]:
+def _read_type(value: onnx.ValueInfoProto) -> tuple[int, Dims | None]:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
         return tensor.elem_type, None
@@ -111,7 +113,7 @@ def _type_of(value: onnx.ValueInfoProto) -> tuple[int, Dims | None]:
     return tensor.elem_type, dims if min(dims, default=0) >= 0 else None
 
 
-def _item_bytes(element_type: int) -> int:
+def _get_item_bytes(element_type: int) -> int:
     if element_type in (TensorProto.UNDEFINED, TensorProto.STRING):
         return _UNKNOWN_ITEM_BYTES
     return int(helper.tensor_dtype_to_np_dtype(element_type).itemsize)

@@ -73,11 +73,11 @@ class SigningKey:
         except ValueError as error:
             raise OSError(f"{path}: {error}") from error
 
-    def private_pem(self) -> bytes:
+    def to_private_pem(self) -> bytes:
         """Returns the private key as PEM."""
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
-    def public_pem(self) -> bytes:
+    def to_public_pem(self) -> bytes:
         """Returns the public key as PEM."""
         public = self._key.public_key()
         return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

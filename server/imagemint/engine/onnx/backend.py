@@ -41,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.backend import Instance
-from imagemint.engine.batch import Batch, Feed, count_rows, rows
+from imagemint.engine.batch import Batch, Feed, count_rows, select_rows
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching, Findings
 from imagemint.engine.bundle.memory_estimate import Estimate
@@ -57,24 +57,24 @@ from imagemint.engine.onnx.batch_invariance import (
     choose_strictest_batching,
     find_agreeing_buckets,
     find_needed_batching,
+    is_same_everywhere,
     make_probe_feed,
     make_probe_feeds,
-    same_everywhere,
 )
 from imagemint.engine.onnx.buckets import (
     BucketedInstance,
     bind_buckets,
     choose_default_buckets,
-    pieces,
+    split_into_pieces,
 )
 from imagemint.engine.onnx.session import (
     CUDA,
     RUNTIME_VERSION,
     BoundBatch,
     Session,
-    cpu_session,
-    cuda_session,
-    first_line,
+    create_cpu_session,
+    create_cuda_session,
+    get_first_line,
     on_device,
 )
 
@@ -152,7 +152,7 @@ class OnnxBackend:
         self._provider = session.provider
         self._threads = intra_op_threads
         self._alone: Session | None = None
-        self._most_rows = _most_rows(self._variant.estimate)
+        self._most_rows = _compute_most_rows(self._variant.estimate)
         on_gpu = session.provider == CUDA
         # Kept to read the graph again for each instance: the bytes are large and rarely needed.
         self._bundle = bundle.without_contents() if on_gpu and cuda_graphs else None
@@ -218,14 +218,17 @@ class OnnxBackend:
         feed = self._prepare(batch)
         count = len(batch)
         if count == 0:
-            shape = self._spec.make_image_shape(_source_shape(feed))
+            shape = self._spec.make_image_shape(_get_source_shape(feed))
             return np.empty((0, *shape), dtype=np.uint8)
         if buckets := _SIZES_OF.get(self._batching, self._buckets):
-            cut = [(rows(feed, p.start, p.stop), p.size) for p in pieces(count, buckets)]
+            cut = [
+                (select_rows(feed, p.start, p.stop), p.size)
+                for p in split_into_pieces(count, buckets)
+            ]
             return np.concatenate([self._run_padded(part, size) for part, size in cut])
         if count > self._most_rows:  # larger batches are not probed, and are no faster
             starts = range(0, count, self._most_rows)
-            parts = [rows(feed, start, start + self._most_rows) for start in starts]
+            parts = [select_rows(feed, start, start + self._most_rows) for start in starts]
             return np.concatenate([self._run_as_given(part) for part in parts])
         return self._run_as_given(feed)
 
@@ -241,7 +244,7 @@ class OnnxBackend:
         session = self._get_session()
         if not self._buckets:
             return _SharedInstance(self)
-        expected = self._compute(rows(self._sample, 0, self._buckets[-1]))
+        expected = self._compute(select_rows(self._sample, 0, self._buckets[-1]))
         bound = self._capture(expected)
         if bound is None:
             bound = self._bind(session, expected, graphs=False)
@@ -253,11 +256,11 @@ class OnnxBackend:
             return None
         session = failure = None
         try:
-            session = cuda_session(self._bundle.read_model(self._variant), graphs=True)
+            session = create_cuda_session(self._bundle.read_model(self._variant), graphs=True)
             return self._bind(session, expected, graphs=True)
         except BackendFailed as error:
             failure = error
-        reason = first_line(failure.__cause__ or failure)
+        reason = get_first_line(failure.__cause__ or failure)
         _log.warning("model %s runs without CUDA graphs: %s", self._name, reason)
         # Freeing a session must not overlap with a capture of another model.
         with on_device(True):
@@ -315,7 +318,7 @@ class OnnxBackend:
         estimate = self._variant.estimate
         if not estimate.is_complete:
             estimate = self._measure(estimate)
-            self._most_rows = _most_rows(estimate)
+            self._most_rows = _compute_most_rows(estimate)
         if estimate.mixing:
             _log.warning(
                 "model %s runs one image at a time: rows of a batch mix in %s",
@@ -347,12 +350,14 @@ class OnnxBackend:
 
     def _probe(self, bundle: Bundle, content: bytes, alone_threads: int) -> Batching:
         thorough = self._variant.hints.reduces
-        batches = _thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
+        batches = (
+            _count_thorough_batches(self._variant.estimate, self._most_rows) if thorough else 1
+        )
         feeds = make_probe_feeds(bundle.spec, batches * self._most_rows)
         with self._open_floats(content) as compute_floats:
             try:
                 firsts = [
-                    self._run_checked(bundle, rows(feed, 0, self._most_rows), compute_floats)
+                    self._run_checked(bundle, select_rows(feed, 0, self._most_rows), compute_floats)
                     for feed in feeds
                 ]
                 probes = list(zip(feeds, firsts, strict=True))
@@ -396,7 +401,7 @@ class OnnxBackend:
         """
         others = partial(alone.run, output=self._variant.hints.floats)
         agrees = all(
-            same_everywhere(compute_floats, others, *probe, self._most_rows) for probe in probes
+            is_same_everywhere(compute_floats, others, *probe, self._most_rows) for probe in probes
         )
         if not agrees:
             _log.warning(
@@ -408,7 +413,7 @@ class OnnxBackend:
     def _open_alone(self, bundle: Bundle, content: bytes, threads: int) -> Session:
         """Returns a warmed-up session with several threads."""
         content = add_output(content, self._variant.hints.floats)
-        alone = cpu_session(content, threads, bundle.directory, spinning=True)
+        alone = create_cpu_session(content, threads, bundle.directory, spinning=True)
         alone.run(make_probe_feed(self._spec, 1))
         return alone
 
@@ -445,7 +450,7 @@ class OnnxBackend:
         if self._provider != CUDA:
             yield partial(self._get_session().run, output=name)
             return
-        with contextlib.closing(cuda_session(add_output(content, name))) as session:
+        with contextlib.closing(create_cuda_session(add_output(content, name))) as session:
             yield partial(session.run, output=name)
 
 
@@ -462,25 +467,25 @@ class _SharedInstance:
 
 def _check_form(bundle: Bundle, feed: Feed, image: npt.NDArray[Any]) -> None:
     """Refuses a bundle if images do not fit its manifest."""
-    expected = (count_rows(feed), *bundle.spec.make_image_shape(_source_shape(feed)))
+    expected = (count_rows(feed), *bundle.spec.make_image_shape(_get_source_shape(feed)))
     if image.dtype != np.uint8 or image.shape != expected:
         why = f"its images are {image.dtype} {image.shape}, not uint8 {expected}"
         raise BundleRefused(bundle.directory, why)
 
 
-def _source_shape(feed: Feed) -> tuple[int, ...]:
+def _get_source_shape(feed: Feed) -> tuple[int, ...]:
     """Returns the shape of one source of a batch; empty for a model without a source."""
     return feed["source"].shape[1:] if "source" in feed else ()
 
 
-def _most_rows(estimate: Estimate) -> int:
+def _compute_most_rows(estimate: Estimate) -> int:
     """Returns the maximum number of rows of a batch without padding."""
     by_memory = _BATCH_BYTES // max(estimate.row_bytes, 1)
     by_time = _PROBE_FLOPS // (_RUNS_PER_ROW * max(estimate.row_flops, 1))
     return max(1, min(by_memory, max(by_time, _FEWEST_ROWS), PROBE_ROWS))
 
 
-def _thorough_batches(estimate: Estimate, most_rows: int) -> int:
+def _count_thorough_batches(estimate: Estimate, most_rows: int) -> int:
     """Returns the number of batches of the thorough probe."""
     flops = max(1, estimate.row_flops) * most_rows * _RUNS_PER_ROW_THOROUGH
     return max(1, min(_THOROUGH_FLOPS // flops, THOROUGH_BATCHES))
@@ -488,7 +493,7 @@ def _thorough_batches(estimate: Estimate, most_rows: int) -> int:
 
 def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
     cause = error.__cause__ or error
-    why = f"ONNX Runtime cannot run it: {first_line(cause)}"
+    why = f"ONNX Runtime cannot run it: {get_first_line(cause)}"
     return BundleRefused(bundle.directory, why, passing=is_passing(cause))
 
 
@@ -510,7 +515,7 @@ def _open_session(
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
         shown = add_output(content, variant.hints.floats)
-        session = cpu_session(shown, intra_op_threads, bundle.directory)
+        session = create_cpu_session(shown, intra_op_threads, bundle.directory)
         return session, why, variant, which, content
 
     if device == "cpu":
@@ -519,7 +524,7 @@ def _open_session(
     try:
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
-        session = cuda_session(content)
+        session = create_cuda_session(content)
     except BackendFailed as error:
         if device == "cuda":
             raise

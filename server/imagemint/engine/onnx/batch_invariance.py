@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.batch import Feed, count_rows, draw_batch, rows
+from imagemint.engine.batch import Feed, count_rows, draw_batch, select_rows
 from imagemint.engine.bundle.findings import FIXED_BATCH, Batching
 from imagemint.engine.spec import ModelSpec
 
@@ -92,9 +92,9 @@ def find_needed_batching(
     """
 
     def probe(start: int) -> Batching:
-        batch = rows(feed, start, start + most_rows)
+        batch = select_rows(feed, start, start + most_rows)
         whole = compute(batch) if start else first
-        return _needed(compute, batch, whole, thorough=thorough)
+        return _find_needed(compute, batch, whole, thorough=thorough)
 
     found = choose_strictest_batching(map(probe, range(0, count_rows(feed), most_rows)))
     return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
@@ -105,7 +105,7 @@ def choose_strictest_batching(needed: Iterable[Batching]) -> Batching:
     return max(needed, key=_MEASURES.index)
 
 
-def _needed(
+def _find_needed(
     compute: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
     whole: npt.NDArray[Any],
@@ -114,8 +114,8 @@ def _needed(
 ) -> Batching:
     count = count_rows(feed)
 
-    def same(start: int, stop: int) -> bool:
-        return compute(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+    def is_same(start: int, stop: int) -> bool:
+        return compute(select_rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
     for shift in (1, 3) if thorough else ():
         moved = _move(feed, shift)
@@ -132,9 +132,11 @@ def _needed(
         size: range(min(size // 2, count - size), count - size + 1, size)[: None if thorough else 1]
         for size in sizes
     }
-    if not all(same(start, start + size) for size in sizes for start in starts[size]):
+    if not all(is_same(start, start + size) for size in sizes for start in starts[size]):
         return Batching.FIXED
-    if not all(same(row, row + 1) for row in range(count if thorough else min(count, _LONE_ROWS))):
+    if not all(
+        is_same(row, row + 1) for row in range(count if thorough else min(count, _LONE_ROWS))
+    ):
         return Batching.NEVER_ALONE
     return Batching.AS_THEY_COME
 
@@ -182,7 +184,7 @@ def _make_different_rows(feed: Feed) -> Feed:
     return different
 
 
-def same_everywhere(
+def is_same_everywhere(
     compute: Callable[[Feed], npt.NDArray[Any]],
     other: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
@@ -202,19 +204,19 @@ def same_everywhere(
     """
     count = min(count_rows(feed), 2 * ALONE_ROWS)
     more = [
-        compute(rows(feed, at, min(at + most_rows, count)))
+        compute(select_rows(feed, at, min(at + most_rows, count)))
         for at in range(most_rows, count, most_rows)
     ]
     whole = np.concatenate([first, *more])
 
-    def same(start: int, stop: int) -> bool:
-        return other(rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+    def is_same(start: int, stop: int) -> bool:
+        return other(select_rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
 
     largest = min(ALONE_ROWS, most_rows, count)
     stretches = [(min(size, count - size), size) for size in range(2, largest + 1)]
     stretches = [(start, start + size) for start, size in stretches]
     stretches += [(row, row + 1) for row in range(min(_LONE_ROWS, count))]
-    return all(same(*stretch) for stretch in stretches)
+    return all(is_same(*stretch) for stretch in stretches)
 
 
 def find_agreeing_buckets(
@@ -243,7 +245,7 @@ def find_agreeing_buckets(
         starts = {0, (largest - size) // 2, largest - size}
         starts.update(range(min(_LONE_ROWS, largest - size)) if size == 1 else ())
         return all(
-            compute(rows(feed, start, start + size)).tobytes()
+            compute(select_rows(feed, start, start + size)).tobytes()
             == whole[start : start + size].tobytes()
             for start in starts
         )

@@ -42,7 +42,7 @@ class Piece:
     size: int
 
 
-def pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
+def split_into_pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
     """Cuts a batch into as few buckets as possible; the rest gets the smallest bucket that fits.
 
     Args:
@@ -55,7 +55,7 @@ def pieces(count: int, buckets: Sequence[int]) -> Iterator[Piece]:
         yield Piece(start, stop, next(size for size in buckets if size >= stop - start))
 
 
-def buffers(
+def allocate_buffers(
     spec: ModelSpec, sample: Feed, size: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.uint8]]:
     """Returns the inputs and the output of a bucket, on separate pages.
@@ -104,7 +104,7 @@ class BucketedInstance:
         if not self._batches:
             raise BackendFailed("the instance was closed")
         images = np.empty((len(batch), *self._row), np.uint8)
-        for piece in pieces(len(batch), self._buckets):
+        for piece in split_into_pieces(len(batch), self._buckets):
             bound = self._batches[piece.size]
             count = piece.stop - piece.start
             for name, array in bound.inputs.items():
@@ -153,7 +153,7 @@ def bind_buckets(
     bound: dict[int, BoundBatch] = {}
     with contextlib.ExitStack() as undone:
         for number, size in enumerate(sorted(buckets, reverse=True), start=1):
-            inputs, output = buffers(spec, sample, size)
+            inputs, output = allocate_buffers(spec, sample, size)
             batch = session.bind(inputs, output, graph_id=number if graphs else None)
             undone.callback(batch.close)
             batch.run()

@@ -19,7 +19,7 @@ class Gate:
         self._alone = 0  # waiting or inside
 
     @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
+    def hold_shared(self) -> Iterator[None]:
         """Holds the lock shared; waits while it is held exclusively or such a holder waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
@@ -30,7 +30,7 @@ class Gate:
             self._leave()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def hold_exclusively(self) -> Iterator[None]:
         """Holds the lock exclusively; waits for all other holders."""
         with self._changed:
             self._alone += 1

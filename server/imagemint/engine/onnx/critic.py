@@ -13,7 +13,7 @@ from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.critic import CriticGraph
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.filtering import Scores, ScoreSpec
-from imagemint.engine.onnx.session import Session, cpu_session, first_line
+from imagemint.engine.onnx.session import Session, create_cpu_session, get_first_line
 
 
 class OnnxCritic:
@@ -31,13 +31,15 @@ class OnnxCritic:
         self.spec: ScoreSpec = graph.scores
         """The scores that it computes."""
         self._names = graph.scores.names
-        self._session: Session | None = cpu_session(bundle.read_model(graph), 1, bundle.directory)
+        self._session: Session | None = create_cpu_session(
+            bundle.read_model(graph), 1, bundle.directory
+        )
         spec = bundle.spec
         image = np.zeros((1, *spec.image.row), np.uint8)
         try:
             self.score(image, np.zeros(1, np.int64) if spec.conditional else None)
         except BackendFailed as error:
-            why = f"ONNX Runtime cannot run {graph.path.name}: {first_line(error.__cause__)}"
+            why = f"ONNX Runtime cannot run {graph.path.name}: {get_first_line(error.__cause__)}"
             raise BundleRefused(bundle.directory, why) from error
 
     def score(

@@ -43,7 +43,7 @@ _GRAPH_ID = "gpu_graph_id"
 _gate = Gate()  # one per process, because a capture affects the whole process
 
 
-def available_devices() -> tuple[str, ...]:
+def list_devices() -> tuple[str, ...]:
     """Returns the devices that the installed ONNX Runtime supports, the fastest first.
 
     `cpu` is always included. Only creating a session shows whether a GPU and its libraries exist.
@@ -54,7 +54,7 @@ def available_devices() -> tuple[str, ...]:
 class Session:
     """A graph whose first output is the image, ready to run.
 
-    See `cpu_session` and `cuda_session`.
+    See `create_cpu_session` and `create_cuda_session`.
     """
 
     def __init__(self, session: ort.InferenceSession) -> None:
@@ -152,8 +152,8 @@ class BoundBatch:
             self._options.add_run_config_entry(_GRAPH_ID, str(graph_id))
         self._binding = session.io_binding()
         try:
-            self._values = {name: self._value(array) for name, array in feed.items()}
-            self._image = self._value(output)
+            self._values = {name: self._make_value(array) for name, array in feed.items()}
+            self._image = self._make_value(output)
             for name, value in self._values.items():
                 self._binding.bind_ortvalue_input(name, value)
             self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._image)
@@ -164,7 +164,7 @@ class BoundBatch:
         if self._cuda is not None:
             self._pinned = [each for each in (*feed.values(), output) if self._cuda.pin(each)]
 
-    def _value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
+    def _make_value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
         if self._on_gpu:
             return ort.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, "cuda", 0)
         return ort.OrtValue.ortvalue_from_numpy(array)
@@ -176,7 +176,7 @@ class BoundBatch:
             BackendFailed: the runtime failed; `__cause__` has its error.
         """
         try:
-            with _gate.alone() if self._captures else on_device(self._on_gpu):
+            with _gate.hold_exclusively() if self._captures else on_device(self._on_gpu):
                 self._run()
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise BackendFailed("the model failed to run") from error
@@ -213,10 +213,10 @@ class BoundBatch:
 
 def on_device(on_gpu: bool) -> contextlib.AbstractContextManager[None]:
     """Returns the context for code that allocates, frees, copies or runs on a GPU; see `Gate`."""
-    return _gate.shared() if on_gpu else contextlib.nullcontext()
+    return _gate.hold_shared() if on_gpu else contextlib.nullcontext()
 
 
-def cpu_session(
+def create_cpu_session(
     content: bytes, threads: int, directory: Path, *, spinning: bool = False
 ) -> Session:
     """Creates a session on the CPU.
@@ -232,13 +232,13 @@ def cpu_session(
         BundleRefused: the runtime cannot load the model.
     """
     try:
-        return Session(_inference_session(content, threads, [CPU], spinning=spinning))
+        return Session(_create_session(content, threads, [CPU], spinning=spinning))
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        why = f"ONNX Runtime {ort.__version__} cannot load it: {first_line(error)}"
+        why = f"ONNX Runtime {ort.__version__} cannot load it: {get_first_line(error)}"
         raise BundleRefused(directory, why, passing=is_passing(error)) from error
 
 
-def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
+def create_cuda_session(content: bytes, *, graphs: bool = False) -> Session:
     """Creates a session on the first GPU.
 
     Args:
@@ -255,27 +255,27 @@ def cuda_session(content: bytes, *, graphs: bool = False) -> Session:
     ort.preload_dlls()
     cuda = (CUDA, _CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if graphs else {}))
     try:
-        with _gate.shared():
-            session = _inference_session(content, 1, [cuda, CPU])
+        with _gate.hold_shared():
+            session = _create_session(content, 1, [cuda, CPU])
     except (
         Exception
     ) as error:  # no device, no driver, or a faulty bundle, which the CPU session will report
-        raise BackendFailed(f"CUDA does not work: {first_line(error)}") from error
+        raise BackendFailed(f"CUDA does not work: {get_first_line(error)}") from error
     if session.get_providers()[0] != CUDA:
         raise BackendFailed("CUDA does not work: no device, or a library is missing")
     return Session(session)
 
 
-def _inference_session(
+def _create_session(
     content: bytes, threads: int, providers: list[Any], *, spinning: bool = False
 ) -> ort.InferenceSession:
     # With fallback enabled, a session whose provider fails prints a message and uses the CPU.
     return ort.InferenceSession(
-        content, _options(threads, spinning), providers=providers, enable_fallback=False
+        content, _make_options(threads, spinning), providers=providers, enable_fallback=False
     )
 
 
-def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
+def _make_options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -289,6 +289,6 @@ def _options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
     return options
 
 
-def first_line(error: BaseException | None) -> str:
+def get_first_line(error: BaseException | None) -> str:
     """Returns the first line of an error's message."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

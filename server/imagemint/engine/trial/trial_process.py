@@ -43,7 +43,7 @@ def try_bundle(options: dict[str, Any]) -> dict[str, Any]:
         if bundle.critic is not None:
             OnnxCritic(bundle, bundle.critic).close()
     except Exception as error:  # noqa: BLE001 - every failure is a result
-        return _refusal(error, options["memory_bytes"])
+        return _describe_refusal(error, options["memory_bytes"])
     return {"sha256": bundle.sha256, "findings": backend.findings.to_json()}
 
 
@@ -55,7 +55,7 @@ def _read_keys(pem: str | None) -> "TrustedKeys | None":
     return TrustedKeys.of_pem(pem.encode())
 
 
-def _refusal(error: Exception, memory_bytes: int | None) -> dict[str, Any]:
+def _describe_refusal(error: Exception, memory_bytes: int | None) -> dict[str, Any]:
     passing = is_passing(error)
     if isinstance(error, BundleRefused):
         why = error.why

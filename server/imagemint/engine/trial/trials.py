@@ -111,7 +111,7 @@ class Trials:
             process.communicate()
             if lifeline is not None:
                 lifeline.close()
-        return _verdict(directory, process.returncode, answer)
+        return _read_verdict(directory, process.returncode, answer)
 
     def close(self) -> None:
         """Kills all trials and refuses new ones."""
@@ -139,7 +139,7 @@ class Trials:
             return process
 
 
-def _verdict(directory: Path, status: int, answer: str) -> tuple[str, Findings]:
+def _read_verdict(directory: Path, status: int, answer: str) -> tuple[str, Findings]:
     if not answer:
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         why = f"the process that tried to load it ended: {cause}"

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.batch import Batch
-from imagemint.engine.sampling import Run, cut_runs, latents_of
+from imagemint.engine.sampling import Run, cut_runs, draw_run_latents
 from imagemint.engine.spec import ModelSpec
 from imagemint.server.batching.job import Slice
 
@@ -77,7 +77,7 @@ def _stack_latents(batch: list[Slice], spec: ModelSpec) -> npt.NDArray[np.float3
         else:
             runs += cut_runs(job.latents, start, stop)
         row += stop - start
-    drawn = latents_of(runs, spec.z_dim, distribution=spec.distribution)
+    drawn = draw_run_latents(runs, spec.z_dim, distribution=spec.distribution)
     if not given:
         return drawn
     z = np.empty((row, spec.z_dim), np.float32)

@@ -71,8 +71,8 @@ class MakeKey(BaseModel):
         private, public = (self.name.with_name(self.name.name + end) for end in _ENDINGS)
         if public.exists():
             raise FileExistsError(f"{public} exists; a key is never replaced")
-        _write_new(private, key.private_pem(), 0o600)
-        _write_new(public, key.public_pem(), 0o644)
+        _write_new(private, key.to_private_pem(), 0o600)
+        _write_new(public, key.to_public_pem(), 0o644)
         print(f"{private}: sign with it, and keep it secret")
         print(f"{public}: imagemint serve --require-signature {public}")
         return 0

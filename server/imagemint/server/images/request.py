@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.filtering import ImageFilter
-from imagemint.engine.sampling import Run, cut_runs, runs_at
+from imagemint.engine.sampling import Run, cut_runs, group_runs
 from imagemint.engine.serial import spell_prefix, spell_terms
 from imagemint.server.batching import NO_CONDITIONS, Conditions, Job, Priority
 from imagemint.server.images.conditions import Condition
@@ -79,7 +79,7 @@ class ImageRequest:
         """Returns the runs of images of the request's seed at any indices, uint64 [M]."""
         first = self.latents[0]
         assert isinstance(first, Run)  # noqa: S101 - for the type checker: explicit latents have no indices
-        runs = runs_at(np.full(len(indices), first.seed, np.uint64), indices)
+        runs = group_runs(np.full(len(indices), first.seed, np.uint64), indices)
         return [run._replace(threshold=first.threshold) for run in runs]
 
     def _make_psi(self, offset: int, count: int) -> float | npt.NDArray[np.float32]:

@@ -11,7 +11,7 @@ from imagemint.engine.errors import BundleRefused
 from imagemint.engine.trial.trials import TrialOptions, Trials
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
-TRUSTED = TrustedKeys.of_pem(KEY.public_pem())
+TRUSTED = TrustedKeys.of_pem(KEY.to_public_pem())
 SIGNATURE = "SHA256SUMS.sig"
 
 
@@ -38,7 +38,7 @@ def test_signed_bundle_is_read(bundle):
 
 def test_several_keys_are_trusted(bundle):
     """While a key is replaced, servers have the old and the new one, in any order."""
-    pem = b"# the new key\n" + OTHER.public_pem() + b"\n# the old key\n" + KEY.public_pem()
+    pem = b"# the new key\n" + OTHER.to_public_pem() + b"\n# the old key\n" + KEY.to_public_pem()
     trusted = TrustedKeys.of_pem(pem)
     assert read_bundle(bundle, trusted=trusted).version == 1
     OTHER.sign(bundle)
@@ -105,7 +105,7 @@ def test_unusable_private_keys_are_refused():
     cases = {
         "is encrypted": encrypted,
         "not of the kind Ed25519": private_pem(ec.generate_private_key(ec.SECP256R1())),
-        "no PEM private key": KEY.public_pem(),
+        "no PEM private key": KEY.to_public_pem(),
     }
     for why, content in cases.items():
         with pytest.raises(ValueError, match=why):
@@ -116,7 +116,7 @@ def test_unusable_public_keys_are_refused():
     """One wrong key in a file is an error, and is not ignored."""
     cases = {
         "no PEM public key": b"",
-        "something other than PEM public keys": KEY.public_pem() + KEY.private_pem(),
+        "something other than PEM public keys": KEY.to_public_pem() + KEY.to_private_pem(),
         "not of the kind Ed25519": public_pem(ec.generate_private_key(ec.SECP256R1())),
     }
     for why, content in cases.items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_bundles import write_bundle, write_sums, write_variant
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle, variants
 from imagemint.engine.bundle.variants import Variant, choose_variant
@@ -89,7 +89,7 @@ def test_backend_runs_the_variant(tmp_path, dot_products, caplog):
     bundle_directory = write_bundle(tmp_path / "both")
     write_variant(bundle_directory, weights_seed=7)
     same = read_bundle(write_bundle(tmp_path / "alone", weights_seed=7))
-    z, classes = latents(1, 0, 5, 8), np.arange(5)
+    z, classes = draw_latents(1, 0, 5, 8), np.arange(5)
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):
         backend = OnnxBackend(read_bundle(bundle_directory), device="auto", variant="auto")
     assert backend.variant.name == "int8"
@@ -107,7 +107,7 @@ def test_run_alone_runs_the_variant(tmp_path):
     write_variant(directory, weights_seed=7)
     backend = OnnxBackend(read_bundle(directory), device="cpu", variant="int8", alone_threads=2)
     assert backend._alone is not None
-    z, classes = latents(1, 0, 1, 8), np.arange(1)
+    z, classes = draw_latents(1, 0, 1, 8), np.arange(1)
     feed = {"z": z, "class_id": classes[:, np.newaxis]}
     assert np.array_equal(backend._alone.run(feed), backend.run(Batch(z, classes)))
 

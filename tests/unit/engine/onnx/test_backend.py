@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import write_bundle
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import probe_hints, read_bundle
@@ -21,8 +21,8 @@ from imagemint.engine.bundle.findings import Batching
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.batch_invariance import find_needed_batching, same_everywhere
-from imagemint.engine.onnx.session import available_devices
+from imagemint.engine.onnx.batch_invariance import find_needed_batching, is_same_everywhere
+from imagemint.engine.onnx.session import list_devices
 
 CLASSES = np.arange(70, dtype=np.int64) % 10
 
@@ -42,30 +42,32 @@ def backend(tmp_path):
 def test_backend_computes_images(backend):
     """A batch gives uint8 NHWC images that depend on both the latent and the class."""
     served: Backend = backend
-    z = latents(1, 0, 3, 8)
+    z = draw_latents(1, 0, 3, 8)
     images = served.run(Batch(z, np.int64([0, 1, 2])))
     assert (images.shape, images.dtype) == ((3, 4, 6, 1), np.uint8)
     assert not np.array_equal(images, served.run(Batch(z, np.int64([3, 1, 2]))))
-    assert not np.array_equal(images, served.run(Batch(latents(2, 0, 3, 8), np.int64([0, 1, 2]))))
+    assert not np.array_equal(
+        images, served.run(Batch(draw_latents(2, 0, 3, 8), np.int64([0, 1, 2])))
+    )
 
 
 def test_unconditional_backend_computes_images(tmp_path):
     """A model without classes takes only the latent."""
     backend = make_backend(tmp_path, conditional=False, size=(8, 8, 3))
-    assert backend.run(Batch(latents(1, 0, 2, 8))).shape == (2, 8, 8, 3)
+    assert backend.run(Batch(draw_latents(1, 0, 2, 8))).shape == (2, 8, 8, 3)
 
 
 def test_psi_is_an_input_of_the_graph(tmp_path):
     """A PSI of 0 gives the mean image for every latent."""
     backend = make_backend(tmp_path, truncation="psi", conditional=False)
-    images = backend.run(Batch(latents(1, 0, 3, 8), truncation=np.float32([0, 0, 1])))
+    images = backend.run(Batch(draw_latents(1, 0, 3, 8), truncation=np.float32([0, 0, 1])))
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])
 
 
 def test_empty_batch_gives_no_images(backend):
     """A batch of no rows gives an array of no rows with the right shape."""
-    images = backend.run(Batch(latents(1, 0, 0, 8), np.int64([])))
+    images = backend.run(Batch(draw_latents(1, 0, 0, 8), np.int64([])))
     assert (images.shape, images.dtype) == ((0, 4, 6, 1), np.uint8)
 
 
@@ -99,7 +101,7 @@ def test_pixels_do_not_depend_on_the_batch(tmp_path, batch_dependence, exponent,
     edit = None if exponent is None else batch_dependence(exponent)
     backend = make_backend(tmp_path, edit_model=edit)
     assert backend.batching is expected
-    z = latents(5, 0, 70, 8)
+    z = draw_latents(5, 0, 70, 8)
     whole = backend.run(Batch(z, CLASSES))
     for size in range(1, 71):
         part = slice(70 - size, 70)
@@ -114,7 +116,7 @@ def test_kernel_for_one_row_is_not_used(tmp_path):
     backend = make_backend(
         tmp_path, edit_model=_compute_weights_in_graph, z_dim=64, size=(28, 28, 1), weights_seed=3
     )
-    z = latents(5, 0, 64, 64)
+    z = draw_latents(5, 0, 64, 64)
     whole = backend.run(Batch(z, CLASSES[:64]))
     for row in range(64):
         alone = backend.run(Batch(z[row : row + 1], CLASSES[row : row + 1]))
@@ -144,7 +146,7 @@ def _show_last_bits_of_the_mean(model):
 def test_sums_across_a_row_do_not_depend_on_the_batch(tmp_path, z_dim):
     """A row has the same last bit at every position of every batch size."""
     backend = make_backend(tmp_path, edit_model=_show_last_bits_of_the_mean, z_dim=z_dim)
-    z = latents(5, 0, 150, z_dim)
+    z = draw_latents(5, 0, 150, z_dim)
     classes = np.arange(150) % 10
     whole = backend.run(Batch(z, classes))
     for size in (1, 2, 3, 5, 7, 63, 64, 65, 149):
@@ -180,7 +182,7 @@ def _normalize_by_batch(model):
 def test_rows_that_affect_each_other_run_alone(tmp_path, edit, caplog):
     """A graph that computes statistics of its batch runs one row at a time. The log says why."""
     backend = make_backend(tmp_path, edit_model=edit, conditional=False)
-    z = latents(5, 0, 64, 8)
+    z = draw_latents(5, 0, 64, 8)
     expected = [backend.run(Batch(z[row : row + 1])).tobytes() for row in range(8)]
     z[8:] *= 100
     whole = backend.run(Batch(z))
@@ -220,7 +222,7 @@ def test_operator_over_the_batch_runs_rows_alone(tmp_path):
 )
 def test_probe_detects_dependence_on_other_rows(statistic):
     """The probe detects a dependence on other rows, even one that only extreme latents show."""
-    feed = {"z": latents(0, 0, 64, 8)}
+    feed = {"z": draw_latents(0, 0, 64, 8)}
 
     def compute(feed):
         z = feed["z"]
@@ -233,7 +235,7 @@ def test_probe_detects_dependence_on_other_rows(statistic):
 @pytest.mark.parametrize("affected", [slice(32, None), slice(None, None, 2), slice(63, None)])
 def test_probe_detects_dependence_on_the_place(affected, thorough):
     """The probe detects a last bit that depends on the place of a row within its batch."""
-    feed = {"z": latents(0, 0, 64, 8)}
+    feed = {"z": draw_latents(0, 0, 64, 8)}
 
     def compute(feed):
         z = feed["z"].copy()
@@ -245,7 +247,7 @@ def test_probe_detects_dependence_on_the_place(affected, thorough):
 
 def test_pixels_do_not_depend_on_other_rows(backend):
     """A row has the same pixels whichever rows share its batch."""
-    z, strangers = latents(5, 0, 1, 8), latents(6, 0, 30, 8)
+    z, strangers = draw_latents(5, 0, 1, 8), draw_latents(6, 0, 30, 8)
     (alone,) = backend.run(Batch(z, np.int64([7])))
     mixed = np.concatenate([strangers[:11], z, strangers[11:]])
     assert np.array_equal(backend.run(Batch(mixed, np.full(31, 7)))[11], alone)
@@ -253,7 +255,7 @@ def test_pixels_do_not_depend_on_other_rows(backend):
 
 def test_threads_share_one_backend(backend):
     """Concurrent runs on one session give the images of sequential runs."""
-    batches = [latents(seed, 0, 1 + seed % 7, 8) for seed in range(60)]
+    batches = [draw_latents(seed, 0, 1 + seed % 7, 8) for seed in range(60)]
     expected = [backend.run(Batch(z, CLASSES[: len(z)])).tobytes() for z in batches]
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda z: backend.run(Batch(z, CLASSES[: len(z)])).tobytes(), batches)
@@ -265,25 +267,25 @@ def test_run_alone_gives_the_same_bytes(tmp_path, rows):
     """A batch that runs on all cores has the same pixels as on one core."""
     backend = make_backend(tmp_path, alone_threads=2)
     assert backend._alone is not None
-    z, classes = latents(1, 0, rows, 8), np.arange(rows) % 10
+    z, classes = draw_latents(1, 0, rows, 8), np.arange(rows) % 10
     instance = backend.open_instance()
     assert np.array_equal(instance.run_alone(Batch(z, classes)), backend.run(Batch(z, classes)))
 
 
 def test_run_alone_uses_one_thread_if_bytes_differ(tmp_path, caplog, monkeypatch):
     """A session with more threads that gives other floats is not used, and the log says so."""
-    monkeypatch.setattr(onnx_backend, "same_everywhere", lambda *_: False)
+    monkeypatch.setattr(onnx_backend, "is_same_everywhere", lambda *_: False)
     backend = make_backend(tmp_path, alone_threads=2)
     assert backend._alone is None
     assert "gives other floats on 2 threads" in caplog.text
-    images = backend.run_alone(Batch(latents(1, 0, 3, 8), np.int64([0, 1, 2])))
+    images = backend.run_alone(Batch(draw_latents(1, 0, 3, 8), np.int64([0, 1, 2])))
     assert images.shape == (3, 4, 6, 1)
 
 
 @pytest.mark.parametrize("odd", [8, 5, 1])
 def test_difference_at_one_batch_size_is_detected(odd):
     """Sessions that differ in the last bit at one batch size are not the same."""
-    feed = {"z": latents(0, 0, 64, 8)}
+    feed = {"z": draw_latents(0, 0, 64, 8)}
 
     def compute(feed):
         return feed["z"]
@@ -292,14 +294,14 @@ def test_difference_at_one_batch_size_is_detected(odd):
         z = feed["z"]
         return np.nextafter(z, np.float32(9)) if len(z) == odd else z
 
-    assert same_everywhere(compute, compute, feed, feed["z"])
-    assert not same_everywhere(compute, other, feed, feed["z"])
+    assert is_same_everywhere(compute, compute, feed, feed["z"])
+    assert not is_same_everywhere(compute, other, feed, feed["z"])
 
 
 @pytest.mark.parametrize("count", [9, 10, 11])
 def test_every_size_is_tried_in_full(count):
     """In a small largest batch, too, a size that changes rows is found."""
-    feed = {"z": latents(0, 0, count, 8)}
+    feed = {"z": draw_latents(0, 0, count, 8)}
 
     def compute(feed):
         z = feed["z"]
@@ -311,7 +313,7 @@ def test_every_size_is_tried_in_full(count):
 @pytest.mark.parametrize("most_rows", [1, 5, 12, 64])
 def test_sessions_are_compared_in_small_batches(most_rows):
     """No batch is larger than those that will be served, and 16 rows are compared."""
-    feed = {"z": latents(0, 0, 64, 8)}
+    feed = {"z": draw_latents(0, 0, 64, 8)}
     sizes = set()
     seen = set()
 
@@ -323,7 +325,7 @@ def test_sessions_are_compared_in_small_batches(most_rows):
         seen.update(row.tobytes() for row in feed["z"])
         return compute(feed)
 
-    assert same_everywhere(compute, other, feed, feed["z"][:most_rows], most_rows)
+    assert is_same_everywhere(compute, other, feed, feed["z"][:most_rows], most_rows)
     assert max(sizes) <= most_rows
     assert len(seen) == 16
 
@@ -342,13 +344,13 @@ def test_sessions_are_compared_in_small_batches(most_rows):
 def test_invalid_arrays_are_refused(backend, arguments, said):
     """The error names the input whose dtype or shape is wrong."""
     with pytest.raises(ValueError, match=said):
-        backend.run(Batch(*arguments(latents(1, 0, 2, 8))))
+        backend.run(Batch(*arguments(draw_latents(1, 0, 2, 8))))
 
 
 def test_missing_truncation_is_refused(tmp_path):
     """A model with PSI truncation needs a value for every image."""
     backend = make_backend(tmp_path, conditional=False, truncation="psi")
-    z = latents(1, 0, 2, 8)
+    z = draw_latents(1, 0, 2, 8)
     with pytest.raises(ValueError, match="'truncation' is missing"):
         backend.run(Batch(z))
     with pytest.raises(ValueError, match=r"'truncation' is .*, not float32 \[2, 1\]"):
@@ -366,7 +368,7 @@ def test_closed_backend_fails(backend):
     gc.collect()
     assert session() is None
     with pytest.raises(BackendFailed, match="closed"):
-        backend.run(Batch(latents(1, 0, 1, 8), np.int64([0])))
+        backend.run(Batch(draw_latents(1, 0, 1, 8), np.int64([0])))
 
 
 def test_provider_never_changes(backend):
@@ -383,14 +385,14 @@ def test_log_names_the_provider(tmp_path, caplog):
     assert f"tiny@1 runs on {backend.description} (asked for)" in caplog.text
 
 
-@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+@pytest.mark.skipif("cuda" in list_devices(), reason="this ONNX Runtime can do CUDA")
 def test_missing_cuda_is_an_error(tmp_path):
     """Device `cuda` raises BackendFailed if the runtime has no CUDA."""
     with pytest.raises(BackendFailed, match=r"CUDA does not work: .* is a CPU build"):
         make_backend(tmp_path, device="cuda")
 
 
-@pytest.mark.skipif("cuda" in available_devices(), reason="this ONNX Runtime can do CUDA")
+@pytest.mark.skipif("cuda" in list_devices(), reason="this ONNX Runtime can do CUDA")
 def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
     """Device `auto` falls back to the CPU, and the log says why."""
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):

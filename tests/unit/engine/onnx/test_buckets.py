@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import write_bundle
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch, draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.findings import Batching
@@ -20,7 +20,11 @@ from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx import session as onnx_session
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.batch_invariance import find_agreeing_buckets, make_probe_feed
-from imagemint.engine.onnx.buckets import buffers, choose_default_buckets, pieces
+from imagemint.engine.onnx.buckets import (
+    allocate_buffers,
+    choose_default_buckets,
+    split_into_pieces,
+)
 
 MOST = 130
 CLASSES = np.arange(MOST, dtype=np.int64) % 10
@@ -62,7 +66,7 @@ def test_pieces_cover_a_batch(count, buckets):
 
     Each uses the smallest bucket that holds it, and all but the last are full.
     """
-    cut = list(pieces(count, buckets))
+    cut = list(split_into_pieces(count, buckets))
     assert [piece.start for piece in cut[1:]] == [piece.stop for piece in cut[:-1]]
     assert (cut[0].start, cut[-1].stop) == (0, count) if cut else count == 0
     for piece in cut:
@@ -73,7 +77,7 @@ def test_pieces_cover_a_batch(count, buckets):
 
 def test_buffers_share_no_page(bundle):
     """Each buffer begins on a page of its own, so that it can be page-locked separately."""
-    inputs, output = buffers(bundle.spec, make_probe_feed(bundle.spec, 8), 3)
+    inputs, output = allocate_buffers(bundle.spec, make_probe_feed(bundle.spec, 8), 3)
     assert {name: array.shape for name, array in inputs.items()} == {
         "z": (3, 8),
         "class_id": (3, 1),
@@ -87,7 +91,7 @@ def test_buffers_share_no_page(bundle):
 def test_every_size_gives_the_bytes_of_plain_runs(plain, bucketed):
     """Batches of 0 to more than two of the largest bucket have equal bytes, bound and unbound."""
     instance = bucketed.open_instance()
-    z = latents(3, 0, MOST, 8)
+    z = draw_latents(3, 0, MOST, 8)
     for count in range(MOST + 1):
         expected = plain.run(Batch(z[:count], CLASSES[:count]))
         assert instance.run(Batch(z[:count], CLASSES[:count])).tobytes() == expected.tobytes(), (
@@ -121,7 +125,7 @@ def test_threads_run_in_parallel(plain, bucketed):
     def work(seed):
         instance = bucketed.open_instance()
         for count in (1, 7, 64, 65, 100, 3, 130):
-            z = latents(seed, count, count, 8)
+            z = draw_latents(seed, count, count, 8)
             expected = plain.run(Batch(z, CLASSES[:count])).tobytes()
             assert instance.run(Batch(z, CLASSES[:count])).tobytes() == expected
         instance.close()
@@ -136,7 +140,7 @@ def test_buffers_keep_their_addresses(bucketed):
     before = {size: batch.addresses for size, batch in instance._batches.items()}
     hosts = {size: batch.output.ctypes.data for size, batch in instance._batches.items()}
     for count in (1, 64, 13, 130):
-        instance.run(Batch(latents(3, 0, count, 8), CLASSES[:count]))
+        instance.run(Batch(draw_latents(3, 0, count, 8), CLASSES[:count]))
     assert {size: batch.addresses for size, batch in instance._batches.items()} == before
     assert {size: batch.output.ctypes.data for size, batch in instance._batches.items()} == hosts
     assert len({address for each in before.values() for address in each}) == 3 * len(before)
@@ -146,9 +150,9 @@ def test_buffers_keep_their_addresses(bucketed):
 def test_images_are_copies_of_the_buffer(bucketed):
     """The images of a run do not change when the instance runs again."""
     instance = bucketed.open_instance()
-    first = instance.run(Batch(latents(1, 0, 4, 8), CLASSES[:4]))
+    first = instance.run(Batch(draw_latents(1, 0, 4, 8), CLASSES[:4]))
     kept = first.copy()
-    instance.run(Batch(latents(2, 0, 4, 8), CLASSES[:4]))
+    instance.run(Batch(draw_latents(2, 0, 4, 8), CLASSES[:4]))
     assert np.array_equal(first, kept)
     instance.close()
 
@@ -156,7 +160,7 @@ def test_images_are_copies_of_the_buffer(bucketed):
 def test_padding_repeats_the_first_row(bucketed):
     """Padding repeats a row of the batch, so its class exists and its latent is finite."""
     instance = bucketed.open_instance()
-    z = latents(3, 0, 5, 8)
+    z = draw_latents(3, 0, 5, 8)
     instance.run(Batch(z, CLASSES[2:7]))
     padded = instance._batches[8].inputs
     assert np.array_equal(padded["z"][5:], np.repeat(z[:1], 3, axis=0))
@@ -185,7 +189,7 @@ def test_instance_is_bound_to_its_thread(bucketed):
 
     def misuse():
         try:
-            instance.run(Batch(latents(1, 0, 1, 8), CLASSES[:1]))
+            instance.run(Batch(draw_latents(1, 0, 1, 8), CLASSES[:1]))
         except RuntimeError as error:
             caught.append(str(error))
 
@@ -206,7 +210,7 @@ def test_run_after_close_fails(bundle):
         if broken is other:
             backend.close()
         with pytest.raises(BackendFailed, match="closed"):
-            broken.run(Batch(latents(1, 0, 1, 8), CLASSES[:1]))
+            broken.run(Batch(draw_latents(1, 0, 1, 8), CLASSES[:1]))
     with pytest.raises(BackendFailed, match="closed"):
         backend.open_instance()
     other.close()
@@ -216,7 +220,7 @@ def test_unbucketed_instance_shares_its_backend(plain):
     """On the CPU an instance is not bound to a thread. Closing it does not close the backend."""
     instance = plain.open_instance()
     instance.close()
-    z = latents(1, 0, 3, 8)
+    z = draw_latents(1, 0, 3, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:3])), plain.run(Batch(z, CLASSES[:3])))
 
 
@@ -268,7 +272,7 @@ def test_batch_dependent_model_keeps_one_bucket(tmp_path, batch_dependence, capl
     assert caplog.records[-1].levelno == logging.WARNING
     assert "in batches of 16" in caplog.text
     instance = backend.open_instance()
-    z = latents(5, 0, 40, 8)
+    z = draw_latents(5, 0, 40, 8)
     whole = instance.run(Batch(z, CLASSES[:40]))
     for count in range(1, 41):
         assert instance.run(Batch(z[:count], CLASSES[:count])).tobytes() == whole[:count].tobytes()
@@ -288,7 +292,9 @@ def gpu_stand_in(bundle, monkeypatch):
     def make(session):
         backend = OnnxBackend(bundle, device="cpu", buckets=(1, 8), bucketed=True)
         backend._bundle = bundle
-        monkeypatch.setattr(onnx_backend, "cuda_session", lambda content, graphs: session(graphs))
+        monkeypatch.setattr(
+            onnx_backend, "create_cuda_session", lambda content, graphs: session(graphs)
+        )
         return backend, backend.open_instance()
 
     return make
@@ -296,7 +302,7 @@ def gpu_stand_in(bundle, monkeypatch):
 
 def make_cpu_session(bundle):
     """Returns a session on the CPU."""
-    return onnx_session.cpu_session(bundle.read_model(), 1, bundle.directory)
+    return onnx_session.create_cpu_session(bundle.read_model(), 1, bundle.directory)
 
 
 def test_instances_with_graphs_have_their_own_sessions(bundle, gpu_stand_in):
@@ -325,7 +331,7 @@ def test_refused_graphs_fall_back_to_plain_binding(plain, gpu_stand_in, caplog):
 
     _, instance = gpu_stand_in(refuse)
     assert "tiny@1 runs without CUDA graphs: CUDA does not work: nodes on the CPU" in caplog.text
-    z = latents(1, 0, 9, 8)
+    z = draw_latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     assert not any(batch._captures for batch in instance._batches.values())
     instance.close()
@@ -345,7 +351,7 @@ def test_failed_capture_falls_back_to_plain_binding(
 
     _, instance = gpu_stand_in(lambda graphs: Breaking(make_cpu_session(bundle)._session))
     assert "runs without CUDA graphs: division by zero" in caplog.text
-    z = latents(1, 0, 9, 8)
+    z = draw_latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
@@ -370,12 +376,14 @@ def test_replay_that_ignores_its_input_is_not_used(
 
     _, instance = gpu_stand_in(lambda graphs: Stuck(make_cpu_session(bundle)._session))
     assert "without CUDA graphs: bound batches of 8 differ from plain ones" in caplog.text
-    z = latents(1, 0, 9, 8)
+    z = draw_latents(1, 0, 9, 8)
     assert np.array_equal(instance.run(Batch(z, CLASSES[:9])), plain.run(Batch(z, CLASSES[:9])))
     instance.close()
 
 
 def test_graphs_are_not_captured_on_the_cpu(bundle, monkeypatch):
     """A CPU backend opens no session with CUDA graphs."""
-    monkeypatch.setattr(onnx_backend, "cuda_session", lambda *_, **__: pytest.fail("captured"))
+    monkeypatch.setattr(
+        onnx_backend, "create_cuda_session", lambda *_, **__: pytest.fail("captured")
+    )
     OnnxBackend(bundle, device="cpu", bucketed=True).open_instance().close()

@@ -20,7 +20,7 @@ def test_shared_holders_run_in_parallel():
     gate, meeting = Gate(), threading.Barrier(2, timeout=WAIT_S)
 
     def enter():
-        with gate.shared():
+        with gate.hold_shared():
             meeting.wait()
 
     threads = [start_thread(enter) for _ in range(2)]
@@ -38,7 +38,11 @@ def wait_until_blocked(gate, threads, entered):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(Gate.alone, Gate.shared), (Gate.alone, Gate.alone), (Gate.shared, Gate.alone)],
+    [
+        (Gate.hold_exclusively, Gate.hold_shared),
+        (Gate.hold_exclusively, Gate.hold_exclusively),
+        (Gate.hold_shared, Gate.hold_exclusively),
+    ],
     ids=["shared waits for alone", "alone waits for alone", "alone waits for shared"],
 )
 def test_exclusive_holder_is_alone(first, second):
@@ -62,14 +66,14 @@ def test_exclusive_waiter_goes_before_later_sharers():
     gate, order = Gate(), []
 
     def lonely():
-        with gate.alone():
+        with gate.hold_exclusively():
             order.append("alone")
 
     def late():
-        with gate.shared():
+        with gate.hold_shared():
             order.append("shared")
 
-    with gate.shared():
+    with gate.hold_shared():
         loner = start_thread(lonely)
         wait_until_blocked(gate, 1, order)
         newcomer = start_thread(late)

@@ -16,7 +16,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.engine.trial import trials as trial
 from imagemint.engine.trial.trials import TrialOptions, Trials, is_plain
 
@@ -57,7 +57,7 @@ def test_findings_equal_those_of_the_backend(tmp_path):
     object.__setattr__(bundle, "findings", findings)
     told = OnnxBackend(bundle, device="cpu", alone_threads=2)
     assert told.findings == findings
-    z = latents(1, 0, 5, 8)
+    z = draw_latents(1, 0, 5, 8)
     assert told.run(Batch(z)).tobytes() == probed.run(Batch(z)).tobytes()
     assert told.run_alone(Batch(z)).tobytes() == probed.run(Batch(z)).tobytes()
 

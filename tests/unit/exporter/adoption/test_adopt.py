@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -99,7 +99,7 @@ def test_foreign_generator_is_served(tmp_path, made, told):
     assert (bundle.spec.channels, bundle.spec.class_labels) == (3, told.get("class_labels", ()))
     assert bundle.manifest.license == "CC0-1.0"
     assert bundle.manifest.parity.samples == 1000
-    z, classes = latents(3, 0, 7, 6), np.arange(7) % 3 if "classes" in made else None
+    z, classes = draw_latents(3, 0, 7, 6), np.arange(7) % 3 if "classes" in made else None
     images = OnnxBackend(bundle, device="cpu").run(Batch(z, classes))
     weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     h = z @ weights["w"] + (weights["e"][classes] if classes is not None else 0)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from imagemint.engine import latents
+from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
@@ -90,7 +90,7 @@ def test_weights_in_second_file_are_adopted(tmp_path, monkeypatch, where):
     bundle, backend = serve(
         (folder / "g.onnx") if where == "elsewhere" else type(folder)("g.onnx"), tmp_path / "r"
     )
-    z = latents(1, 0, 5, Z_DIM)
+    z = draw_latents(1, 0, 5, Z_DIM)
     assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
     assert bundle.manifest.training.checkpoint_sha256 not in ("", "0" * 64)
 
@@ -151,7 +151,7 @@ def test_fixed_batch_becomes_dynamic(tmp_path, declared, batch):
     """A Reshape to a fixed batch size is made dynamic, even if the inputs declare any size."""
     path = write_plain_file(tmp_path / "g.onnx", batch=declared, shape=(batch, 1, SIDE, SIDE))
     _, backend = serve(path, tmp_path / "r")
-    z = latents(1, 0, 7, Z_DIM)
+    z = draw_latents(1, 0, 7, Z_DIM)
     assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
 
 
@@ -178,7 +178,7 @@ def test_graph_of_one_batch_size_is_refused(tmp_path):
 def test_latents_are_cast(tmp_path, dtype):
     """Latents are cast to the type of the input."""
     _, backend = serve(write_plain_file(tmp_path / "g.onnx", z=dtype), tmp_path / "r")
-    z = latents(1, 0, 5, Z_DIM)
+    z = draw_latents(1, 0, 5, Z_DIM)
     expected = compute_expected_images(z, helper.tensor_dtype_to_np_dtype(dtype))
     assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
 
@@ -189,7 +189,7 @@ def test_output_without_channels_is_gray(tmp_path, shape):
     path = write_plain_file(tmp_path / "g.onnx", shape=shape)
     told = {"image_shape": (SIDE, SIDE, 1)} if shape is None else {}
     bundle, backend = serve(path, tmp_path / "r", **told)
-    z = latents(1, 0, 5, Z_DIM)
+    z = draw_latents(1, 0, 5, Z_DIM)
     assert bundle.spec.channels == 1
     assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
 
@@ -254,7 +254,7 @@ def test_stylegan_inputs_are_recognized(tmp_path):
     """One-hot classes are recognized by their width, and psi by its name."""
     path = write_stylegan_file(tmp_path / "g.onnx")
     bundle, backend = serve(path, tmp_path / "r", class_labels=("a", "b", "c"))
-    z, classes = latents(1, 0, 5, Z_DIM), np.array([0, 1, 2, 1, 0])
+    z, classes = draw_latents(1, 0, 5, Z_DIM), np.array([0, 1, 2, 1, 0])
     psi = np.linspace(0, 1, 5, dtype=np.float32)
     expected = compute_expected_images(z * psi[:, None], styles=STYLES[classes])
     assert bundle.spec.truncation is not None
@@ -265,7 +265,7 @@ def test_stylegan_without_classes_is_adopted(tmp_path):
     """Labels [N, 0] are ignored, and a psi of the whole batch is fixed to a number."""
     path = write_stylegan_file(tmp_path / "g.onnx", c=("c", TensorProto.FLOAT, ["n", 0]), psi=())
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"truncation_psi": 0.5})
-    z = latents(1, 0, 5, Z_DIM)
+    z = draw_latents(1, 0, 5, Z_DIM)
     assert np.abs(backend.run(Batch(z)) - compute_expected_images(z * 0.5)).max() <= 1
 
 
@@ -290,7 +290,7 @@ def test_ignored_input_is_zero(tmp_path):
     """--ignore-input sets an input to zeros."""
     path = write_stylegan_file(tmp_path / "g.onnx")
     _, backend = serve(path, tmp_path / "r", fixed_inputs={"c": 0.0})
-    z = latents(1, 0, 5, Z_DIM)
+    z = draw_latents(1, 0, 5, Z_DIM)
     full = np.ones(5, np.float32)
     assert np.abs(backend.run(Batch(z, truncation=full)) - compute_expected_images(z)).max() <= 1
 

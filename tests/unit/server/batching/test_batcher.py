@@ -12,7 +12,7 @@ import pytest
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import Run, latents, latents_of
+from imagemint.engine.sampling import Run, draw_latents, draw_run_latents
 from imagemint.engine.spec import Truncation, TruncationKind
 from imagemint.server.batching import Batcher, Conditions, Job, Priority
 from imagemint.server.batching import batch as passes
@@ -87,9 +87,9 @@ async def test_batch_draws_latents_once(new_batcher, held, backend, monkeypatch)
 
     def counting(runs, *args, **options):
         draws.append(len(runs))
-        return latents_of(runs, *args, **options)
+        return draw_run_latents(runs, *args, **options)
 
-    monkeypatch.setattr(passes, "latents_of", counting)
+    monkeypatch.setattr(passes, "draw_run_latents", counting)
     batcher = new_batcher(max_batch_images=64)
     await held(batcher)
     given = np.float32([[5, 6]])
@@ -105,7 +105,7 @@ async def test_batch_draws_latents_once(new_batcher, held, backend, monkeypatch)
     (batch,) = backend.batches
     z = batch.z
     assert z[32].tolist() == [5, 6]
-    assert z[33].tobytes() == latents(33, 3, 1, 2).tobytes()
+    assert z[33].tobytes() == draw_latents(33, 3, 1, 2).tobytes()
 
 
 async def test_small_job_does_not_keep_its_batch_in_memory(backend, new_batcher, new_job, held):

@@ -10,7 +10,7 @@ from held_backend import HeldBackend
 from tiny_bundles import EXAMPLES, MAX_WORDS
 
 from imagemint.engine.bundle import read_bundle
-from imagemint.engine.sampling import Run, cut_runs, draw_classes, latents, latents_of
+from imagemint.engine.sampling import Run, cut_runs, draw_classes, draw_latents, draw_run_latents
 from imagemint.server.images.conditions import (
     CaptionPerImage,
     ClassCycle,
@@ -115,8 +115,8 @@ def make_serials(request, offset, count):
 def test_job_has_the_latents_of_its_indices(served):
     """A job for a part of a request has the latents of its indices, however it is split."""
     job = make_request(served, condition=OneClass(3)).make_job(10, 8, math.inf)
-    expected = latents(SEED, 50, 8, 8)
-    drawn = latents_of([*cut_runs(job.latents, 0, 3), *cut_runs(job.latents, 3, 8)], 8)
+    expected = draw_latents(SEED, 50, 8, 8)
+    drawn = draw_run_latents([*cut_runs(job.latents, 0, 3), *cut_runs(job.latents, 3, 8)], 8)
     assert drawn.tobytes() == expected.tobytes()
     assert job.conditions.class_id == [3] * 8
     assert job.psi is None
@@ -125,7 +125,7 @@ def test_job_has_the_latents_of_its_indices(served):
 def test_last_index_is_supported(served):
     """The image at 2^64 - 1 has a latent and a serial."""
     last = make_request(served, "plain", first_index=2**64 - 1, count=1)
-    assert latents_of(last.make_job(0, 1, math.inf).latents, 8).shape == (1, 8)
+    assert draw_run_latents(last.make_job(0, 1, math.inf).latents, 8).shape == (1, 8)
     assert make_serials(last, 0, 1) == [f"plain@1/{SEED}/{2**64 - 1}"]
 
 
@@ -133,8 +133,8 @@ def test_threshold_applies_to_the_latents(served):
     """A model with a threshold has it in its latents and not as an input of the graph."""
     request = make_request(served, "bounded", condition=OneClass(0), truncation=0.5, threshold=0.5)
     job = request.make_job(0, 23, math.inf)
-    drawn = latents_of(job.latents, 8)
-    assert drawn.tobytes() == latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
+    drawn = draw_run_latents(job.latents, 8)
+    assert drawn.tobytes() == draw_latents(SEED, 40, 23, 8, threshold=0.5).tobytes()
     assert job.psi is None
 
 
@@ -144,7 +144,7 @@ def test_psi_is_an_input_of_the_graph(served, asked, given):
     job = make_request(served, "styled", condition=OneClass(0), truncation=asked).make_job(
         0, 2, math.inf
     )
-    assert latents_of(job.latents, 8).tobytes() == latents(SEED, 40, 2, 8).tobytes()
+    assert draw_run_latents(job.latents, 8).tobytes() == draw_latents(SEED, 40, 2, 8).tobytes()
     assert job.psi == given
 
 

@@ -23,7 +23,7 @@ from imagemint.engine.errors import (
     VersionNotFound,
 )
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.server.batching import Batcher, Conditions, Job
 from imagemint.server.repository import (
     LocalDirectory,
@@ -153,7 +153,12 @@ def test_running_calls_finish_on_their_version(tmp_path, new_repository):
     assert read_states(repository) == {1: State.UNLOADING, 2: State.READY}
     assert not old.holds.take()
     old.stay()
-    assert old.backend.run(Batch(latents(1, 0, 2, 8), np.zeros(2, np.int64))).shape == (2, 4, 6, 1)
+    assert old.backend.run(Batch(draw_latents(1, 0, 2, 8), np.zeros(2, np.int64))).shape == (
+        2,
+        4,
+        6,
+        1,
+    )
     old.holds.give()
     wait_for_unloads(repository)
     assert read_states(repository) == {1: State.UNLOADED, 2: State.READY}
@@ -649,7 +654,7 @@ def test_unload_completes_running_batches(tmp_path_factory, counts, before):
             jobs.append(
                 Job(
                     count,
-                    latents(place, 0, count, 8),
+                    draw_latents(place, 0, count, 8),
                     Conditions([i % 10 for i in range(count)]),
                 )
             )
@@ -662,7 +667,7 @@ def test_unload_completes_running_batches(tmp_path_factory, counts, before):
             await job.done
             served.holds.give()
             classes = np.int64(job.conditions.class_id)
-            alone = backend._compute(Batch(latents(place, 0, job.count, 8), classes))
+            alone = backend._compute(Batch(draw_latents(place, 0, job.count, 8), classes))
             assert job.images.tobytes() == alone.tobytes()
         await asyncio.to_thread(wait_for_unloads, repository)
         assert backend.closed

@@ -14,7 +14,7 @@ OLD, NEW = SigningKey.generate(), SigningKey.generate()
 def keys(tmp_path):
     """The path of a file with the public key OLD."""
     path = tmp_path / "keys.pem"
-    path.write_bytes(OLD.public_pem())
+    path.write_bytes(OLD.to_public_pem())
     return path
 
 
@@ -43,7 +43,7 @@ def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
     NEW.sign(write_bundle(models, "tiny", 2))
     repository.refresh()
     assert repository.model("tiny").versions[2].state is State.FAILED
-    keys.write_bytes(OLD.public_pem() + NEW.public_pem())
+    keys.write_bytes(OLD.to_public_pem() + NEW.to_public_pem())
     NEW.sign(write_bundle(models, "tiny", 3))
     repository.refresh()
     assert repository.resolve("tiny").version == 3

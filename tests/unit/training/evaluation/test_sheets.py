@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagemint.engine.sampling import Distribution, latents
+from imagemint.engine.sampling import Distribution, draw_latents
 from imagemint.training.evaluation.sheets import make_code_sheets, make_truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource
 
@@ -42,7 +42,7 @@ def test_thresholds_decrease_by_rows():
     """Each row has the same serials and a smaller threshold. Uniform latents have no threshold."""
     source = Echo()
     rows = read_rows(make_truncation_sheet(source, 5), 10)[:, :, :3].astype(int) - 128
-    expected = latents(5, 0, 10, 3, threshold=0.5)
+    expected = draw_latents(5, 0, 10, 3, threshold=0.5)
     assert rows[4] == pytest.approx(20 * expected, abs=0.5)
     assert (np.diff(np.abs(rows).max(axis=(1, 2))) < 0).all()
     source.distribution = Distribution.UNIFORM

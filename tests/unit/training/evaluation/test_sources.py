@@ -10,7 +10,7 @@ from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation import open_source
 from imagemint.training.loop.checkpoints import find_latest_checkpoint
@@ -27,7 +27,9 @@ def test_run_draws_the_images_of_its_serials(train, tmp_path):
     images, classes = source.draw(5, 300, 20)
     assert classes.tolist() == [n % 10 for n in range(300, 320)]
     trained = read_generator(tmp_path)
-    assert np.array_equal(images, generate_images(trained.module, latents(5, 300, 20, 4), classes))
+    assert np.array_equal(
+        images, generate_images(trained.module, draw_latents(5, 300, 20, 4), classes)
+    )
     assert (source.dataset, source.num_classes) == ("mnist", 10)
     assert source.sha256 == trained.weights_sha256
     assert source.run == tmp_path
@@ -48,7 +50,7 @@ def test_bundle_draws_the_images_of_its_serials(tmp_path, options, conditional):
     bundle = read_bundle(directory)
     backend = OnnxBackend(bundle, device="cpu")
     psi = np.ones(300, np.float32) if "truncation" in options else None
-    expected = backend.run(Batch(latents(9, 250, 300, 8), classes, truncation=psi))
+    expected = backend.run(Batch(draw_latents(9, 250, 300, 8), classes, truncation=psi))
     assert np.array_equal(images, expected)
     assert (classes is not None) == conditional
     assert (source.name, source.sha256) == ("bundle tiny@1, fp32", bundle.sha256)

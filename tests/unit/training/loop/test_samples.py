@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.loop.samples import (
     arrange_grid,
@@ -34,7 +34,7 @@ class Echo(nn.Module):
 def test_fixed_samples_are_serials():
     """Row k of the grid has class k at indices 10 k to 10 k + 9 of seed 0."""
     images, classes = draw_fixed_samples(Echo(), z_dim=3, num_classes=4)
-    z = latents(0, 0, 40, 3)
+    z = draw_latents(0, 0, 40, 3)
     levels = np.clip(np.round((z + 1) * 127.5), 0, 255)
     assert np.array_equal(images[:, 0, :3, 0], levels.astype(np.uint8))
     assert np.array_equal(classes, np.repeat(np.arange(4), 10))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagemint.engine.sampling import latents
+from imagemint.engine.sampling import draw_latents
 from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.measuring import Sample
 from imagemint.training.evaluation.real_images import RealImages
@@ -120,7 +120,7 @@ def _pair_with_nearest(sample: Sample, known: NDArray[np.uint8]) -> NDArray[np.u
 
 def _interpolate(source: LatentSource, seed: int) -> NDArray[np.uint8]:
     """Returns images of ten walks between two latents along the sphere, each within one class."""
-    ends = latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
+    ends = draw_latents(seed, 0, 2 * _ROWS, source.z_dim, distribution=source.distribution)
     z = np.concatenate([_walk(*ends[2 * row : 2 * row + 2]) for row in range(_ROWS)])
     if source.captions is not None:
         known = source.captions.example_tokens

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from imagemint.engine.sampling import Distribution, latents
+from imagemint.engine.sampling import Distribution, draw_latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS
 from imagemint.training.errors import DatasetError
@@ -81,7 +81,9 @@ class QualityCurve:
         assignment) or ``modes``.
         """
         recipe = self._recipe
-        z = latents(*(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent))
+        z = draw_latents(
+            *(0, 0, self._count, recipe.z_dim), distribution=Distribution(recipe.latent)
+        )
         classes = np.arange(self._count) % len(self._labels) if self._labels else None
         extracted = self._extractor.extract(generate_images(generator, z, classes))
         few = slice(0, _COVERED)

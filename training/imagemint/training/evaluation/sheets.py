@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.engine.sampling import Distribution, latents
+from imagemint.engine.sampling import Distribution, draw_latents
 from imagemint.training.evaluation.sources import LatentSource
 
 COLUMNS = 10
@@ -24,10 +24,12 @@ def make_truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
     more typical images. uint8 [60, H, W, C]; None for a model without truncation.
     """
     if source.takes_psi:
-        z = latents(seed, 0, COLUMNS, source.z_dim, distribution=source.distribution)
+        z = draw_latents(seed, 0, COLUMNS, source.z_dim, distribution=source.distribution)
         z, psi = np.tile(z, (len(_PSI), 1)), np.repeat(np.array(_PSI, np.float32), COLUMNS)
     elif source.distribution is Distribution.NORMAL:
-        rows = [latents(seed, 0, COLUMNS, source.z_dim, threshold=each) for each in _THRESHOLDS]
+        rows = [
+            draw_latents(seed, 0, COLUMNS, source.z_dim, threshold=each) for each in _THRESHOLDS
+        ]
         z, psi = np.concatenate(rows), None
     else:
         return None
@@ -44,7 +46,7 @@ def make_code_sheets(source: LatentSource, seed: int) -> Iterator[tuple[str, She
     Yields:
         name, images uint8 [5 columns, H, W, C], columns.
     """
-    z = latents(seed, 0, _ROWS, source.z_dim, distribution=source.distribution)
+    z = draw_latents(seed, 0, _ROWS, source.z_dim, distribution=source.distribution)
     values = np.arange(source.num_classes, dtype=np.int64)
     every = np.repeat(z, len(values), axis=0)
     yield "code", source.generate(every, np.tile(values, _ROWS)), len(values)

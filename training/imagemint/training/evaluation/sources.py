@@ -18,7 +18,7 @@ from torch import nn
 
 from imagemint.engine.batch import Batch
 from imagemint.engine.captions import Captions
-from imagemint.engine.sampling import Distribution, latents
+from imagemint.engine.sampling import Distribution, draw_latents
 from imagemint.training.datasets.tree import scan
 from imagemint.training.errors import DatasetError
 from imagemint.training.evaluation.files import (
@@ -147,12 +147,12 @@ class LatentSource:
             tokens = self.captions.encode([self.captions.parse(text) for text in texts])
         except ValueError as error:
             raise DatasetError(f"{self.name} does not understand a caption: {error}") from error
-        z = latents(seed, first, len(texts), self.z_dim, distribution=self.distribution)
+        z = draw_latents(seed, first, len(texts), self.z_dim, distribution=self.distribution)
         return self.generate(z, None, tokens=tokens)
 
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
         """Returns images and classes at these indices."""
-        z = latents(seed, first, count, self.z_dim, distribution=self.distribution)
+        z = draw_latents(seed, first, count, self.z_dim, distribution=self.distribution)
         turns = np.arange(first, first + count, dtype=np.int64)
         classes = turns % self.num_classes if self.num_classes else None
         return self.generate(z, classes), classes

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from imagemint.engine.sampling import Distribution, latents
+from imagemint.engine.sampling import Distribution, draw_latents
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.metrics.variety import within_class_variety
 from imagemint.training.networks import draw
@@ -33,7 +33,7 @@ def draw_fixed_samples(
     """
     rows = num_classes or _ROWS_WITHOUT_CLASSES
     classes = np.repeat(np.arange(rows, dtype=np.int64), SAMPLES_PER_CLASS)
-    z = latents(SAMPLES_SEED, 0, len(classes), z_dim, distribution=distribution)
+    z = draw_latents(SAMPLES_SEED, 0, len(classes), z_dim, distribution=distribution)
     if not num_classes:
         return generate_images(generator, z, None), np.zeros_like(classes)
     return generate_images(generator, z, classes), classes

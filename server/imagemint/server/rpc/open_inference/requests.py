@@ -17,7 +17,7 @@ from imagemint.engine.errors import (
     quoted,
     shortened,
 )
-from imagemint.engine.sampling import Run, draw_classes_at, runs_at
+from imagemint.engine.sampling import Run, draw_classes_at, group_runs
 from imagemint.engine.serial import hash_source
 from imagemint.engine.spec import ModelSpec, Truncation
 from imagemint.open_inference import grpc_service_pb2 as messages
@@ -258,7 +258,7 @@ def _read_latents(arrays: dict[str, Array], spec: ModelSpec) -> list[Run] | Arra
     thresholds = None
     if "truncation" in arrays and not spec.takes_psi:
         thresholds = arrays["truncation"][:, 0]
-    return runs_at(arrays["seed"][:, 0], arrays["index"][:, 0], thresholds)
+    return group_runs(arrays["seed"][:, 0], arrays["index"][:, 0], thresholds)
 
 
 def _read_condition(

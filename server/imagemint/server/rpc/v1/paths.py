@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagemint.engine.interpolation import interpolate_latents, locate_frames
-from imagemint.engine.sampling import Distribution, draw_class, latents
+from imagemint.engine.sampling import Distribution, draw_class, draw_latents
 from imagemint.engine.serial import Serial
 from imagemint.engine.spec import ModelSpec
 from imagemint.pictures import DEFAULT_QUALITY, AnimationFormat
@@ -154,7 +154,7 @@ def _check_serial(
 def _draw_latent(
     serial: Serial, spec: ModelSpec
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return latents(
+    return draw_latents(
         serial.seed,
         serial.index,
         1,

@@ -13,7 +13,7 @@ from imagemint.engine.errors import (
     ModelNotFound,
     VersionNotFound,
 )
-from imagemint.engine.sampling import cut_runs, draw_classes, latents, latents_of
+from imagemint.engine.sampling import cut_runs, draw_classes, draw_latents, draw_run_latents
 from imagemint.open_inference import grpc_service_pb2 as pb
 from imagemint.server.batching import Priority
 from imagemint.server.rpc.open_inference.requests import check_parts, read_infer
@@ -115,9 +115,9 @@ def test_rows_have_their_own_seeds_and_indices(repository, typed):
         repository,
         make_request(class_id=make_column(np.int64, 0, 1, 2, 3, 9), typed=typed, **inputs),
     )
-    drawn = latents_of(make_job(call).latents, 8)
+    drawn = draw_run_latents(make_job(call).latents, 8)
     for row, (seed, index) in zip(drawn, rows, strict=True):
-        assert row.tobytes() == latents(seed, index, 1, 8).tobytes()
+        assert row.tobytes() == draw_latents(seed, index, 1, 8).tobytes()
     assert make_serials(call)[:2] == ["tiny@1/5/9?class=0", f"tiny@1/{2**64 - 1}/3?class=1"]
 
 
@@ -144,7 +144,10 @@ def test_psi_is_an_input_of_the_graph_per_row(repository):
     )
     job = make_job(call)
     assert job.psi.tolist() == psi[:, 0].tolist()
-    assert latents_of(cut_runs(job.latents, 0, 1), 8).tobytes() == latents(5, 1, 1, 8).tobytes()
+    assert (
+        draw_run_latents(cut_runs(job.latents, 0, 1), 8).tobytes()
+        == draw_latents(5, 1, 1, 8).tobytes()
+    )
     assert make_serials(call)[0] == "styled@1/5/1?class=1&truncation=0.7"
 
 
@@ -163,8 +166,8 @@ def test_threshold_applies_to_the_latents(repository):
     )
     job = make_job(call)
     assert job.psi is None
-    drawn = latents_of(cut_runs(job.latents, 0, 1), 8)
-    assert drawn.tobytes() == latents(5, 1, 1, 8, threshold=0.7).tobytes()
+    drawn = draw_run_latents(cut_runs(job.latents, 0, 1), 8)
+    assert drawn.tobytes() == draw_latents(5, 1, 1, 8, threshold=0.7).tobytes()
     assert make_serials(call)[1].endswith("&truncation=2.0")
 
 
