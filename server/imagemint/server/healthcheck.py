@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     except grpc.RpcError as error:
         status = f"{error.code().name}: {error.details()}"
         if ca is None and "socket closed" in status.lower():
-            status += ". If the server uses TLS, set --tls-ca"
+            status += ". If the server uses TLS, set --tls-ca; if not, is this its gRPC port?"
     sys.stdout.write(f"{options.target} {status}\n")
     return 0 if status == "SERVING" else 1
 

@@ -1,5 +1,7 @@
 """Tests of the connection: targets, retries, round robin and TLS."""
 
+import asyncio
+
 import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -222,6 +224,21 @@ def test_server_that_needs_tls_is_asked_about(tls_address):
     """A plain connection to a TLS server fails with a hint."""
     with Client(tls_address) as blocking, pytest.raises(client.Unavailable, match="TLS settings"):
         blocking.models()
+
+
+async def test_port_of_http_is_asked_about():
+    """A server that answers with HTTP/1.1 has another port for gRPC."""
+
+    async def answer(reader, writer):
+        await reader.read(99)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        async with AsyncClient(f"{host}:{port}") as asynchronous:
+            with pytest.raises(client.Unavailable, match="gRPC port"):
+                await asynchronous.model("tiny")
 
 
 def test_file_without_pem_is_an_error(address, tmp_path):

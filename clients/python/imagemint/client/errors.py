@@ -268,16 +268,17 @@ def invalid(field: str, description: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
 
 
-# What gRPC says of a connection on which only one side uses TLS, or one that TLS refuses.
-_SIGNS_OF_TLS = ("socket closed", "handshake", "verif")
+# What gRPC says of a connection on which only one side uses TLS, of one that TLS refuses, and of
+# one to a port of HTTP/1.1.
+_SIGNS_OF_SETTINGS = ("socket closed", "handshake", "verif", "parsing http/2")
 
 
 def _explain(code: grpc.StatusCode, text: str, server: str, timeout_s: float | None) -> str:
     """Returns gRPC's own `text` with the server and a hint."""
     if code is grpc.StatusCode.UNAVAILABLE and server:
         hint = "Is an imagemint server running there?"
-        if any(sign in text.lower() for sign in _SIGNS_OF_TLS):
-            hint += " Do your TLS settings fit the server's?"
+        if any(sign in text.lower() for sign in _SIGNS_OF_SETTINGS):
+            hint += " Is this its gRPC port (8001), and do your TLS settings fit the server's?"
         return f"cannot reach {server}: {text.rstrip('.')}. {hint}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
         return f"no answer{f' from {server}' if server else ''} within {timeout_s:g} s"
