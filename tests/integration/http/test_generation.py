@@ -257,6 +257,8 @@ async def test_unknown_path_and_method_are_explained(web):
     answer = await web.get("/v1/models/digits:generate")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["detail"] == "GET is not allowed here; use POST"
+    assert (await web.post("/v1/models")).headers["allow"] == "GET, HEAD"
+    assert (await web.get("/v1/models/")).status_code == 404  # and no redirect without TLS
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "5s", "1e9", "nan"])

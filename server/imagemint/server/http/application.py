@@ -80,7 +80,7 @@ def make_application(
                 max_age=_CORS_MAX_AGE_S,
             )
         )
-    return Starlette(
+    application = Starlette(
         routes=[
             *_make_rpc_routes(settings, services, repository, workers),
             *_make_probe_routes(probes),
@@ -90,6 +90,10 @@ def make_application(
         middleware=middleware,
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
     )
+    # Behind a proxy that ends TLS, Starlette's redirect to a path without its last slash would lead
+    # to a URL without TLS.
+    application.router.redirect_slashes = False
+    return application
 
 
 def _make_rpc_routes(
@@ -192,6 +196,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         path = quoted(request.url.path, MOST_QUOTED)
         detail = f"there is no {path}; /openapi.json describes all paths"
     elif "Allow" in headers:
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))  # a set until here
         detail = f"{shortened(request.method)} is not allowed here; use {headers['Allow']}"
     problem = Problem(error.status_code, detail, code)
     headers = problem.headers() | headers
