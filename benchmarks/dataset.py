@@ -140,7 +140,7 @@ def measure(model: str, count: int, rounds: int) -> dict[str, dict[str, list[flo
 def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, float]:
     """Returns the median ratio of each format to its limit; 1 is the limit."""
 
-    def ratio(name: str, *limits: str) -> float:
+    def compute_ratio(name: str, *limits: str) -> float:
         took = found[name][clock]
         limit: list[float] = [
             sum(each) for each in zip(*(found[each][clock] for each in limits), strict=True)
@@ -148,10 +148,14 @@ def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, f
         shares: list[float] = [most / own for most, own in zip(limit, took, strict=True)]
         return statistics.median(shares)
 
-    ratios = {"npz / engine": ratio("npz", "engine alone")}
+    ratios = {"npz / engine": compute_ratio("npz", "engine alone")}
     for name in ENCODED:
-        ratios[f"{name}, pixels there / encoder"] = ratio(f"{name}, pixels there", "encoder alone")
-        ratios[f"{name} / (engine + encoder)"] = ratio(name, "engine alone", "encoder alone")
+        ratios[f"{name}, pixels there / encoder"] = compute_ratio(
+            f"{name}, pixels there", "encoder alone"
+        )
+        ratios[f"{name} / (engine + encoder)"] = compute_ratio(
+            name, "engine alone", "encoder alone"
+        )
     return ratios
 
 

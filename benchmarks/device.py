@@ -42,7 +42,7 @@ class Batches:
         """Returns the pixels."""
         return instance.run(self._batch).tobytes()
 
-    def rate(self, instance: Instance, seconds: float) -> float:
+    def measure_rate(self, instance: Instance, seconds: float) -> float:
         """Returns images per second."""
         began = time.perf_counter()
         done = 0
@@ -68,7 +68,7 @@ def open_instances(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, In
     return bound, found
 
 
-def sizes(most: int) -> list[int]:
+def list_sizes(most: int) -> list[int]:
     """Returns batch sizes that fill a bucket, and sizes just above, where padding costs most."""
     powers = [2**power for power in range(most.bit_length()) if 2**power <= most]
     return sorted({*powers, *(power + 1 for power in powers[2:] if power < most)})
@@ -79,7 +79,7 @@ def measure(
 ) -> dict[int, dict[str, list[float]]]:
     """Returns images per second, by batch size and way, one for each round."""
     found: dict[int, dict[str, list[float]]] = {}
-    for size in sizes(options.most):
+    for size in list_sizes(options.most):
         batches = Batches(bundle, size)
         expected = batches.run(instances[BASELINE])
         for name, instance in instances.items():
@@ -88,7 +88,7 @@ def measure(
         found[size] = {name: [] for name in instances}
         for _ in range(options.repeats):
             for name, instance in instances.items():
-                found[size][name].append(batches.rate(instance, options.seconds))
+                found[size][name].append(batches.measure_rate(instance, options.seconds))
     return found
 
 
@@ -109,7 +109,7 @@ def format_table(found: dict[int, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
-def gpu() -> str:
+def read_gpu_name() -> str:
     """Returns the name of the first GPU; empty if NVML finds none."""
     try:
         import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: PLC0415 - of the extra gpu
@@ -122,13 +122,13 @@ def gpu() -> str:
         return ""
 
 
-def machine() -> dict[str, str | int]:
+def describe_machine() -> dict[str, str | int]:
     """Returns a description of the machine."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": found[1] if found else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "gpu": gpu(),
+        "gpu": read_gpu_name(),
         "python": platform.python_version(),
     }
 
@@ -147,7 +147,7 @@ def main() -> None:
     found = measure(bundle, instances, options)
     print(format_table(found))
     told = {
-        "machine": machine(),
+        "machine": describe_machine(),
         "model": f"{bundle.spec.name}@{bundle.version}",
         "runtime": backend.description,
         "buckets": backend.buckets,

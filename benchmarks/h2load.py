@@ -29,7 +29,7 @@ from pathlib import Path
 from peers.checking import Truth
 from peers.processes import Tree
 from peers.running import run_server
-from peers.servers import Model, ours
+from peers.servers import Model, make_own_server
 from raw_limit import RawLimit
 
 from imagemint.bench.client_processes import ClientProcesses
@@ -156,14 +156,14 @@ def run_bench(clients: ClientProcesses, workload: Workload, seconds: int) -> Run
     return Run(point.calls_per_s * workload.count, calls, calls * point.client_ms_per_call / 1e3)
 
 
-def _children_s() -> float:
+def _read_children_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def _cpu_s(tree: Tree) -> float:
+def _read_cpu_s(tree: Tree) -> float:
     """Returns the CPU time of all processes (clock_getcpuclockid of the C library)."""
-    return sum(time.clock_gettime((~each.pid << 3) | 2) for each in tree.processes())
+    return sum(time.clock_gettime((~each.pid << 3) | 2) for each in tree.list_processes())
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterat
     """
     truth, asks = Truth(model.file, model.spec), parse_mix("count=1").asks
     variables = {f"IMAGEMINT_{name.upper()}": value for name, value in settings.items()}
-    server = ours(processes=1)
+    server = make_own_server(processes=1)
     with run_server(server, model, truth, asks, folder, environment=variables) as running:
         command = list(running.started.command)
         address = str(command[command.index("--grpc-address") + 1])
@@ -203,9 +203,9 @@ class Bench:
 
     def measure(self, server: Measurable, workload: Workload, client: str) -> Sample:
         """Measures one workload beside the raw limit."""
-        with server.tree.frozen():
+        with server.tree.freeze():
             before = self.raw.measure(self.seconds / 2)
-        began = _cpu_s(server.tree)
+        began = _read_cpu_s(server.tree)
         if client == H2LOAD:
             run = self._run_h2load(server.address, workload)
         else:
@@ -214,8 +214,8 @@ class Bench:
         whole = (
             run.calls if workload.chunked else run.calls * (self.seconds + WARMUP_S) / self.seconds
         )
-        server_ms = 1e3 * (_cpu_s(server.tree) - began) / whole
-        with server.tree.frozen():
+        server_ms = 1e3 * (_read_cpu_s(server.tree) - began) / whole
+        with server.tree.freeze():
             after = self.raw.measure(self.seconds / 2)
         limit = (before.images_per_s + after.images_per_s) / 2
         single_ms = (before.single_ms + after.single_ms) / 2
@@ -245,9 +245,9 @@ class Bench:
             *("--header=content-type: application/grpc", "--header=te: trailers"),
             f"http://{address}{workload.method}",
         )
-        began = _children_s()
+        began = _read_children_s()
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed
-        cpu_s = _children_s() - began
+        cpu_s = _read_children_s() - began
         rate, calls, data = (each.search(done.stdout) for each in (_RATE, _DONE, _DATA))
         if not (rate and calls and data and int(calls[1])) or int(data[1]) < (
             int(calls[1]) * workload.count * self.model.spec.image_bytes
@@ -294,13 +294,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[str, str, s
                 for name, client in turns if turn % 2 == 0 else turns[::-1]:
                     with ExitStack() as others:
                         for other in servers.keys() - {name}:
-                            others.enter_context(servers[other].tree.frozen())
+                            others.enter_context(servers[other].tree.freeze())
                         sample = bench.measure(servers[name], workload, client)
                     samples.setdefault((title, name, client), []).append(sample)
     return samples
 
 
-def table(samples: dict[tuple[str, str, str], list[Sample]]) -> str:
+def format_table(samples: dict[tuple[str, str, str], list[Sample]]) -> str:
     """Returns the medians over the repeats as a table.
 
     The latency over that of ONNX Runtime alone is shown for one caller, where nobody queues.
@@ -316,9 +316,9 @@ def table(samples: dict[tuple[str, str, str], list[Sample]]) -> str:
         values = (
             f"{statistics.median(each.run.images_per_s for each in found) / workload.count:,.4g}",
             f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})",
-            _median([each.run.p50_ms for each in found]),
-            _median([each.run.p99_ms for each in found]),
-            _median([each.over_ms for each in found]) if workload == Workload(1, 1) else "",
+            _format_median([each.run.p50_ms for each in found]),
+            _format_median([each.run.p99_ms for each in found]),
+            _format_median([each.over_ms for each in found]) if workload == Workload(1, 1) else "",
             f"{statistics.median(each.server_ms for each in found):.2f}",
             f"{statistics.median(each.client_ms for each in found):.3f}",
         )
@@ -326,7 +326,7 @@ def table(samples: dict[tuple[str, str, str], list[Sample]]) -> str:
     return "\n".join(lines)
 
 
-def _median(values: list[float | None]) -> str:
+def _format_median(values: list[float | None]) -> str:
     known = [each for each in values if each is not None]
     return f"{statistics.median(known):.2f}" if known else ""
 
@@ -350,7 +350,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="h2load-") as folder:
-        print(table(measure(options, Path(folder))))
+        print(format_table(measure(options, Path(folder))))
 
 
 if __name__ == "__main__":

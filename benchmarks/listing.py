@@ -69,19 +69,19 @@ class Measures:
         recipe = VanillaMnistRecipe()
         self._curve = QualityCurve(recipe, train, test, Judge(judge, CPU))
         self._z_dim = recipe.z_dim
-        self._usual = _spread(train.images[:4_000])
+        self._usual = _measure_spread(train.images[:4_000])
 
     def __call__(self, generator: nn.Module) -> Figures:
         """Returns the figures of a generator in evaluation mode."""
         images, _ = draw_fixed_samples(generator, self._z_dim, 0)
-        return self._curve(generator) | {"spread": _spread(images) / self._usual}
+        return self._curve(generator) | {"spread": _measure_spread(images) / self._usual}
 
 
-def _spread(images: np.ndarray) -> float:
+def _measure_spread(images: np.ndarray) -> float:
     return float(images.astype(np.float32).std(axis=0).mean())
 
 
-def shuffled(data: LabelledImages) -> Iterator[Tensor]:
+def shuffle(data: LabelledImages) -> Iterator[Tensor]:
     """Yields an epoch of batches in a new order, the last one short."""
     for rows in torch.randperm(len(data)).split(BATCH_SIZE):
         images = torch.from_numpy(data.images[rows.numpy()]).permute(0, 3, 1, 2)
@@ -94,7 +94,7 @@ def run_listing(
     """Trains the listing; yields the losses of each epoch, with the figures of every few."""
     plain, images = PlainGan(seed), 0
     for epoch in range(1, epochs + 1):
-        counts, *losses = zip(*plain.train(shuffled(data)), strict=True)
+        counts, *losses = zip(*plain.train(shuffle(data)), strict=True)
         images += sum(counts)
         mean_D, mean_G = (float(np.mean(each)) for each in losses)
         found = {} if epoch % every else measures(AsImages(plain.G))

@@ -33,14 +33,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WAYS = ("plain", "compiled", "bf16", "rows first")
 
 
-def noise(recipe: type[Recipe]) -> LabelledImages:
+def draw_noise(recipe: type[Recipe]) -> LabelledImages:
     """Returns random images with the size and channels of a recipe."""
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     images = rng.integers(0, 256, (2_000, *IMAGE_SHAPES[recipe.dataset])).astype(np.uint8)
     return LabelledImages("noise/train", images, np.arange(2_000) % 10, tuple("abcdefghij"), "")
 
 
-def clock() -> float:
+def read_clock() -> float:
     """Returns CPU time or, on a GPU, wall time in seconds."""
     if DEVICE.type == "cpu":
         return time.process_time()
@@ -48,7 +48,7 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float:
+def measure_seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float:
     """Trains `steps` steps and returns the seconds, without those of a run of one step."""
     layout = torch.contiguous_format if way == "rows first" else torch.channels_last
     found = []
@@ -60,16 +60,16 @@ def seconds(way: str, passes: Passes, recipe: type[Recipe], steps: int) -> float
             tempfile.TemporaryDirectory() as run,
             mock.patch.object(starting, "MEMORY_FORMAT", layout),
         ):
-            began = clock()
+            began = read_clock()
             train(
-                GeneratorTask(options, noise(recipe)),
+                GeneratorTask(options, draw_noise(recipe)),
                 Path(run),
                 schedule=Schedule(10**9, 10**9),
                 device=DEVICE,
                 passes=passes,
                 quiet=True,
             )
-            found.append(clock() - began)
+            found.append(read_clock() - began)
     return found[1] - found[0]
 
 
@@ -86,7 +86,7 @@ def compare(recipe: type[Recipe], ways: list[str], steps: int, rounds: int) -> d
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds + 1):
         for way, passes in kinds.items():
-            found[way].append(seconds(way, passes, recipe, steps) / steps)
+            found[way].append(measure_seconds(way, passes, recipe, steps) / steps)
     return {way: statistics.median(each[1:]) for way, each in found.items()}
 
 

@@ -32,7 +32,7 @@ class PlainDigits(Dataset[Tensor]):
         return (tensor - 0.5) / 0.5
 
 
-def plain_generator() -> nn.Sequential:
+def make_generator() -> nn.Sequential:
     """Returns the generator of the plain script."""
     return nn.Sequential(
         *(nn.Linear(Z_DIM, 256), nn.LeakyReLU(0.2)),
@@ -42,7 +42,7 @@ def plain_generator() -> nn.Sequential:
     )
 
 
-def plain_discriminator() -> nn.Sequential:
+def make_discriminator() -> nn.Sequential:
     """Returns the discriminator of the plain script."""
     return nn.Sequential(
         *(nn.Linear(784, 1024), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
@@ -60,7 +60,7 @@ class PlainGan:
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.G, self.D = plain_generator(), plain_discriminator()
+        self.G, self.D = make_generator(), make_discriminator()
         self.opt_G = torch.optim.Adam(self.G.parameters(), lr=LEARNING_RATE)
         self.opt_D = torch.optim.Adam(self.D.parameters(), lr=LEARNING_RATE)
 

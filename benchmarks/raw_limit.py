@@ -56,7 +56,7 @@ class RawLimit:
         cores = len(os.sched_getaffinity(0))
         self._arrangements = {
             f"{count} x {cores // count} threads": [
-                _session(directory, cores // count) for _ in range(count)
+                _open_session(directory, cores // count) for _ in range(count)
             ]
             for count in range(1, cores + 1)
             if cores % count == 0
@@ -66,17 +66,17 @@ class RawLimit:
         """Measures all arrangements for equal parts of the time, and returns the best."""
         part = seconds / len(self._arrangements)
         rates = {
-            name: self._rate(sessions, part * (1 - SINGLE_SHARE))
+            name: self._measure_rate(sessions, part * (1 - SINGLE_SHARE))
             for name, sessions in self._arrangements.items()
         }
         best = max(rates, key=lambda name: rates[name])
         single_ms = min(
-            self._time_ms(sessions[0], part * SINGLE_SHARE)
+            self._measure_time_ms(sessions[0], part * SINGLE_SHARE)
             for sessions in self._arrangements.values()
         )
         return Raw(rates[best], best, single_ms)
 
-    def _rate(self, sessions: list[ort.InferenceSession], seconds: float) -> float:
+    def _measure_rate(self, sessions: list[ort.InferenceSession], seconds: float) -> float:
         began = time.perf_counter()
 
         def work(session: ort.InferenceSession) -> int:
@@ -90,7 +90,7 @@ class RawLimit:
             done = sum(pool.map(work, sessions))
         return done / (time.perf_counter() - began)
 
-    def _time_ms(self, session: ort.InferenceSession, seconds: float) -> float:
+    def _measure_time_ms(self, session: ort.InferenceSession, seconds: float) -> float:
         session.run(None, self._single)  # the first run with a shape allocates memory
         times: list[float] = []
         until = time.perf_counter() + seconds
@@ -100,7 +100,7 @@ class RawLimit:
         return statistics.median(times) * 1e3
 
 
-def _session(directory: Path, threads: int) -> ort.InferenceSession:
+def _open_session(directory: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

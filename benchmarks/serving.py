@@ -27,7 +27,7 @@ from peers import environments
 from peers.checking import NotReady, Truth
 from peers.processes import Tree
 from peers.running import Running, run_server
-from peers.servers import OURS, PEERS, Model, Server, ours
+from peers.servers import OURS, PEERS, Model, Server, make_own_server
 from raw_limit import RawLimit
 from side_by_side import Entry, Record, Sample, Visit, render_tables, strip_local_details
 
@@ -112,8 +112,8 @@ class Bench:
         ):
             visit = Visit(ready_s=running.ready_s)
             self._measure(server, running, visit, turn)
-            visit.memory_bytes = running.tree.memory_bytes()
-            visit.processes = len(running.tree.processes())
+            visit.memory_bytes = running.tree.measure_memory()
+            visit.processes = len(running.tree.list_processes())
         return visit
 
     def _measure(self, server: Server, running: Running, visit: Visit, turn: int) -> None:
@@ -133,7 +133,7 @@ class Bench:
                     seed=turn,
                 )
                 try:
-                    sample = self._row(clients, plan, running.tree)
+                    sample = self._measure_row(clients, plan, running.tree)
                 except (CallFailed, RuntimeError) as error:
                     visit.faults[name] = strip_local_details(str(error))
                     _say(f"  {name}: {error}")
@@ -141,20 +141,20 @@ class Bench:
                     visit.samples[name] = sample
                     _say(f"  {name}: {sample.images_per_s:,.0f}/s, {sample.ratio:.2f} of R")
 
-    def _row(self, clients: ClientProcesses, plan: Plan, tree: Tree) -> Sample:
+    def _measure_row(self, clients: ClientProcesses, plan: Plan, tree: Tree) -> Sample:
         """Returns one sample, with the raw limit measured before and after it."""
-        with tree.frozen():
+        with tree.freeze():
             before = self.raw.measure(self.seconds / 2)
         point = join_results(plan.load, plan.mix, clients.measure(plan))
-        with tree.frozen():
+        with tree.freeze():
             after = self.raw.measure(self.seconds / 2)
         return Sample(
             images_per_s=point.images_per_s,
             raw_images_per_s=(before.images_per_s + after.images_per_s) / 2,
             raw_arrangement=max(before, after, key=lambda each: each.images_per_s).arrangement,
             raw_single_ms=min(before.single_ms, after.single_ms),
-            p50_ms=_quantile(point, 0.5),
-            p99_ms=_quantile(point, 0.99),
+            p50_ms=_read_quantile(point, 0.5),
+            p99_ms=_read_quantile(point, 0.99),
             first_chunk_ms=point.sum.first_chunk.quantile_ms(0.5),
             shed=point.sum.shed.total(),
             failed=point.sum.failed.total(),
@@ -163,7 +163,7 @@ class Bench:
         )
 
 
-def _quantile(point: Point, q: float) -> float:
+def _read_quantile(point: Point, q: float) -> float:
     found = point.sum.latency.quantile_ms(q)
     if found is None:
         raise RuntimeError(f"{point.load}: no answers: {point.sum.example or 'too slow'}")
@@ -176,7 +176,7 @@ def _say(text: str) -> None:
 
 def compare(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str, Entry]:
     """Returns the results of each server; the servers take turns."""
-    entries = {each.name: _entry(each) for each in servers}
+    entries = {each.name: _make_entry(each) for each in servers}
     runnable = [each for each in servers if not entries[each.name].reasons]
     for repeat in range(repeats):
         for server in random.Random(repeat).sample(runnable, len(runnable)):  # noqa: S311 - an order
@@ -189,12 +189,12 @@ def compare(bench: Bench, servers: Sequence[Server], repeats: int) -> dict[str, 
     return entries
 
 
-def _entry(server: Server) -> Entry:
+def _make_entry(server: Server) -> Entry:
     if server.name == OURS:
         packages = {name: metadata.version(name) for name in (OURS, "onnxruntime")}
-        weight = environments.bytes_of(f"{OURS}[server]")
+        weight = environments.count_distribution_bytes(f"{OURS}[server]")
         return Entry(server.title, server.protocol, packages, weight)
-    made = environments.environment(server.name)
+    made = environments.prepare_environment(server.name)
     packages = {server.package: made.packages.get(server.package, "-")} | made.packages
     reasons = [strip_local_details(made.reason)] if made.reason else []
     return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
@@ -259,7 +259,7 @@ def main() -> None:
             options.clients,
             options.processes,
         )
-        servers = [ours(options.processes, options.variant), *options.peers]
+        servers = [make_own_server(options.processes, options.variant), *options.peers]
         found = compare(bench, servers, options.repeats)
     record = Record(
         command=f"make bench BENCH_ARGS={shlex.quote(shlex.join(sys.argv[1:]))}",

@@ -178,10 +178,10 @@ def _render_workload(record: Record, workload: str) -> Iterator[str]:
         ratios = sorted(each.ratio for each in found)
         cells = [
             entry.title + mark,
-            f"{_median(found, lambda s: s.images_per_s):,.0f}",
+            f"{_compute_median(found, lambda s: s.images_per_s):,.0f}",
             f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-            f"{_median(found, lambda s: s.p50_ms):.1f}",
-            f"{_median(found, lambda s: s.p99_ms):.1f}",
+            f"{_compute_median(found, lambda s: s.p50_ms):.1f}",
+            f"{_compute_median(found, lambda s: s.p99_ms):.1f}",
         ]
         yield "| " + " | ".join(cells) + " |"
 
@@ -195,9 +195,9 @@ def _render_resources(record: Record) -> Iterator[str]:
         took = ["-", "-", "-"]
         if entry.visits:
             took = [
-                f"{_median(entry.visits, lambda v: v.ready_s):.1f}",
-                f"{_median(entry.visits, lambda v: v.memory_bytes) / 1e6:,.0f}",
-                f"{_median(entry.visits, lambda v: v.processes):.0f}",
+                f"{_compute_median(entry.visits, lambda v: v.ready_s):.1f}",
+                f"{_compute_median(entry.visits, lambda v: v.memory_bytes) / 1e6:,.0f}",
+                f"{_compute_median(entry.visits, lambda v: v.processes):.0f}",
             ]
         cells = [entry.title, version, entry.protocol, *took, installed]
         yield "| " + " | ".join(cells) + " |"
@@ -241,7 +241,7 @@ def _render_notes(record: Record) -> Iterator[str]:
         yield ""
 
 
-def _median(values: Sequence[T], of: Callable[[T], float]) -> float:
+def _compute_median(values: Sequence[T], of: Callable[[T], float]) -> float:
     return statistics.median(map(of, values))
 
 

@@ -33,7 +33,7 @@ from imagemint.training.recipes.vanilla_mnist import VanillaMnistRecipe
 RECIPE = VanillaMnistRecipe()
 
 
-def plain_script(data: LabelledImages, images: int) -> float:
+def train_plain_script(data: LabelledImages, images: int) -> float:
     """Trains with the plain script and returns images per second."""
     plain = PlainGan()
     loader = DataLoader(PlainDigits(data.images), batch_size=BATCH_SIZE, shuffle=True)
@@ -46,7 +46,7 @@ def plain_script(data: LabelledImages, images: int) -> float:
     return seen / (time.perf_counter() - began)
 
 
-def recipe(data: LabelledImages, images: int) -> float:
+def train_recipe(data: LabelledImages, images: int) -> float:
     """Trains with the recipe; returns images per second, with the log, without the checkpoint."""
     options = VanillaMnistRecipe(images=images)
     with tempfile.TemporaryDirectory() as run:
@@ -68,7 +68,10 @@ def main() -> None:
     data = load_dataset("mnist", "train", arguments.data)
     rounds = []
     for _ in range(arguments.rounds):
-        plain, ours = plain_script(data, arguments.images), recipe(data, arguments.images)
+        plain, ours = (
+            train_plain_script(data, arguments.images),
+            train_recipe(data, arguments.images),
+        )
         rounds.append({"plain": plain, "recipe": ours, "ratio": ours / plain})
         print(f"plain {plain:8,.0f} images/s   recipe {ours:8,.0f}   ratio {ours / plain:.2f}")
     ratio = statistics.median(each["ratio"] for each in rounds)

@@ -109,10 +109,10 @@ class Record:
 
 def write_page(records: Sequence[Record]) -> str:
     """Returns the page."""
-    lines = [_HEAD, *_overview(records), ""]
+    lines = [_HEAD, *_format_overview(records), ""]
     for each in records:
         lines += [f"## {each.name}{_mark(each)}", "", *_describe_run(each), ""]
-        lines += [*_table(each), "", *_details(each)]
+        lines += [*_format_table(each), "", *_list_details(each)]
         lines += [f"![Source, result, baselines and truth of {each.name}](zoo/{each.name}.png)", ""]
     missing = [name for name in TRANSLATION_TABLE if name not in {each.recipe for each in records}]
     if missing:
@@ -124,7 +124,7 @@ def _mark(record: Record) -> str:
     return " (short)" if record.images < record.full_images else ""
 
 
-def _overview(records: Sequence[Record]) -> list[str]:
+def _format_overview(records: Sequence[Record]) -> list[str]:
     """Returns what each run cost, and its PSNR beside the best baseline's."""
     lines = [
         "| run | sources shown | default | CPU min | weights | PSNR, dB | best baseline |",
@@ -144,7 +144,7 @@ def _overview(records: Sequence[Record]) -> list[str]:
             f"{each.full_images:,}",
             f"{each.cpu_minutes:.0f}",
             f"{each.parameters / 1e6:.2f} M",
-            *(_number(value) for value in (found.get("psnr"), max(rivals, default=None))),
+            *(_format_number(value) for value in (found.get("psnr"), max(rivals, default=None))),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     machines = dict.fromkeys(each.machine for each in records)
@@ -196,7 +196,7 @@ def _name_metric(metric: str) -> str:
     return re.sub(r"_step_\d+$", "_step_N", metric.partition("@")[0])
 
 
-def _table(record: Record) -> list[str]:
+def _format_table(record: Record) -> list[str]:
     by_name = {each.metric: each for each in record.figures}
     names = list(dict.fromkeys(each.metric.partition("@")[2] for each in record.figures))
     head = ["metric", *(name.replace("_", " ") or "result" for name in names), "real data"]
@@ -204,28 +204,28 @@ def _table(record: Record) -> list[str]:
     for metric in dict.fromkeys(each.metric.partition("@")[0] for each in record.figures):
         found = [by_name.get(f"{metric}@{name}" if name else metric) for name in names]
         real = next(each.reference for each in found if each is not None)
-        rows.append(f"| {' | '.join([metric, *map(_cell, found), _number(real)])} |")
+        rows.append(f"| {' | '.join([metric, *map(_format_cell, found), _format_number(real)])} |")
     return rows
 
 
-def _cell(figure: EvaluationFigure | None) -> str:
+def _format_cell(figure: EvaluationFigure | None) -> str:
     if figure is None:
         return ""
     if figure.deviation is None:
-        return _number(figure.value)
+        return _format_number(figure.value)
     # Equal values have a deviation that is only rounding.
     error = figure.deviation if figure.deviation > _ROUNDING * abs(figure.value) else 0
-    return f"{_number(figure.value)} ± {error:.1g}"
+    return f"{_format_number(figure.value)} ± {error:.1g}"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     """Returns a number with three digits, but with all that stand before the point."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"  # noqa: PLR2004 - three digits
 
 
-def _details(record: Record) -> list[str]:
+def _list_details(record: Record) -> list[str]:
     lines = []
     for each in record.figures:
         if each.detail and "@" not in each.metric:

@@ -35,7 +35,7 @@ _PASS_S = 0.05  # length of one measurement in seconds
 Feed = dict[str, Any]
 
 
-def session(content: bytes, provider: str, threads: int) -> Callable[[Feed], Any]:
+def open_session(content: bytes, provider: str, threads: int) -> Callable[[Feed], Any]:
     """Returns a function that runs a graph with this number of threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -58,7 +58,7 @@ def feed_of(content: bytes, rows: int) -> Feed:
     return feed
 
 
-def reference() -> dict[str, bytes]:
+def export_reference() -> dict[str, bytes]:
     """Returns the benchmark's DCGAN as PyTorch exports it, optimised for CPUs, and in int8."""
     import torch  # noqa: PLC0415 - not where other providers are measured
 
@@ -139,12 +139,12 @@ def main() -> None:
         parser.error("name a bundle, or --reference")
     contents = {} if told.plain is None else {"plain": told.plain.read_bytes()}
     if told.reference:
-        contents |= reference()
+        contents |= export_reference()
     else:
         bundle = read_bundle(told.bundle)
         contents |= {each.name: bundle.read_model(each) for each in bundle.variants}
     graphs = {
-        name if provider == "CPUExecutionProvider" else f"{name}, {provider}": session(
+        name if provider == "CPUExecutionProvider" else f"{name}, {provider}": open_session(
             content, provider, told.threads
         )
         for provider in ["CPUExecutionProvider", *told.provider]

@@ -82,7 +82,7 @@ def main() -> int:
             )
         case "status":
             queue = Queue(read_plan(), arguments.folder, lambda *_: None)
-            for run, said in queue.status():
+            for run, said in queue.list_status():
                 print(f"{run.name:24} {said}")
         case "record":
             path = record(

@@ -96,7 +96,7 @@ def list_open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
     if not left:
         return []
     lines = ["## Still to be run", "", _OPEN, ""]
-    lines += [f"- `{run.name}`: {length_of(run):,} images{_on(run)}" for run in left]
+    lines += [f"- `{run.name}`: {get_length(run):,} images{_on(run)}" for run in left]
     return [*lines, ""]
 
 
@@ -106,12 +106,12 @@ def _is_recorded(run: Run, records: Sequence[Record]) -> bool:
     A run ends with the batch that reaches its length, so it has up to one batch more images.
     """
     return any(
-        each.name == run.name and each.curve and (each.failure or each.images >= length_of(run))
+        each.name == run.name and each.curve and (each.failure or each.images >= get_length(run))
         for each in records
     )
 
 
-def length_of(run: Run) -> int:
+def get_length(run: Run) -> int:
     """Returns the images of a run of the plan."""
     images: int = run.options.get("images", RECIPES[run.recipe].model_fields["images"].default)
     return images
@@ -133,12 +133,12 @@ def describe_training(records: Sequence[Record]) -> list[str]:
         "| --- | --- | --- | --- |",
     ]
     for each in records:
-        cells = [each.name, _options_of(each), each.machine, f"`{each.revision[:7]}`"]
+        cells = [each.name, _describe_options(each), each.machine, f"`{each.revision[:7]}`"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _options_of(record: Record) -> str:
+def _describe_options(record: Record) -> str:
     """Returns the options of the commands that made a run, without name and folder."""
     told = []
     for command in record.command.split("&&"):

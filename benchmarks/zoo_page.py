@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo_methods import describe_measuring, describe_training, list_open_runs
 from zoo_queue import PLAN, Plan
-from zoo_records import ROOT, Record, over_floor
+from zoo_records import ROOT, Record, divide_by_floor
 
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.recipes import RECIPES, TABLE
@@ -77,9 +77,9 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
     kinds = group(records)
     for dataset, by_recipe in kinds.items():
         ordered = order(by_recipe)
-        lines += ["", f"## {dataset}", "", *_table(ordered)]
+        lines += ["", f"## {dataset}", "", *_format_table(ordered)]
         lines += ["", f"![Grids of {dataset}, in the order of the table](zoo/{dataset}.png)"]
-        lines += ["", *_paragraphs(ordered, systems)]
+        lines += ["", *_write_paragraphs(ordered, systems)]
     lines += ["", *describe_measuring(kinds), "", *list_open_runs(records, plan)]
     lines += [*describe_training(records)]
     return "\n".join(lines) + "\n"
@@ -95,14 +95,16 @@ def group(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
 
 def order(by_recipe: dict[str, list[Record]]) -> list[list[Record]]:
     """Returns the runs of each recipe, the recipe of the lowest Frechet distance first."""
-    return sorted(by_recipe.values(), key=lambda runs: _mean([each.over_floor for each in runs]))
+    return sorted(
+        by_recipe.values(), key=lambda runs: _compute_mean([each.over_floor for each in runs])
+    )
 
 
-def _mean(values: Sequence[float]) -> float:
+def _compute_mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _table(ordered: Sequence[Sequence[Record]]) -> list[str]:
+def _format_table(ordered: Sequence[Sequence[Record]]) -> list[str]:
     others = sorted(
         {name.partition("@")[2] for runs in ordered for each in runs for name in each.figures}
         - {""}
@@ -114,15 +116,20 @@ def _table(ordered: Sequence[Sequence[Record]]) -> list[str]:
     for runs in ordered:
         first = runs[0]
         cells = [
-            f"[{first.recipe}]({recipe_file(first.recipe)}){_mark(runs)}",
-            _spread([each.over_floor for each in runs], ".3g"),
-            *(_figures(runs, f"frechet_distance@{name}", ".3g", over_floor) for name in others),
-            *(_figures(runs, metric) for metric in ("coverage", "precision", "recall")),
-            _figures(runs, "class_accuracy") or _figures(runs, "code_class_accuracy"),
-            _figures(runs, "reverse_kl"),
+            f"[{first.recipe}]({link_recipe(first.recipe)}){_mark(runs)}",
+            _format_spread([each.over_floor for each in runs], ".3g"),
+            *(
+                _format_figures(runs, f"frechet_distance@{name}", ".3g", divide_by_floor)
+                for name in others
+            ),
+            *(_format_figures(runs, metric) for metric in ("coverage", "precision", "recall")),
+            _format_figures(runs, "class_accuracy") or _format_figures(runs, "code_class_accuracy"),
+            _format_figures(runs, "reverse_kl"),
             f"{first.images:,}",
-            _spread([each.minutes for each in runs], ".0f"),
-            _spread([each.cpu_minutes for each in runs if each.cpu_minutes is not None], ".0f"),
+            _format_spread([each.minutes for each in runs], ".0f"),
+            _format_spread(
+                [each.cpu_minutes for each in runs if each.cpu_minutes is not None], ".0f"
+            ),
             f"{first.parameters / 1e6:.2f} M",
             f"{first.model_bytes / 1e6:.1f} MB",
             f"{first.speed:.2f}",
@@ -148,32 +155,34 @@ def _mark(runs: Sequence[Record]) -> str:
     return " (short)" if runs[0].images < full else ""
 
 
-def _figures(
+def _format_figures(
     runs: Sequence[Record],
     metric: str,
     form: str = ".3f",
     value: Callable[[EvaluationFigure], float] = lambda figure: figure.value,
 ) -> str:
-    return _spread([value(each.figures[metric]) for each in runs if metric in each.figures], form)
+    return _format_spread(
+        [value(each.figures[metric]) for each in runs if metric in each.figures], form
+    )
 
 
-def _spread(values: Sequence[float], form: str) -> str:
+def _format_spread(values: Sequence[float], form: str) -> str:
     """Returns the mean, with the lowest and the highest if there are several; "" for none."""
     if not values:
         return ""
-    mean = f"{_mean(values):{form}}"
+    mean = f"{_compute_mean(values):{form}}"
     if len(values) == 1:
         return mean
     return f"{mean} ({min(values):{form}} to {max(values):{form}})"
 
 
-def recipe_file(name: str) -> str:
+def link_recipe(name: str) -> str:
     """Returns the file of a recipe, as a link from docs/."""
     module = TABLE[name].where.partition(":")[0].replace(".", "/")
     return f"../training/imagemint/training/{module}.py"
 
 
-def _paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, System]) -> list[str]:
+def _write_paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, System]) -> list[str]:
     lines: list[str] = []
     for runs in ordered:
         name = runs[0].recipe

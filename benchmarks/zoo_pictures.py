@@ -77,7 +77,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
     Raises:
         FileNotFoundError: the run has no grid from that time.
     """
-    grids = [_grid_after(run, (epoch + 1) * epoch_images) for epoch in epochs]
+    grids = [_read_grid_after(run, (epoch + 1) * epoch_images) for epoch in epochs]
     rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(3.2 * len(grids), 6.4), layout="constrained")
     top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=[3.3, 0.8, 2.3]))
@@ -102,7 +102,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
     _save(figure, path)
 
 
-def _grid_after(run: Path, images: int) -> np.ndarray:
+def _read_grid_after(run: Path, images: int) -> np.ndarray:
     """Returns the first grid drawn after so many images."""
     later = sorted(each for each in (run / "grids").glob("*.png") if int(each.stem) >= images)
     if not later:

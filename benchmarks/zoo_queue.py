@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from zoo_records import ROOT, name_of
+from zoo_records import ROOT, name_run
 
 from imagemint.training.recipes import TABLE
 
@@ -70,7 +70,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of its folder, as that of its record."""
-        return name_of(self.recipe, self.dataset, self.seed)
+        return name_run(self.recipe, self.dataset, self.seed)
 
     @property
     def dataset(self) -> str:
@@ -149,14 +149,14 @@ class Queue:
             for each, handler in previous.items():
                 signal.signal(each, handler)
 
-    def status(self) -> list[tuple[Run, str]]:
+    def list_status(self) -> list[tuple[Run, str]]:
         """Returns each run of the plan with how far it is, in words."""
         return [(run, self._describe(run)) for run in self._plan.runs]
 
     def _describe(self, run: Run) -> str:
         folder = self._folder / run.name
         done = _read(folder / "queue.json")
-        if done.get("job") == _identity(run):
+        if done.get("job") == _make_identity(run):
             return f"ended early: {done['failure']}" if done["failure"] else "recorded"
         images = [int(each.name) for each in (folder / "checkpoints").glob("[0-9]*")]
         return f"at {max(images):,} images" if images else "not started"
@@ -169,11 +169,11 @@ class Queue:
     def _train_judge(self, judge: Judge) -> None:
         out = self._find_judge(judge.name)
         if not (out / "classifier.json").exists():
-            self._call(["train", judge.recipe, "--out", out, *_flags(judge.options)], out)
+            self._call(["train", judge.recipe, "--out", out, *_make_flags(judge.options)], out)
 
     def _do(self, run: Run) -> None:
         folder = self._folder / run.name
-        if _read(folder / "queue.json").get("job") == _identity(run):
+        if _read(folder / "queue.json").get("job") == _make_identity(run):
             return
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._find_judge(name) for name in run.judges]
@@ -181,7 +181,7 @@ class Queue:
         told: list[str | Path] = [
             "--seed",
             str(run.seed),
-            *_flags(run.options),
+            *_make_flags(run.options),
             "--classifier",
             judges[0],
         ]
@@ -194,7 +194,7 @@ class Queue:
             self._record(folder, run, failure)
         elif not failure:
             raise RuntimeError(f"{run.name} left no checkpoint")
-        done = {"job": _identity(run), "failure": failure}
+        done = {"job": _make_identity(run), "failure": failure}
         (folder / "queue.json").write_text(json.dumps(done, indent=2) + "\n")
         print(f"{run.name}: {failure or 'recorded'}", flush=True)
 
@@ -237,7 +237,7 @@ class Queue:
         self._stopping = True
 
 
-def _flags(options: dict[str, Any]) -> list[str]:
+def _make_flags(options: dict[str, Any]) -> list[str]:
     """Returns options as on the command line: a boolean is `--name` or `--no-name`."""
     flags = []
     for name, value in options.items():
@@ -249,7 +249,7 @@ def _flags(options: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _make_identity(run: Run) -> dict[str, Any]:
     """Returns what decides a run's result, as JSON: all but the remark."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(run)))
     del content["remark"]

@@ -89,16 +89,16 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The stem of its files; see `name_of`."""
-        return name_of(self.recipe, self.dataset, self.seed)
+        """The stem of its files; see `name_run`."""
+        return name_run(self.recipe, self.dataset, self.seed)
 
     @property
     def over_floor(self) -> float:
         """The Frechet distance as a multiple of that between real images."""
-        return over_floor(self.figures["frechet_distance"])
+        return divide_by_floor(self.figures["frechet_distance"])
 
 
-def name_of(recipe: str, dataset: str, seed: int) -> str:
+def name_run(recipe: str, dataset: str, seed: int) -> str:
     """Returns the name of a run: the recipe, another data set than its default, a seed but 0."""
     parts = [recipe]
     parts += [dataset] if dataset != TABLE[recipe].dataset else []
@@ -106,7 +106,7 @@ def name_of(recipe: str, dataset: str, seed: int) -> str:
     return "-".join(parts)
 
 
-def over_floor(figure: EvaluationFigure) -> float:
+def divide_by_floor(figure: EvaluationFigure) -> float:
     """Returns a distance as a multiple of its reference.
 
     Raises:
@@ -142,7 +142,7 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
         bundle = _export(run, Path(folder))
         found = Record(
             recipe=about["recipe"],
-            command=command or command_of(about),
+            command=command or spell_command(about),
             images=trained.images_seen,
             minutes=round(sum(interval / row["images_per_s"] for row in rows) / 60, 1),
             images_per_s=round(statistics.median(row["images_per_s"] for row in rows)),
@@ -156,7 +156,7 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
             dataset=about["dataset"].partition("/")[0],
             seed=about["options"]["seed"],
             cpu_minutes=round(sum(used) / 60, 1) if len(used) == len(rows) else None,
-            curve=curve_of(rows),
+            curve=read_curve(rows),
             failure=failure,
         )
     RECORDS.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
     return path
 
 
-def curve_of(rows: list[dict[str, float]]) -> list[Point]:
+def read_curve(rows: list[dict[str, float]]) -> list[Point]:
     """Returns the figures during a run from the rows of its log, with images and CPU minutes."""
     points: list[Point] = []
     used = 0.0
@@ -185,7 +185,7 @@ def curve_of(rows: list[dict[str, float]]) -> list[Point]:
     return points
 
 
-def command_of(about: dict[str, Any]) -> str:
+def spell_command(about: dict[str, Any]) -> str:
     """Returns the command that trains a run, with the options that differ from the recipe's."""
     name, given = about["recipe"], about["options"]
     usual = {key: each.default for key, each in RECIPES[name].model_fields.items()}
@@ -213,7 +213,7 @@ def _export(run: Path, repository: Path) -> Path:
 def _compare_speed(bundle: Path) -> float:
     """Returns the bundle's images/s over those of the shipped digits, in turn."""
     mine, shipped = _Runner(bundle), _Runner(_SHIPPED)
-    return statistics.median(mine.rate() / shipped.rate() for _ in range(_ROUNDS))
+    return statistics.median(mine.measure_rate() / shipped.measure_rate() for _ in range(_ROUNDS))
 
 
 class _Runner:
@@ -225,7 +225,7 @@ class _Runner:
         self._batch = draw_batch(bundle.spec, 0, 0, _BATCH)
         self._instance.run(self._batch)
 
-    def rate(self) -> float:
+    def measure_rate(self) -> float:
         """Returns images per second."""
         began, done = time.perf_counter(), 0
         while (took := time.perf_counter() - began) < _SECONDS:

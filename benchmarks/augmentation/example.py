@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from intervals import mean_interval
+from intervals import compute_mean_interval
 from options import make_parser, refuse_others
 
 from imagemint.training.datasets import load_dataset
@@ -48,7 +48,7 @@ def run_example(flags: list[str], seed: int) -> dict[str, float]:
 def summarise(accuracy: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Returns the means of the arms, and the paired difference with its 95 % interval."""
     pairs = [(found["real"], found["real and synthetic"]) for found in accuracy.values()]
-    mean, half = mean_interval([mixed - real for real, mixed in pairs])
+    mean, half = compute_mean_interval([mixed - real for real, mixed in pairs])
     return {
         "mean": {
             "real": sum(real for real, _ in pairs) / len(pairs),

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from intervals import mean_interval
+from intervals import compute_mean_interval
 from options import add_record, make_parser, read_record
 from score import choose_images, draw_images
 
@@ -198,7 +198,7 @@ def _compare(by_seed: dict[str, dict[str, float]], arm: str, base: str) -> dict[
     pairs = [found for found in by_seed.values() if found.keys() >= {arm, base}]
     if not pairs:
         return {}
-    mean, half = mean_interval([found[arm] - found[base] for found in pairs])
+    mean, half = compute_mean_interval([found[arm] - found[base] for found in pairs])
     return {f"minus_{base}": {"mean": mean, "interval_95": half, "seeds": len(pairs)}}
 
 

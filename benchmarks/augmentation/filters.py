@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from intervals import mean_interval
+from intervals import compute_mean_interval
 from options import make_parser, refuse_others
 
 from imagemint.client import Filter
@@ -146,7 +146,7 @@ def summarise(found: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
             summary[name][metric] = {"mean": statistics.mean(values.values())}
             paired = [seed for seed in values if seed in found[NONE] and name != NONE]
             if paired:
-                mean, half = mean_interval(
+                mean, half = compute_mean_interval(
                     [values[seed] - found[NONE][seed][metric] for seed in paired]
                 )
                 summary[name][metric] |= {"difference": mean, "interval_95": half}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from scipy import stats
 
 
-def mean_interval(differences: Sequence[float]) -> tuple[float, float | None]:
+def compute_mean_interval(differences: Sequence[float]) -> tuple[float, float | None]:
     """Returns the mean, and half the width of its 95 % interval of Student's t.
 
     A single value has no interval: None.

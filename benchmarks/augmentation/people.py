@@ -42,7 +42,7 @@ def read_z_dim(options: argparse.Namespace) -> int:
     return read_bundle(find_bundle("", options.model, "", "cpu").directory).spec.z_dim
 
 
-def attributes_of(
+def derive_attributes(
     options: argparse.Namespace, seed: int, labels: NDArray[np.int64]
 ) -> tuple[Attribute, ...]:
     """Returns the attributes of the first images of a seed."""

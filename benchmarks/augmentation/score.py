@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import people
 import torch
-from intervals import mean_interval
+from intervals import compute_mean_interval
 from numpy.typing import NDArray
 from options import add_record, make_parser, read_record, refuse_others
 
@@ -69,7 +69,7 @@ class Subject:
 
 SUBJECTS = {
     "mnist": Subject("mnist", MnistClassifierRecipe, None),
-    "avatars64": Subject("avatars", AvatarsClassifierRecipe, people.attributes_of),
+    "avatars64": Subject("avatars", AvatarsClassifierRecipe, people.derive_attributes),
 }
 
 
@@ -175,7 +175,9 @@ def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]
         ],
     }
     if pairs:
-        mean, half = mean_interval([each["synthetic"] - each["real"] for each in pairs.values()])
+        mean, half = compute_mean_interval(
+            [each["synthetic"] - each["real"] for each in pairs.values()]
+        )
         record |= {
             "mean": {arm: statistics.mean(each[arm] for each in pairs.values()) for arm in ARMS},
             "synthetic_minus_real": mean,

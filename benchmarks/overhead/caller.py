@@ -57,7 +57,7 @@ def answer() -> bytes:
 
 
 @asynccontextmanager
-async def over_grpc(address: str) -> AsyncIterator[Call]:
+async def open_grpc(address: str) -> AsyncIterator[Call]:
     """Opens gRPC's asyncio client."""
     async with grpc.aio.insecure_channel(address, options=cost.PLAIN) as channel:
         call: Any = channel.unary_unary(cost.METHOD)
@@ -121,7 +121,7 @@ class OverH2(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def over_h2(address: str) -> AsyncIterator[Call]:
+async def open_h2(address: str) -> AsyncIterator[Call]:
     """Opens a client on the h2 library."""
     host, port = address.split(":")
     loop = asyncio.get_running_loop()
@@ -153,16 +153,16 @@ async def measure_loop(
 ) -> float:
     """Returns the CPU time per call of this process in a closed loop, in milliseconds."""
     async with way(address) as call:
-        requests = [cost.request(index) for index in range(512)]
+        requests = [cost.make_request(index) for index in range(512)]
         await call(requests[0])
         left = iter(range(calls))
 
-        async def caller() -> None:
+        async def run_caller() -> None:
             for index in left:
                 await call(requests[index % len(requests)])
 
         began = time.process_time()
-        await asyncio.gather(*(caller() for _ in range(callers)))
+        await asyncio.gather(*(run_caller() for _ in range(callers)))
         return 1e3 * (time.process_time() - began) / calls
 
 
@@ -177,19 +177,19 @@ async def measure_bench(address: str, calls: int, callers: int) -> float:
     return share.effort.cpu_ms_per_call or 0.0
 
 
-def bench(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
+def measure(options: argparse.Namespace) -> dict[str, dict[int, list[float]]]:
     """Returns CPU milliseconds per call by client and number of callers, measured in turn."""
     ways: dict[str, Callable[[str, int, int], Any]] = {
-        "gRPC's asyncio client": lambda *what: measure_loop(over_grpc, *what),
+        "gRPC's asyncio client": lambda *what: measure_loop(open_grpc, *what),
         "imagemint bench": measure_bench,
     }
     if has_h2:
-        ways["h2"] = lambda *what: measure_loop(over_h2, *what)
+        ways["h2"] = lambda *what: measure_loop(open_h2, *what)
     found: dict[str, dict[int, list[float]]] = {
         name: {callers: [] for callers in options.callers} for name in ways
     }
     server = (sys.executable, Path(cost.__file__), "--serve-nothing", answer().hex(), "--uvloop")
-    with cost.started(*server) as (address, _):
+    with cost.run_server(*server) as (address, _):
         for _ in range(options.repeats):
             for callers in options.callers:
                 for name, way in ways.items():
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    found = bench(options)
+    found = measure(options)
     print("| CPU ms per call | " + " | ".join(f"{each} callers" for each in options.callers) + " |")
     print("|---|" + "---:|" * len(options.callers))
     for name, by_callers in found.items():

@@ -53,7 +53,7 @@ class Sample:
     client_cpu_ms: float
 
 
-def request(index: int, model: str = MODEL) -> bytes:
+def make_request(index: int, model: str = MODEL) -> bytes:
     """Returns a serialised request for one raw image."""
     images = image_pb2.ImageSpec(model=model, seed=42, first_index=index, count=1, class_id=7)
     return generation_service_pb2.GenerateRequest(images=images).SerializeToString()
@@ -85,7 +85,7 @@ async def serve_nothing(answer: bytes) -> None:
 
 
 @contextlib.contextmanager
-def started(*command: str | Path) -> Iterator[tuple[str, int]]:
+def run_server(*command: str | Path) -> Iterator[tuple[str, int]]:
     """Runs a server that logs when it is ready; yields its address and process id."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - fixed
         log = cast("IO[str]", process.stderr)  # a pipe, as asked for above
@@ -101,56 +101,56 @@ def started(*command: str | Path) -> Iterator[tuple[str, int]]:
             reading.join()
 
 
-def cpu_s(pid: int) -> float:
+def read_cpu_s(pid: int) -> float:
     """Returns the CPU time of a process, all threads (clock_getcpuclockid of the C library)."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
-async def closed_loop(address: str, calls: int, callers: int, model: str = MODEL) -> bytes:
+async def run_closed_loop(address: str, calls: int, callers: int, model: str = MODEL) -> bytes:
     """Makes `calls` calls, `callers` at a time; returns the last answer."""
     answer = b""
     left = iter(range(calls))
     async with grpc.aio.insecure_channel(address, options=PLAIN) as channel:
         call: Any = channel.unary_unary(METHOD)
 
-        async def caller() -> None:
+        async def run_caller() -> None:
             nonlocal answer
             for index in left:
-                answer = await call(request(index, model))
+                answer = await call(make_request(index, model))
 
-        await asyncio.gather(*(caller() for _ in range(callers)))
+        await asyncio.gather(*(run_caller() for _ in range(callers)))
     return answer
 
 
 def measure(address: str, pid: int, calls: int, callers: int) -> Sample:
     """Returns one sample of a server."""
-    began, own, theirs = time.perf_counter(), time.process_time(), cpu_s(pid)
-    run(closed_loop(address, calls, callers))
+    began, own, theirs = time.perf_counter(), time.process_time(), read_cpu_s(pid)
+    run(run_closed_loop(address, calls, callers))
     took, own, theirs = (
         time.perf_counter() - began,
         time.process_time() - own,
-        cpu_s(pid) - theirs,
+        read_cpu_s(pid) - theirs,
     )
     return Sample(1e3 * theirs / calls, calls / took, 1e3 * own / calls)
 
 
-def bench(options: argparse.Namespace, repository: Path) -> dict[str, list[Sample]]:
+def measure_servers(options: argparse.Namespace, repository: Path) -> dict[str, list[Sample]]:
     """Returns the samples of each server and number of callers, measured in turn."""
     imagemint = Path(sys.executable).with_name("imagemint")
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(
-            started(
+            run_server(
                 *(imagemint, "serve", "--repository", repository),
                 *("--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"),
                 *options.serve,
             )
         )
-        answer = run(closed_loop(ours[0], 1, 1))
+        answer = run(run_closed_loop(ours[0], 1, 1))
         empty = (sys.executable, __file__, "--serve-nothing", answer.hex())
         servers = {
             "imagemint": ours,
-            "empty handler": stack.enter_context(started(*empty)),
-            "empty handler, uvloop": stack.enter_context(started(*empty, "--uvloop")),
+            "empty handler": stack.enter_context(run_server(*empty)),
+            "empty handler, uvloop": stack.enter_context(run_server(*empty, "--uvloop")),
         }
         for address, pid in servers.values():
             measure(address, pid, options.calls, options.callers[-1])  # warms up
@@ -165,7 +165,7 @@ def bench(options: argparse.Namespace, repository: Path) -> dict[str, list[Sampl
     return samples
 
 
-def table(samples: dict[str, list[Sample]]) -> str:
+def format_table(samples: dict[str, list[Sample]]) -> str:
     """Returns the medians over the repeats as a table."""
     lines = [
         "| server | CPU ms per call (least) | calls/s | CPU ms of the callers |",
@@ -200,8 +200,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         write_empty(Path(directory))
-        samples = bench(options, Path(directory))
-    print(table(samples))
+        samples = measure_servers(options, Path(directory))
+    print(format_table(samples))
     if options.json:
         content = {"cores": len(os.sched_getaffinity(0)), "calls": options.calls} | {
             "samples": {name: [asdict(s) for s in found] for name, found in samples.items()}

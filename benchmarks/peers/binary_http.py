@@ -183,7 +183,7 @@ class HttpConnection:
     def unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls."""
         target = self._target
-        requests = [request(target, ask, seed, turn) for turn in range(target.pool)]
+        requests = [make_request(target, ask, seed, turn) for turn in range(target.pool)]
         image_bytes, framed = target.spec.image_bytes, ask.format != "raw"
 
         async def send(turn: int) -> Reply:
@@ -232,7 +232,7 @@ class HttpConnection:
         return wire
 
 
-def request(target: BinaryHttp, ask: RequestKind, seed: int, turn: int) -> bytes:
+def make_request(target: BinaryHttp, ask: RequestKind, seed: int, turn: int) -> bytes:
     """Returns one request, head and body. The same turn of a seed gives the same request."""
     z, class_id = make_inputs(target.spec, ask, seed, turn)
     records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])

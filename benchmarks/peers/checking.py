@@ -56,7 +56,7 @@ class Truth:
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._spec = spec
 
-    def difference(self, ask: RequestKind, answer: Pixels) -> int:
+    def compute_difference(self, ask: RequestKind, answer: Pixels) -> int:
         """Returns the largest difference of a pixel of an answer, in levels.
 
         Raises:
@@ -114,7 +114,7 @@ async def check_answer(
     """
     while True:
         try:
-            found = truth.difference(ask, await answers(ask))
+            found = truth.compute_difference(ask, await answers(ask))
         except (CallFailed, ImagemintError) as error:
             if server.ended is not None:
                 raise NotReady(f"ended with status {server.ended}") from None

@@ -47,7 +47,7 @@ class Environment:
     reason: str | None
 
 
-def environment(name: str) -> Environment:
+def prepare_environment(name: str) -> Environment:
     """Returns a peer's environment, and creates it if needed."""
     requirements = FOLDER / name / "requirements.txt"
     digest = hashlib.sha256(requirements.read_bytes() + platform.python_version().encode())
@@ -56,12 +56,12 @@ def environment(name: str) -> Environment:
         found = Environment(**json.loads(note.read_text()))
         if found.digest == digest.hexdigest() and found.reason is None:
             return found
-    made = _made(ENVIRONMENTS / name, requirements, digest.hexdigest())
+    made = _make_environment(ENVIRONMENTS / name, requirements, digest.hexdigest())
     note.write_text(json.dumps(asdict(made), indent=2) + "\n")
     return made
 
 
-def _made(directory: Path, requirements: Path, digest: str) -> Environment:
+def _make_environment(directory: Path, requirements: Path, digest: str) -> Environment:
     print(f"== .venv-peers/{directory.name}", file=sys.stderr, flush=True)
     shutil.rmtree(directory, ignore_errors=True)
     # Without pip, whose size does not belong to the peer. Our pip installs into it.
@@ -87,21 +87,21 @@ def _made(directory: Path, requirements: Path, digest: str) -> Environment:
         each.name.lower(): each.version for each in metadata.distributions(path=[str(site)])
     }
     packages = {name: versions[name.lower()] for name in named}
-    return Environment(digest, packages, bytes_in(site), None)
+    return Environment(digest, packages, count_bytes(site), None)
 
 
-def bytes_in(directory: Path) -> int:
+def count_bytes(directory: Path) -> int:
     """Returns the total size of the files in a folder."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def bytes_of(requirement: str) -> int:
+def count_distribution_bytes(requirement: str) -> int:
     """Returns the size of a distribution of this environment, with all its requirements.
 
     Args:
         requirement: requirement of the package, with its extras.
     """
-    wanted = {each.name: each for each in _required(Requirement(requirement), set())}
+    wanted = {each.name: each for each in _list_required(Requirement(requirement), set())}
     return sum(
         Path(str(file.locate())).stat().st_size
         for each in wanted.values()
@@ -110,7 +110,7 @@ def bytes_of(requirement: str) -> int:
     )
 
 
-def _required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribution]:
+def _list_required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribution]:
     if str(wanted) in seen:
         return
     seen.add(str(wanted))
@@ -120,7 +120,7 @@ def _required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribu
         needed = Requirement(line)
         extras = [{"extra": extra} for extra in ("", *wanted.extras)]
         if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
-            yield from _required(needed, seen)
+            yield from _list_required(needed, seen)
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=PEERS, help="of peers; all without")
     for name in parser.parse_args().names:
-        made = environment(name)
+        made = prepare_environment(name)
         weight = f"{made.install_bytes / 1e6:.0f} MB"
         print(f"{name}: {made.reason or weight}")
 

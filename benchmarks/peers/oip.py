@@ -68,13 +68,13 @@ class OipConnection:
         call = self._calls.unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
-            request(target.spec, target.model, ask, seed, turn).SerializeToString()
+            make_request(target.spec, target.model, ask, seed, turn).SerializeToString()
             for turn in range(target.pool)
         ]
 
         async def send(turn: int) -> Reply:
             answer = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
-            return count_images(content(answer), ask, image_bytes)
+            return count_images(read_content(answer), ask, image_bytes)
 
         return send
 
@@ -90,7 +90,7 @@ class OipConnection:
         return content.payload
 
 
-def request(
+def make_request(
     spec: ModelSpec, model: str, ask: RequestKind, seed: int, turn: int
 ) -> pb.ModelInferRequest:
     """Returns one request. The same turn of a seed gives the same request."""
@@ -106,7 +106,7 @@ def request(
     )
 
 
-def content(answer: pb.ModelInferResponse) -> Content:
+def read_content(answer: pb.ModelInferResponse) -> Content:
     """Returns the pictures of an answer.
 
     Raises:

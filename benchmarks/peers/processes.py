@@ -67,13 +67,13 @@ class Tree:
         """Exit status of the started process; None while it runs."""
         return self._leader.poll()
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         """Returns the end of its output."""
         return self._log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
 
-    def processes(self) -> list[Process]:
+    def list_processes(self) -> list[Process]:
         """Returns all running processes, including daemonised ones."""
-        running = {each.pid: each for each in _running()}
+        running = {each.pid: each for each in _list_running()}
         known = {each.pid for each in self._known.values() if running.get(each.pid) == each}
         members = known | {self._leader.pid}
         while True:
@@ -88,19 +88,19 @@ class Tree:
         self._known |= {pid: running[pid] for pid in members if pid in running}
         return [running[pid] for pid in sorted(members) if pid in running]
 
-    def memory_bytes(self) -> int:
+    def measure_memory(self) -> int:
         """Returns the proportional set size of all processes: shared pages count once."""
-        return sum(_pss_bytes(each.pid) for each in self.processes())
+        return sum(_read_pss(each.pid) for each in self.list_processes())
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def freeze(self) -> Iterator[None]:
         """Stops all processes inside the block, so that another measurement has the cores alone."""
-        frozen = self.processes()
-        _signal(frozen, signal.SIGSTOP)
+        frozen = self.list_processes()
+        _send_signal(frozen, signal.SIGSTOP)
         try:
             yield
         finally:
-            _signal(frozen, signal.SIGCONT)
+            _send_signal(frozen, signal.SIGCONT)
 
     def stop(self) -> None:
         """Terminates the first process, then kills the remaining ones.
@@ -108,13 +108,13 @@ class Tree:
         Raises:
             RuntimeError: a process is still running.
         """
-        self.processes()  # remembers processes that lose their parent now
+        self.list_processes()  # remembers processes that lose their parent now
         self._leader.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._leader.wait(_STOP_S)
         until = time.monotonic() + _GONE_S
-        while left := self.processes():
-            _signal(left, signal.SIGKILL)
+        while left := self.list_processes():
+            _send_signal(left, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 self._leader.wait(0.05)
             if time.monotonic() > until:
@@ -131,7 +131,7 @@ def find_free_ports(count: int) -> list[int]:
     return ports
 
 
-def _running() -> Iterator[Process]:
+def _list_running() -> Iterator[Process]:
     for path in _PROC.glob("[0-9]*/stat"):
         try:
             stat = path.read_text()
@@ -148,7 +148,7 @@ def _running() -> Iterator[Process]:
             )
 
 
-def _pss_bytes(pid: int) -> int:
+def _read_pss(pid: int) -> int:
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:
@@ -156,7 +156,7 @@ def _pss_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def _signal(processes: Sequence[Process], number: int) -> None:
+def _send_signal(processes: Sequence[Process], number: int) -> None:
     for each in processes:
         with suppress(ProcessLookupError):
             os.kill(each.pid, number)

@@ -63,7 +63,7 @@ def run_server(
         try:
             ready_s = asyncio.run(_wait_until_ready(started, truth, asks, tree))
         except NotReady as error:
-            raise NotReady(f"{error}; {tree.output()}") from None
+            raise NotReady(f"{error}; {tree.read_output()}") from None
         yield Running(started, tree, ready_s - began_s)
     finally:
         tree.stop()

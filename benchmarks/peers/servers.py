@@ -76,7 +76,7 @@ class Server:
     start: Callable[[Model, list[int]], Started]
 
 
-def ours(processes: int, variant: str = "reference") -> Server:
+def make_own_server(processes: int, variant: str = "reference") -> Server:
     """Returns imagemint.
 
     Args:
@@ -97,47 +97,53 @@ def ours(processes: int, variant: str = "reference") -> Server:
     return Server(OURS, "imagemint", "imagemint", "gRPC", 2, start)
 
 
-def _mlserver(model: Model, ports: list[int]) -> Started:
+def _start_mlserver(model: Model, ports: list[int]) -> Started:
     told = zip(("GRPC_PORT", "HTTP_PORT", "METRICS_PORT"), ports, strict=True)
     return Started(
-        [_bin("mlserver") / "mlserver", "start", FOLDER / "mlserver"],
-        _environment("mlserver", model, **{f"MLSERVER_{key}": str(port) for key, port in told}),
-        *_oip(ports[0], model),
+        [_get_bin("mlserver") / "mlserver", "start", FOLDER / "mlserver"],
+        _make_environment(
+            "mlserver", model, **{f"MLSERVER_{key}": str(port) for key, port in told}
+        ),
+        *_make_oip_target(ports[0], model),
     )
 
 
-def _kserve(model: Model, ports: list[int]) -> Started:
-    arguments = _options(ports, "--grpc-port", "--http-port")
+def _start_kserve(model: Model, ports: list[int]) -> Started:
+    arguments = _make_options(ports, "--grpc-port", "--http-port")
     return Started(
-        _program("kserve", *arguments), _environment("kserve", model), *_oip(ports[0], model)
+        _make_command("kserve", *arguments),
+        _make_environment("kserve", model),
+        *_make_oip_target(ports[0], model),
     )
 
 
-def _pytriton(model: Model, ports: list[int]) -> Started:
-    arguments = _options(ports, "--grpc-port", "--http-port", "--metrics-port")
+def _start_pytriton(model: Model, ports: list[int]) -> Started:
+    arguments = _make_options(ports, "--grpc-port", "--http-port", "--metrics-port")
     return Started(
-        _program("pytriton", *arguments), _environment("pytriton", model), *_oip(ports[0], model)
+        _make_command("pytriton", *arguments),
+        _make_environment("pytriton", model),
+        *_make_oip_target(ports[0], model),
     )
 
 
-def _bentoml(model: Model, ports: list[int]) -> Started:
+def _start_bentoml(model: Model, ports: list[int]) -> Started:
     return Started(
         [
-            *(_bin("bentoml") / "bentoml", "serve", "server:Images"),
+            *(_get_bin("bentoml") / "bentoml", "serve", "server:Images"),
             *("--working-dir", FOLDER / "bentoml", "--host", "127.0.0.1"),
-            *_options(ports, "--port"),
+            *_make_options(ports, "--port"),
         ],
-        _environment("bentoml", model, BENTOML_DO_NOT_TRACK="True"),
-        *_http(ports[0], model, encoding=Encoding.BASE64_JSON),
+        _make_environment("bentoml", model, BENTOML_DO_NOT_TRACK="True"),
+        *_make_http_target(ports[0], model, encoding=Encoding.BASE64_JSON),
     )
 
 
-def _ray(model: Model, ports: list[int]) -> Started:
+def _start_ray(model: Model, ports: list[int]) -> Started:
     http, statistics, metrics = ports
     # The manual recommends the bundled HAProxy in front of the replicas for high throughput.
     return Started(
-        _program("ray", "--port", str(http)),
-        _environment(
+        _make_command("ray", "--port", str(http)),
+        _make_environment(
             "ray",
             model,
             RAY_USAGE_STATS_ENABLED="0",
@@ -147,59 +153,59 @@ def _ray(model: Model, ports: list[int]) -> Started:
             RAY_SERVE_HAPROXY_STATS_PORT=str(statistics),
             RAY_SERVE_HAPROXY_METRICS_PORT=str(metrics),
         ),
-        *_http(http, model),
+        *_make_http_target(http, model),
     )
 
 
-def _litserve(model: Model, ports: list[int]) -> Started:
+def _start_litserve(model: Model, ports: list[int]) -> Started:
     return Started(
-        _program("litserve", *_options(ports, "--port")),
-        _environment("litserve", model),
-        *_http(ports[0], model, path="/images", encoding=Encoding.TAGGED),
+        _make_command("litserve", *_make_options(ports, "--port")),
+        _make_environment("litserve", model),
+        *_make_http_target(ports[0], model, path="/images", encoding=Encoding.TAGGED),
     )
 
 
 PEERS = {
     each.name: each
     for each in (
-        Server("mlserver", "MLServer", "mlserver", "gRPC, OIP", 3, _mlserver),
-        Server("kserve", "KServe", "kserve", "gRPC, OIP", 2, _kserve),
-        Server("pytriton", "PyTriton", "nvidia-pytriton", "gRPC, OIP", 3, _pytriton),
-        Server("bentoml", "BentoML", "bentoml", "HTTP, JSON of Base64", 1, _bentoml),
-        Server("ray", "Ray Serve", "ray", "HTTP, bytes", 3, _ray),
-        Server("litserve", "LitServe", "litserve", "HTTP, bytes", 1, _litserve),
+        Server("mlserver", "MLServer", "mlserver", "gRPC, OIP", 3, _start_mlserver),
+        Server("kserve", "KServe", "kserve", "gRPC, OIP", 2, _start_kserve),
+        Server("pytriton", "PyTriton", "nvidia-pytriton", "gRPC, OIP", 3, _start_pytriton),
+        Server("bentoml", "BentoML", "bentoml", "HTTP, JSON of Base64", 1, _start_bentoml),
+        Server("ray", "Ray Serve", "ray", "HTTP, bytes", 3, _start_ray),
+        Server("litserve", "LitServe", "litserve", "HTTP, bytes", 1, _start_litserve),
     )
 }
 
 
-def _program(name: str, *arguments: str) -> list[str | Path]:
-    return [_bin(name) / "python", FOLDER / name / "server.py", *arguments]
+def _make_command(name: str, *arguments: str) -> list[str | Path]:
+    return [_get_bin(name) / "python", FOLDER / name / "server.py", *arguments]
 
 
-def _options(ports: list[int], *names: str) -> list[str]:
+def _make_options(ports: list[int], *names: str) -> list[str]:
     return [text for name, port in zip(names, ports, strict=True) for text in (name, str(port))]
 
 
-def _oip(port: int, model: Model) -> tuple[Target, Answers]:
+def _make_oip_target(port: int, model: Model) -> tuple[Target, Answers]:
     target = Oip(f"127.0.0.1:{port}", _MODEL, model.spec)
     return target, make_peer_answers(replace(target, pool=1), model.spec)
 
 
-def _http(
+def _make_http_target(
     port: int, model: Model, *, path: str = "/{format}", encoding: Encoding = Encoding.RECORDS
 ) -> tuple[Target, Answers]:
     target = BinaryHttp(f"127.0.0.1:{port}", model.spec, path, encoding)
     return target, make_peer_answers(replace(target, pool=1), model.spec)
 
 
-def _bin(name: str) -> Path:
+def _get_bin(name: str) -> Path:
     return ENVIRONMENTS / name / "bin"
 
 
-def _environment(name: str, model: Model, **more: str) -> dict[str, str]:
+def _make_environment(name: str, model: Model, **more: str) -> dict[str, str]:
     """Returns the variables of the activated environment, with the path of the shared module."""
     return {
-        "PATH": f"{_bin(name)}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{_get_bin(name)}:/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": f"{FOLDER / 'shared'}",
         "VIRTUAL_ENV": str(ENVIRONMENTS / name),
         "PEER_MODEL": str(model.file.resolve()),

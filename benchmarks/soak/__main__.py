@@ -24,7 +24,7 @@ from pathlib import Path
 
 from actors import CAST, Stage
 from ledger import Bundles, Ledger
-from service import Service, slope_mb_per_hour
+from service import Service, compute_slope_mb_per_hour
 
 from imagemint.client import AsyncClient
 
@@ -64,7 +64,7 @@ async def _run_actors(
             for _ in range(number)
         ]
         while (elapsed := time.monotonic() - began) < 60 * options.minutes:
-            memory.append({"s": round(elapsed, 1), "mb": service.memory_mb()})
+            memory.append({"s": round(elapsed, 1), "mb": service.measure_memory_mb()})
             if any(task.done() for task in cast):
                 break  # an actor broke down: what it raised is raised below
             await stage.pause(SAMPLE_S)
@@ -72,11 +72,11 @@ async def _run_actors(
         await asyncio.gather(*cast)
         queued = await _wait_until_zero(service, "imagemint_queue_images")
         inflight = await _wait_until_zero(service, "imagemint_inflight_requests")
-        served = await service.total("imagemint_images_total")
+        served = await service.sum_metric("imagemint_images_total")
         drain = await _drain(stage)
     return {
         "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
+        "machine": _describe_machine(),
         "minutes": round((time.monotonic() - began) / 60, 2),
         "serve": options.serve,
         "cast": {actor.__name__: number for actor, number in CAST.items()},
@@ -88,12 +88,12 @@ async def _run_actors(
         "failures": ledger.failures[:50],
         "queue_images_at_end": queued,
         "inflight_requests_at_end": inflight,
-        "memory": _slopes(memory, 60 * options.minutes),
+        "memory": _compute_slopes(memory, 60 * options.minutes),
         "drain": drain,
     }
 
 
-def _machine() -> dict[str, str | int]:
+def _describe_machine() -> dict[str, str | int]:
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": found[1] if found else platform.processor(),
@@ -106,7 +106,7 @@ async def _wait_until_zero(service: Service, name: str) -> float:
     """Waits up to ten seconds until a gauge is 0, and returns its value."""
     until = time.monotonic() + 10
     while True:
-        value = await service.total(name)
+        value = await service.sum_metric(name)
         if not value or time.monotonic() > until:
             return value
         await asyncio.sleep(0.1)
@@ -119,7 +119,7 @@ async def _drain(stage: Stage) -> dict[str, object]:
         for seed in range(32)
     ]
     # A call is accepted once the server counts it; a later call may be refused.
-    while await stage.service.total("imagemint_inflight_requests") < 1:
+    while await stage.service.sum_metric("imagemint_inflight_requests") < 1:
         if all(call.done() for call in calls):
             break
     stage.service.ask_to_stop()
@@ -129,11 +129,11 @@ async def _drain(stage: Stage) -> dict[str, object]:
             await stage.ledger.check("drain", outcome, 0, 64)
     refused = sorted({type(o).__name__ for o in outcomes if isinstance(o, BaseException)})
     answered = sum(not isinstance(outcome, BaseException) for outcome in outcomes)
-    status = await stage.service.stopped()
+    status = await stage.service.wait_until_stopped()
     return {"answered": answered, "refused": 32 - answered, "by": refused, "exit_status": status}
 
 
-def _slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object]:
+def _compute_slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object]:
     """Returns the slope of each process that ran the whole time, and the samples."""
     counted = [row for row in memory if float(str(row["s"])) >= SETTLING_SHARE * seconds]
     series = [dict(row["mb"]) for row in counted if isinstance(row["mb"], dict)]
@@ -147,7 +147,7 @@ def _slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object
                 "last_mb": round(series[-1][pid], 1),
                 "largest_mb": round(max(each[pid] for each in series), 1),
                 "slope_mb_per_hour": round(
-                    slope_mb_per_hour(times, [each[pid] for each in series]), 2
+                    compute_slope_mb_per_hour(times, [each[pid] for each in series]), 2
                 ),
             }
             for pid in sorted(throughout)

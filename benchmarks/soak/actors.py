@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from ledger import Bundles, Ledger, some_condition
+from ledger import Bundles, Ledger, draw_condition
 from service import Service
 
 from imagemint.client import AsyncClient, DeadlineExceeded, ImagemintError
@@ -50,7 +50,7 @@ class Stage:
 Actor = Callable[[Stage, random.Random], Coroutine[Any, Any, None]]
 
 
-async def asker(stage: Stage, dice: random.Random) -> None:
+async def send_requests(stage: Stage, dice: random.Random) -> None:
     """Sends small requests one after another, as a backend service does. All must be answered."""
     while not stage.over.is_set():
         count, first = dice.randint(1, 32), dice.randrange(2**40)
@@ -61,7 +61,7 @@ async def asker(stage: Stage, dice: random.Random) -> None:
                 count,
                 seed=dice.randrange(_SEEDS),
                 first_index=first,
-                condition=some_condition(dice, CLASSES),
+                condition=draw_condition(dice, CLASSES),
                 truncation=truncation,
             )
         except ImagemintError as error:
@@ -70,7 +70,7 @@ async def asker(stage: Stage, dice: random.Random) -> None:
             await stage.ledger.check("asker", batch, first, count)
 
 
-async def streamer(stage: Stage, dice: random.Random) -> None:
+async def read_streams(stage: Stage, dice: random.Random) -> None:
     """Reads long streams of one version, as an augmentation pipeline does: each index once."""
     while not stage.over.is_set():
         seed, following, version = dice.randrange(_SEEDS), 0, ""
@@ -95,7 +95,7 @@ async def streamer(stage: Stage, dice: random.Random) -> None:
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
 
 
-async def canceller(stage: Stage, dice: random.Random) -> None:
+async def cancel_calls(stage: Stage, dice: random.Random) -> None:
     """Cancels calls before the answer."""
     while not stage.over.is_set():
         call = asyncio.create_task(
@@ -108,7 +108,7 @@ async def canceller(stage: Stage, dice: random.Random) -> None:
         stage.ledger.outcomes["canceller: left"] += 1
 
 
-async def stormer(stage: Stage, dice: random.Random) -> None:
+async def send_bursts(stage: Stage, dice: random.Random) -> None:
     """Sometimes sends a burst of calls with too short deadlines."""
     while not stage.over.is_set():
         await stage.pause(dice.uniform(3, 8))
@@ -127,7 +127,7 @@ async def stormer(stage: Stage, dice: random.Random) -> None:
                 await stage.ledger.check("stormer", outcome, 0, 8)
 
 
-async def dawdler(stage: Stage, dice: random.Random) -> None:
+async def read_slowly(stage: Stage, dice: random.Random) -> None:
     """Requests a million images and reads very slowly."""
     while not stage.over.is_set():
         address = stage.service.grpc_address
@@ -143,7 +143,7 @@ async def dawdler(stage: Stage, dice: random.Random) -> None:
             call.cancel()
 
 
-async def publisher(stage: Stage, dice: random.Random) -> None:
+async def publish_versions(stage: Stage, dice: random.Random) -> None:
     """Publishes a version every half minute, and sometimes a broken model."""
     while not stage.over.is_set():
         await stage.pause(dice.uniform(20, 40))
@@ -154,7 +154,7 @@ async def publisher(stage: Stage, dice: random.Random) -> None:
         shutil.rmtree(broken)
 
 
-async def killer(stage: Stage, dice: random.Random) -> None:
+async def kill_workers(stage: Stage, dice: random.Random) -> None:
     """Kills a worker with SIGKILL about once a minute."""
     while True:
         await stage.pause(dice.uniform(45, 75))
@@ -165,11 +165,11 @@ async def killer(stage: Stage, dice: random.Random) -> None:
 
 
 CAST: dict[Actor, int] = {
-    asker: 12,
-    streamer: 3,
-    canceller: 4,
-    stormer: 1,
-    dawdler: 3,
-    publisher: 1,
-    killer: 1,
+    send_requests: 12,
+    read_streams: 3,
+    cancel_calls: 4,
+    send_bursts: 1,
+    read_slowly: 3,
+    publish_versions: 1,
+    kill_workers: 1,
 }

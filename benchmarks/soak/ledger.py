@@ -34,17 +34,17 @@ class Bundles:
         self._workshop = workshop
         self._home = repository / self.model
         self._home.mkdir(parents=True)
-        self._contents = [_scaled(original, 1 + 0.03 * each) for each in range(VARIANTS)]
+        self._contents = [_scale_weights(original, 1 + 0.03 * each) for each in range(VARIANTS)]
         self.newest = 0
 
-    def content(self, version: int) -> bytes:
+    def get_content(self, version: int) -> bytes:
         """Returns the bytes of model.onnx of a version."""
         return self._contents[version % VARIANTS]
 
     def publish(self) -> int:
         """Publishes the next version with an atomic rename, and returns its number."""
         self.newest += 1
-        self._put(self.content(self.newest), self.newest, self._home / str(self.newest))
+        self._put(self.get_content(self.newest), self.newest, self._home / str(self.newest))
         return self.newest
 
     def publish_broken(self, name: str) -> Path:
@@ -63,7 +63,7 @@ class Bundles:
         prepared.rename(target)
 
 
-def _scaled(original: Path, factor: float) -> bytes:
+def _scale_weights(original: Path, factor: float) -> bytes:
     model = onnx.load(original / "model.onnx")
     weights = max(model.graph.initializer, key=lambda each: len(each.raw_data))
     values = numpy_helper.to_array(weights)
@@ -89,7 +89,7 @@ class Ledger:
         for variant in range(VARIANTS):
             directory = workshop / bundles.model / str(variant + 1)
             directory.mkdir(parents=True)
-            content = bundles.content(variant)
+            content = bundles.get_content(variant)
             digest = hashlib.sha256(content).hexdigest()
             (directory / "model.onnx").write_bytes(content)
             (directory / "SHA256SUMS").write_text(f"{digest}  model.onnx\n")
@@ -106,7 +106,7 @@ class Ledger:
     async def check(self, actor: str, batch: ImageBatch, first_index: int, count: int) -> None:
         """Compares every image with that of its serial, and the indices with the request."""
         self.outcomes[f"{actor}: answered"] += 1
-        wrong = await asyncio.to_thread(self._wrong, batch)
+        wrong = await asyncio.to_thread(self._count_wrong, batch)
         if batch.index.tolist() != list(range(first_index, first_index + count)):
             wrong = len(batch)
         self.images_checked += len(batch)
@@ -115,7 +115,7 @@ class Ledger:
         if wrong:
             self.failures.append(f"{actor}: {wrong} of {len(batch)} wrong from {batch.serials[0]}")
 
-    def _wrong(self, batch: ImageBatch) -> int:
+    def _count_wrong(self, batch: ImageBatch) -> int:
         """Returns the number of wrong images; all of them if they have several versions."""
         serials = [Serial.parse(text) for text in batch.serials]
         variant = int(batch.version) % VARIANTS
@@ -130,7 +130,7 @@ class Ledger:
         return int((expected != batch.image).any(axis=(1, 2, 3)).sum())
 
 
-def some_condition(dice: random.Random, classes: int) -> int | None:
+def draw_condition(dice: random.Random, classes: int) -> int | None:
     """Returns a random class or, sometimes, None."""
     drawn = dice.randrange(classes + 1)
     return drawn if drawn < classes else None

@@ -37,11 +37,11 @@ class Service:
         ]
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(command, stderr=stderr)  # noqa: S603 - our own command
-        ready = self._ready()
+        ready = self._wait_until_ready()
         self.grpc_address: str = ready["grpc_address"]
         self.metrics_address: str = ready["metrics_address"]
 
-    def _ready(self) -> dict[str, str]:
+    def _wait_until_ready(self) -> dict[str, str]:
         until = time.monotonic() + READY_S
         while time.monotonic() < until and self._process.poll() is None:
             # The last line may be half written.
@@ -57,19 +57,21 @@ class Service:
         """Process id of the started process: the supervisor, if there are several processes."""
         return self._process.pid
 
-    def workers(self) -> list[int]:
+    def list_workers(self) -> list[int]:
         """Returns the process ids of the workers, the oldest first."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         found = [
-            int(pid) for pid in children if _rss_mb(int(pid)) and "processes.worker" in _line(pid)
+            int(pid)
+            for pid in children
+            if _read_rss_mb(int(pid)) and "processes.worker" in _read_command_line(pid)
         ]
-        return sorted(found, key=_started) or [self.pid]
+        return sorted(found, key=_read_start_time) or [self.pid]
 
-    def memory_mb(self) -> dict[int, float]:
+    def measure_memory_mb(self) -> dict[int, float]:
         """Returns the resident memory of each process, in MB of 2^20 bytes."""
-        return {pid: _rss_mb(pid) for pid in {self.pid, *self.workers()}}
+        return {pid: _read_rss_mb(pid) for pid in {self.pid, *self.list_workers()}}
 
-    async def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    async def read_metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Returns all samples of /metrics."""
 
         def read() -> str:
@@ -82,13 +84,15 @@ class Service:
             for sample in family.samples
         }
 
-    async def total(self, name: str) -> float:
+    async def sum_metric(self, name: str) -> float:
         """Returns the sum of a metric over its labels."""
-        return sum(value for (each, _), value in (await self.metrics()).items() if each == name)
+        return sum(
+            value for (each, _), value in (await self.read_metrics()).items() if each == name
+        )
 
     def kill_worker(self) -> int | None:
         """Kills the youngest of several workers; the oldest stays, to measure its memory."""
-        workers = self.workers()
+        workers = self.list_workers()
         if len(workers) < 2:  # noqa: PLR2004 - one to kill, one to stay
             return None
         os.kill(workers[-1], signal.SIGKILL)
@@ -98,7 +102,7 @@ class Service:
         """Sends SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
-    async def stopped(self) -> int:
+    async def wait_until_stopped(self) -> int:
         """Waits for the end and returns the exit status."""
         return await asyncio.to_thread(self._process.wait, READY_S)
 
@@ -108,12 +112,12 @@ class Service:
             self._process.kill()
 
 
-def slope_mb_per_hour(times_s: Sequence[float], values_mb: Sequence[float]) -> float:
+def compute_slope_mb_per_hour(times_s: Sequence[float], values_mb: Sequence[float]) -> float:
     """Returns the slope of the least-squares line through the values."""
     return float(np.polyfit(np.asarray(times_s) / 3600, np.asarray(values_mb), 1)[0])
 
 
-def _rss_mb(pid: int) -> float:
+def _read_rss_mb(pid: int) -> float:
     try:
         found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except FileNotFoundError:
@@ -121,14 +125,14 @@ def _rss_mb(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def _line(pid: str) -> str:
+def _read_command_line(pid: str) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except FileNotFoundError:
         return ""
 
 
-def _started(pid: int) -> int:
+def _read_start_time(pid: int) -> int:
     """Returns the start time of a process in clock ticks since boot (field 22 of stat)."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -38,4 +38,4 @@ class Images:
 
     def _compute(self, records: list[str]) -> np.ndarray:
         body = b"".join(base64.b64decode(record) for record in records)
-        return self._model.images(*unpack(body, self._model.z_dim))
+        return self._model.compute_images(*unpack(body, self._model.z_dim))

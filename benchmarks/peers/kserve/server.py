@@ -44,7 +44,7 @@ class Pixels(Model):
 
     def answer(self, z: np.ndarray, class_id: np.ndarray) -> InferOutput:
         """Runs in a thread."""
-        image = self._model.images(z, class_id)
+        image = self._model.compute_images(z, class_id)
         output = InferOutput("image", list(image.shape), "UINT8")
         output.set_data_from_numpy(image, binary_data=True)
         return output
@@ -55,7 +55,7 @@ class Pngs(Pixels):
 
     def answer(self, z: np.ndarray, class_id: np.ndarray) -> InferOutput:
         """Runs in a thread."""
-        files = np.array(encode_pngs(self._model.images(z, class_id)), dtype=np.object_)
+        files = np.array(encode_pngs(self._model.compute_images(z, class_id)), dtype=np.object_)
         output = InferOutput("image", list(files.shape), "BYTES")
         output.set_data_from_numpy(files, binary_data=True)
         return output

@@ -42,7 +42,7 @@ class Images(litserve.LitAPI):
     def predict(self, x: list[Inputs]) -> list[tuple[np.ndarray, bool]]:
         """Returns the images of each request, computed in one pass."""
         z, class_id, png = zip(*x, strict=True)
-        images = self._model.images(np.concatenate(z), np.concatenate(class_id))
+        images = self._model.compute_images(np.concatenate(z), np.concatenate(class_id))
         ends = np.cumsum([len(each) for each in z])
         return list(zip(np.split(images, ends[:-1]), png, strict=True))
 

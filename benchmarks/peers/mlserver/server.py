@@ -27,11 +27,11 @@ class Pixels(MLModel):
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Computes one batch. It may block the loop of this worker, which does nothing else."""
         inputs = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
-        data = self.encoded(self._model.images(inputs["z"], inputs["class_id"]))
+        data = self.encode_images(self._model.compute_images(inputs["z"], inputs["class_id"]))
         output = ResponseOutput(name="image", shape=[len(data), 1], datatype="BYTES", data=data)
         return InferenceResponse(model_name=self.name, outputs=[output])
 
-    def encoded(self, images: np.ndarray) -> list[bytes]:
+    def encode_images(self, images: np.ndarray) -> list[bytes]:
         """Returns one element of the answer for each image."""
         return [image.tobytes() for image in images]
 
@@ -39,6 +39,6 @@ class Pixels(MLModel):
 class Pngs(Pixels):
     """PNG files."""
 
-    def encoded(self, images: np.ndarray) -> list[bytes]:
+    def encode_images(self, images: np.ndarray) -> list[bytes]:
         """Returns one element of the answer for each image."""
         return encode_pngs(images)

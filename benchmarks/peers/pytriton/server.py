@@ -39,7 +39,7 @@ class Pixels:
     @batch
     def __call__(self, z: np.ndarray, class_id: np.ndarray) -> dict[str, np.ndarray]:
         """Computes one batch."""
-        return {"image": self._model.images(z, class_id)}
+        return {"image": self._model.compute_images(z, class_id)}
 
 
 class Pngs(Pixels):
@@ -48,7 +48,7 @@ class Pngs(Pixels):
     @batch
     def __call__(self, z: np.ndarray, class_id: np.ndarray) -> dict[str, np.ndarray]:
         """Computes one batch."""
-        files = encode_pngs(self._model.images(z, class_id))
+        files = encode_pngs(self._model.compute_images(z, class_id))
         return {"image": np.array(files, dtype=np.object_).reshape(-1, 1)}
 
 

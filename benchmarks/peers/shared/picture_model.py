@@ -39,7 +39,7 @@ class PictureModel:
         )
         self.z_dim: int = self._session.get_inputs()[0].shape[1]
 
-    def images(
+    def compute_images(
         self, z: npt.NDArray[np.float32], class_id: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.uint8]:
         """Returns uint8 [N, H, W, C] for float32 [N, z_dim] and int64 [N, 1]."""
@@ -49,10 +49,10 @@ class PictureModel:
 
 def encode_pngs(images: npt.NDArray[np.uint8]) -> list[bytes]:
     """Encodes uint8 [N, H, W, C] as N PNG files."""
-    return [_png(image) for image in images]
+    return [_encode_png(image) for image in images]
 
 
-def _png(image: npt.NDArray[np.uint8]) -> bytes:
+def _encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(out, "PNG")
     return out.getvalue()

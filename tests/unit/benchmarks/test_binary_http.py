@@ -9,7 +9,7 @@ import numpy as np
 import picture_model
 import pytest
 from peers.asked import make_inputs
-from peers.binary_http import BinaryHttp, Encoding, parse_response, request
+from peers.binary_http import BinaryHttp, Encoding, make_request, parse_response
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
@@ -126,7 +126,7 @@ async def test_call_times_out(spec):
 def test_body_is_readable_by_the_peers(spec, encoding):
     """The peers' programs can read the records in every encoding."""
     target = BinaryHttp("host:1", spec, "/{format}", encoding)
-    head, _, body = request(target, TWO_PNG, 3, 4).partition(b"\r\n\r\n")
+    head, _, body = make_request(target, TWO_PNG, 3, 4).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /png HTTP/1.1\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     if encoding is Encoding.TAGGED:

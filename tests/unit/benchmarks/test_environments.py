@@ -26,15 +26,15 @@ def test_environment_is_made_once_for_the_same_requirements(folder, monkeypatch)
         made.append(directory.name)
         return environments.Environment(digest, {"nobody": "1"}, 7, None)
 
-    monkeypatch.setattr(environments, "_made", make)
-    assert environments.environment("nobody") == environments.environment("nobody")
+    monkeypatch.setattr(environments, "_make_environment", make)
+    assert environments.prepare_environment("nobody") == environments.prepare_environment("nobody")
     assert made == ["nobody"]
     (folder / "peers/nobody/requirements.txt").write_text("nobody==2\n")
-    environments.environment("nobody")
+    environments.prepare_environment("nobody")
     assert made == ["nobody"] * 2
     note = folder / "made/nobody.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"reason": "no network"}))
-    environments.environment("nobody")
+    environments.prepare_environment("nobody")
     assert made == ["nobody"] * 3
 
 
@@ -42,7 +42,7 @@ def test_peer_that_cannot_be_installed_has_a_reason(folder, monkeypatch):
     """The reason is pip's message, and no exception is raised."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    assert "nobody==1" in (environments.environment("nobody").reason or "")
+    assert "nobody==1" in (environments.prepare_environment("nobody").reason or "")
 
 
 def test_every_peer_pins_its_requirements():
@@ -56,6 +56,8 @@ def test_every_peer_pins_its_requirements():
 
 def test_size_of_a_distribution_includes_its_requirements():
     """The server extra is larger than the ONNX Runtime that it needs."""
-    runtime = environments.bytes_of("onnxruntime")
-    assert environments.bytes_of("imagemint[server]") > runtime > 1e6
-    assert environments.bytes_of("imagemint") < environments.bytes_of("imagemint[server]")
+    runtime = environments.count_distribution_bytes("onnxruntime")
+    assert environments.count_distribution_bytes("imagemint[server]") > runtime > 1e6
+    assert environments.count_distribution_bytes(
+        "imagemint"
+    ) < environments.count_distribution_bytes("imagemint[server]")

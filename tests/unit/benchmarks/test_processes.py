@@ -33,17 +33,17 @@ def read_state(pid):
 def test_tree_includes_children_of_other_sessions(family):
     """The tree has both processes and the memory of both."""
     tree, child = family
-    assert child in {each.pid for each in tree.processes()}
-    assert len(tree.processes()) == 2
-    assert tree.memory_bytes() > 0
+    assert child in {each.pid for each in tree.list_processes()}
+    assert len(tree.list_processes()) == 2
+    assert tree.measure_memory() > 0
     assert tree.ended is None
 
 
 def test_frozen_tree_is_stopped(family):
     """All processes are stopped while the tree is frozen, and none afterwards."""
     tree, child = family
-    with tree.frozen():
-        os.waitid(os.P_PID, tree.processes()[0].pid, os.WSTOPPED | os.WNOWAIT)
+    with tree.freeze():
+        os.waitid(os.P_PID, tree.list_processes()[0].pid, os.WSTOPPED | os.WNOWAIT)
         assert read_state(child) == "T"
     assert read_state(child) != "T"
 
@@ -53,7 +53,7 @@ def test_stop_ends_all_processes(family):
     tree, child = family
     tree.stop()
     assert tree.ended is not None
-    assert tree.processes() == []
+    assert tree.list_processes() == []
     assert read_state(child) in (None, "Z")
 
 
@@ -61,7 +61,7 @@ def test_output_is_kept(tmp_path):
     """Both streams of a server that has ended can be read."""
     tree = Tree(["sh", "-c", "echo one; echo two >&2"], {}, tmp_path)
     tree.stop()
-    assert set(tree.output().split()) <= {"one", "two"}
+    assert set(tree.read_output().split()) <= {"one", "two"}
 
 
 def test_ports_are_free_and_distinct():

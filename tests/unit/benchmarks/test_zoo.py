@@ -11,7 +11,7 @@ from PIL import Image
 from zoo_page import LIST, PAGE, PICTURES, order, read_systems, write_list, write_page
 from zoo_pictures import draw_curves, draw_grids, draw_story
 from zoo_queue import Judge, Plan, Queue, Run, StopQueueError, read_plan
-from zoo_records import RECORDS, WIDEST, command_of, curve_of, name_of, read_records
+from zoo_records import RECORDS, WIDEST, name_run, read_curve, read_records, spell_command
 
 from imagemint.training.recipes import RECIPES
 
@@ -142,24 +142,24 @@ def test_command_has_options_that_differ_from_the_recipe():
     options = {name: field.default for name, field in RECIPES["dcgan"].model_fields.items()}
     about = {"recipe": "dcgan", "options": options | {"images": 7, "batch_size": 3}}
     command = "imagemint train dcgan --out runs/dcgan --images 7 --batch-size 3"
-    assert command_of(about | {"dataset": "mnist/train", "precision": "fp32"}) == command
+    assert spell_command(about | {"dataset": "mnist/train", "precision": "fp32"}) == command
     elsewhere = about | {"dataset": "emoji64/train", "precision": "bf16"}
-    assert command_of(elsewhere) == f"{command} --dataset emoji64 --precision bf16"
+    assert spell_command(elsewhere) == f"{command} --dataset emoji64 --precision bf16"
 
 
 def test_curve_sums_the_cpu_time():
     """Each point has the CPU minutes of all rows up to it, if they are known."""
     rows = [{"images": 10, "cpu_s": 30.0}, {"images": 20, "cpu_s": 90.0, "frechet_over_floor": 2.0}]
-    assert curve_of(rows) == [{"images": 20, "cpu_minutes": 2.0, "frechet_over_floor": 2.0}]
+    assert read_curve(rows) == [{"images": 20, "cpu_minutes": 2.0, "frechet_over_floor": 2.0}]
     del rows[0]["cpu_s"]
-    assert curve_of(rows) == [{"images": 20, "frechet_over_floor": 2.0}]
+    assert read_curve(rows) == [{"images": 20, "frechet_over_floor": 2.0}]
 
 
 def test_names_of_runs_are_distinct():
     """Another data set and another seed are in the name, and defaults are not."""
-    assert name_of("dcgan", "mnist", 0) == "dcgan"
+    assert name_run("dcgan", "mnist", 0) == "dcgan"
     assert Run("dcgan", 0, (), {"dataset": "/data/pets"}).name == "dcgan-pets"
-    assert name_of("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
+    assert name_run("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
 
 
 def test_better_recipes_come_first(records):
@@ -239,7 +239,7 @@ def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
     assert read_calls(tmp_path)[2][-6:-2] == ["--seed", "3", "--images", "64"]
     assert read_calls(tmp_path)[3].count("--classifier") == 2
     assert recorded == [(folder, PLAN.runs[0], "")]
-    assert [said for _, said in queue.status()] == ["recorded"]
+    assert [said for _, said in queue.list_status()] == ["recorded"]
 
 
 def test_judge_that_is_kept_is_not_trained(tmp_path, imagemint):
@@ -286,7 +286,7 @@ def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):
     queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
     queue.run()
     assert [failure for *_, failure in recorded] == ["imagemint train: the samples are all alike"]
-    assert [said for _, said in queue.status()] == [
+    assert [said for _, said in queue.list_status()] == [
         "ended early: imagemint train: the samples are all alike"
     ]
 
