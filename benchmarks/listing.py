@@ -10,8 +10,8 @@ that it sees, the Frechet distance as a multiple of its floor, the coverage, and
 standard deviation of a pixel, as a multiple of that of real images). Losses are means over the
 epoch.
 
-    imagemint train mnist-classifier --out runs/judge
-    python benchmarks/listing.py --classifier runs/judge --epochs 60 --json results.json
+    python benchmarks/listing.py --classifier benchmarks/judges/digits --epochs 40 --every 8 \
+        --json benchmarks/results/listing.json
 """
 
 import argparse
