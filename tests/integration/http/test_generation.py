@@ -92,6 +92,14 @@ async def test_weights_of_accept_count(web, accept, chosen):
     assert answer.headers["content-type"] == chosen
 
 
+async def test_lines_of_accept_are_one_list(web):
+    """Several lines of the header mean the same as one."""
+    headers = [("accept", "application/json;q=0.1"), ("accept", "image/webp")]
+    body = {"images": SPEC | {"count": 1}}
+    answer = await web.post("/v1/models/digits:generate", json=body, headers=headers)
+    assert answer.headers["content-type"] == "image/webp"
+
+
 async def test_accept_that_excludes_everything_is_refused(web):
     """The status is 406, and the problem names the types that there are."""
     body, headers = {"images": SPEC}, {"accept": "*/*;q=0"}
