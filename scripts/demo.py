@@ -63,7 +63,7 @@ class Server:
 
 
 @contextmanager
-def running_server(repository: Path) -> Iterator[Server]:
+def run_server(repository: Path) -> Iterator[Server]:
     """Yields a server over `repository` on free loopback ports, and always stops it."""
     command = Path(sys.executable).with_name("imagemint")
     process = subprocess.Popen(
@@ -81,7 +81,7 @@ def running_server(repository: Path) -> Iterator[Server]:
         text=True,
     )
     try:
-        ready = _ready_line(process)
+        ready = _read_ready_line(process)
         yield Server(process, ready["grpc_address"], ready["metrics_address"])
     finally:
         if process.poll() is None:
@@ -89,7 +89,7 @@ def running_server(repository: Path) -> Iterator[Server]:
         process.wait()
 
 
-def _ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
+def _read_ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
     """Returns the server's `ready` line, and continues to read its log."""
     lines: queue.Queue[str | None] = queue.Queue()
 
@@ -151,7 +151,7 @@ class Counters:
         )
 
 
-def sheet(tiles: Pixels) -> Image.Image:
+def draw_sheet(tiles: Pixels) -> Image.Image:
     """Returns one picture from tiles uint8 [rows, columns, height, width, channels]."""
     zoom = TILE // tiles.shape[2]
     gap = (TILE // zoom - tiles.shape[2]) // 2
@@ -238,7 +238,7 @@ def _wait_for_manifest(client: Client, name: str) -> Manifest:
 
 def write_sheet(parts: list[Pixels], out: Path) -> None:
     """Writes one picture with the tiles of each model side by side."""
-    pictures = [sheet(tiles) for tiles in parts]
+    pictures = [draw_sheet(tiles) for tiles in parts]
     width, height = sum(each.width for each in pictures), max(each.height for each in pictures)
     whole = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
     left = 0
@@ -294,14 +294,14 @@ def shut_down(server: Server) -> None:
     print("server stopped cleanly, exit status 0")
 
 
-def demo(repository: Path, out: Path) -> None:
+def run_demo(repository: Path, out: Path) -> None:
     """Runs the whole demo."""
     if not any((repository / MODEL).glob("*/model.onnx")):
         raise DemoError(
             f"{repository} holds no bundle `{MODEL}/<version>/model.onnx`; it ships with the "
             "project, or you create it with `imagemint train mnist` and `imagemint export`"
         )
-    with running_server(repository) as server:
+    with run_server(repository) as server:
         status = read_serving_status(server.grpc_address, timeout_s=READY_WITHIN_S)
         print(f"server at {server.grpc_address}: {status}")
         with Client(server.grpc_address) as client:
@@ -337,7 +337,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("demo/sheet.png"))
     options = parser.parse_args()
     try:
-        demo(options.repository, options.out)
+        run_demo(options.repository, options.out)
     except (DemoError, ImagemintError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

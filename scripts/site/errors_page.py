@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 
 import grpc
-from markdown_text import GENERATED, escape, table
+from markdown_text import GENERATED, escape, format_table
 
 from imagemint.client import errors
 from imagemint.server.http.problems import STATUSES
@@ -31,22 +31,22 @@ Every failure is an `imagemint.client.ImagemintError` with `reason`, `metadata`,
 def render() -> dict[str, str]:
     """Returns the page by name: `errors.md`."""
     text = GENERATED + _HEAD + "\n## Reasons\n\n"
-    text += table(("reason", "status code", "HTTP", "meaning"), _reasons())
-    text += _TAIL + table(("status code", "class", "meaning"), _classes())
+    text += format_table(("reason", "status code", "HTTP", "meaning"), _list_reasons())
+    text += _TAIL + format_table(("status code", "class", "meaning"), _list_classes())
     return {"errors.md": text}
 
 
-def _reasons() -> Iterator[tuple[str, str, str, str]]:
+def _list_reasons() -> Iterator[tuple[str, str, str, str]]:
     for error, code in CODES.items():
         hidden = code is grpc.StatusCode.INTERNAL  # callers get one reason for all of them
         reason = "INTERNAL" if hidden else error.reason
-        yield f"`{reason}`", f"`{code.name}`", str(STATUSES[code.name]), _first_sentence(error)
+        yield f"`{reason}`", f"`{code.name}`", str(STATUSES[code.name]), _read_first_sentence(error)
 
 
-def _classes() -> Iterator[tuple[str, str, str]]:
+def _list_classes() -> Iterator[tuple[str, str, str]]:
     for code, error in errors.BY_CODE.items():
-        yield f"`{code.name}`", f"`{error.__name__}`", _first_sentence(error)
+        yield f"`{code.name}`", f"`{error.__name__}`", _read_first_sentence(error)
 
 
-def _first_sentence(error: type) -> str:
+def _read_first_sentence(error: type) -> str:
     return escape(inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0])

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     MethodDescriptorProto,
 )
-from markdown_text import GENERATED, escape, paragraphs, table
+from markdown_text import GENERATED, escape, format_table, join_paragraphs
 
 PACKAGE = "imagemint.v1"
 _PAGES = {
@@ -50,7 +50,7 @@ class _File:
     comments: Mapping[tuple[int, ...], str]
     places: Mapping[str, str]
 
-    def comment(self, *path: int) -> str:
+    def get_comment(self, *path: int) -> str:
         return self.comments.get(path, "")
 
 
@@ -61,7 +61,7 @@ def render(root: Path) -> dict[str, str]:
         f".{PACKAGE}.{declared.name}": page
         for page, (_, _, stems) in _PAGES.items()
         for stem in stems
-        for declared in _declared(files[stem])
+        for declared in _list_declared(files[stem])
     }
     return {
         page: GENERATED
@@ -74,7 +74,7 @@ def render(root: Path) -> dict[str, str]:
     }
 
 
-def _declared(file: FileDescriptorProto) -> Iterator[DescriptorProto | EnumDescriptorProto]:
+def _list_declared(file: FileDescriptorProto) -> Iterator[DescriptorProto | EnumDescriptorProto]:
     yield from file.message_type
     yield from file.enum_type
 
@@ -106,12 +106,11 @@ def _render_file(file: _File) -> str:
     descriptor = file.descriptor
     text = ""
     for number, service in enumerate(descriptor.service):
-        text += f"\n## {service.name}\n\n{paragraphs(file.comment(6, number))}\n"
+        text += f"\n## {service.name}\n\n{join_paragraphs(file.get_comment(6, number))}\n"
         for index, method in enumerate(service.method):
-            comment = paragraphs(file.comment(6, number, 2, index))
-            text += (
-                f"\n### {service.name}.{method.name}\n\n{_signature(file, method)}\n\n{comment}\n"
-            )
+            comment = join_paragraphs(file.get_comment(6, number, 2, index))
+            signature = _format_signature(file, method)
+            text += f"\n### {service.name}.{method.name}\n\n{signature}\n\n{comment}\n"
     if descriptor.message_type or descriptor.enum_type:
         text += f"\n## Messages of {Path(descriptor.name).name}\n"
     for number, message in enumerate(descriptor.message_type):
@@ -121,9 +120,11 @@ def _render_file(file: _File) -> str:
     return text
 
 
-def _signature(file: _File, method: MethodDescriptorProto) -> str:
-    asked = ("stream of " * method.client_streaming) + _reference(file, method.input_type)
-    answered = ("stream of " * method.server_streaming) + _reference(file, method.output_type)
+def _format_signature(file: _File, method: MethodDescriptorProto) -> str:
+    asked = ("stream of " * method.client_streaming) + _format_reference(file, method.input_type)
+    answered = ("stream of " * method.server_streaming) + _format_reference(
+        file, method.output_type
+    )
     return f"{asked} → {answered}"
 
 
@@ -131,9 +132,9 @@ def _render_message(
     file: _File, message: DescriptorProto, path: tuple[int, ...], outer: str
 ) -> str:
     name = f"{outer}{message.name}"
-    text = f"\n### {name}\n\n{paragraphs(file.comment(*path))}\n"
+    text = f"\n### {name}\n\n{join_paragraphs(file.get_comment(*path))}\n"
     if message.field:
-        text += "\n" + table(("field", "type", "meaning"), _fields(file, message, path))
+        text += "\n" + format_table(("field", "type", "meaning"), _list_fields(file, message, path))
     for number, nested in enumerate(message.nested_type):
         if not nested.options.map_entry:
             text += _render_message(file, nested, (*path, 3, number), f"{name}.")
@@ -142,33 +143,33 @@ def _render_message(
     return text
 
 
-def _fields(
+def _list_fields(
     file: _File, message: DescriptorProto, path: tuple[int, ...]
 ) -> Iterator[tuple[str, str, str]]:
     maps = {each.name: each for each in message.nested_type if each.options.map_entry}
     for number, field in enumerate(message.field):
         entry = maps.get(field.type_name.rpartition(".")[2])
         if entry:
-            key, value = (_field_type(file, each) for each in entry.field)
+            key, value = (_format_field_type(file, each) for each in entry.field)
             kind = f"map of {key} to {value}"
         else:
-            kind = _field_type(file, field)
+            kind = _format_field_type(file, field)
             if field.label == _LABEL.LABEL_REPEATED:
                 kind = f"repeated {kind}"
             elif field.proto3_optional:
                 kind = f"optional {kind}"
             elif field.HasField("oneof_index"):
                 kind = f"{kind}, one of `{message.oneof_decl[field.oneof_index].name}`"
-        yield f"`{field.name}`", kind, escape(file.comment(*path, 2, number))
+        yield f"`{field.name}`", kind, escape(file.get_comment(*path, 2, number))
 
 
-def _field_type(file: _File, field: FieldDescriptorProto) -> str:
+def _format_field_type(file: _File, field: FieldDescriptorProto) -> str:
     if field.type_name:
-        return _reference(file, field.type_name)
+        return _format_reference(file, field.type_name)
     return f"`{_TYPE.Name(field.type).removeprefix('TYPE_').lower()}`"
 
 
-def _reference(file: _File, type_name: str) -> str:
+def _format_reference(file: _File, type_name: str) -> str:
     name = type_name.removeprefix(f".{PACKAGE}.")
     place = file.places.get(".".join(type_name.split(".")[:4]))
     if place is None:
@@ -180,8 +181,8 @@ def _render_enum(
     file: _File, enum: EnumDescriptorProto, path: tuple[int, ...], outer: str = ""
 ) -> str:
     rows = (
-        (f"`{value.name}`", str(value.number), escape(file.comment(*path, 2, number)))
+        (f"`{value.name}`", str(value.number), escape(file.get_comment(*path, 2, number)))
         for number, value in enumerate(enum.value)
     )
-    head = f"\n### {outer}{enum.name}\n\n{paragraphs(file.comment(*path))}\n\n"
-    return head + table(("value", "number", "meaning"), rows)
+    head = f"\n### {outer}{enum.name}\n\n{join_paragraphs(file.get_comment(*path))}\n\n"
+    return head + format_table(("value", "number", "meaning"), rows)

@@ -57,7 +57,7 @@ def find_faults(configuration: Path) -> Iterator[str]:
     root = configuration.parent
     project = tomllib.loads(configuration.read_text())["project"]
     pages, site = root / project["docs_dir"], root / project["site_dir"]
-    listed = set(_listed(project["nav"]))
+    listed = set(_list_pages(project["nav"]))
     present = {path.relative_to(pages).as_posix() for path in pages.rglob("*.md")}
     yield from (
         f"{name}: in the navigation, but there is no such page" for name in listed - present
@@ -80,10 +80,10 @@ def find_faults(configuration: Path) -> Iterator[str]:
                 yield f"{name}: the link {address} leads nowhere"
 
 
-def _listed(entries: list[Any]) -> Iterator[str]:
+def _list_pages(entries: list[Any]) -> Iterator[str]:
     for entry in entries:
         (value,) = entry.values()
-        yield from _listed(value) if isinstance(value, list) else (value,)
+        yield from _list_pages(value) if isinstance(value, list) else (value,)
 
 
 def _leads_somewhere(address: str, path: Path, parsed: dict[Path, _Page]) -> bool:

@@ -37,7 +37,7 @@ def main() -> int:
     return verbs[parser.parse_args().verb]()
 
 
-def generated_pages() -> dict[Path, str]:
+def generate_pages() -> dict[Path, str]:
     """Returns every generated page by its file."""
     pages = grpc_page.render(ROOT) | python_page.render(ROOT) | settings_pages.render()
     pages |= metrics_page.render() | errors_page.render()
@@ -46,7 +46,7 @@ def generated_pages() -> dict[Path, str]:
 
 def write() -> int:
     """Writes the generated pages into docs/reference."""
-    for path, text in generated_pages().items():
+    for path, text in generate_pages().items():
         path.write_text(text)
     return 0
 
@@ -55,7 +55,7 @@ def check() -> int:
     """Compares the generated pages, builds the site strictly, and checks its links."""
     stale = [
         f"{path.relative_to(ROOT)} is not what the code says: run `make reference`"
-        for path, text in generated_pages().items()
+        for path, text in generate_pages().items()
         if not path.is_file() or path.read_text() != text
     ]
     faults = stale or _build() or sorted(find_faults(CONFIGURATION))

@@ -17,12 +17,12 @@ def escape(text: str) -> str:
     return "".join(prose).replace("|", "\\|")
 
 
-def paragraphs(text: str) -> str:
+def join_paragraphs(text: str) -> str:
     """Returns the paragraphs of a comment, each on one line and without HTML."""
     return "\n\n".join(escape(each) for each in re.split(r"\n\s*\n", text.strip()) if each.strip())
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table; the cells must be escaped already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
-from markdown_text import GENERATED, escape, table
+from markdown_text import GENERATED, escape, format_table
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -34,17 +34,17 @@ def render() -> dict[str, str]:
     """Returns the page by name: `metrics.md`."""
     server = [each for each in vars(Metrics()).values() if hasattr(each, "describe")]
     workers = WorkersMetrics(1, lambda: None, dict)
-    several = [*_families([workers.restarts, workers.ready]), *workers.registry.collect()]
+    several = [*_list_families([workers.restarts, workers.ready]), *workers.registry.collect()]
     text = GENERATED + _HEAD + "\n## Every server\n\n"
-    text += _table(_families([*server, DroppedLines()]))
+    text += _format_table(_list_families([*server, DroppedLines()]))
     text += "\n## A server with several processes\n\n"
-    text += _table(each for each in several if each.name.startswith("imagemint_worker"))
+    text += _format_table(each for each in several if each.name.startswith("imagemint_worker"))
     text += "\n## A machine with GPUs\n\nThe extra `gpu` has the library that reads them.\n\n"
-    text += _table(_families([DeviceCollector(ModuleType("pynvml"), 0)]))
+    text += _format_table(_list_families([DeviceCollector(ModuleType("pynvml"), 0)]))
     return {"metrics.md": text + _TAIL}
 
 
-def _families(collectors: Iterable[Collector]) -> Iterator[Metric]:
+def _list_families(collectors: Iterable[Collector]) -> Iterator[Metric]:
     for collector in collectors:
         for family in getattr(collector, "describe", tuple)():
             # The library shows the labels of a metric without samples nowhere else.
@@ -53,7 +53,7 @@ def _families(collectors: Iterable[Collector]) -> Iterator[Metric]:
             yield family
 
 
-def _table(families: Iterable[Metric]) -> str:
+def _format_table(families: Iterable[Metric]) -> str:
     rows: dict[str, tuple[str, str, str, str]] = {}
     for family in families:
         name = family.name + "_total" * (family.type == "counter")
@@ -61,4 +61,4 @@ def _table(families: Iterable[Metric]) -> str:
             f"`{each}`" for each in (family.samples[0].labels if family.samples else ())
         )
         rows.setdefault(name, (f"`{name}`", family.type, labels, escape(family.documentation)))
-    return table(("metric", "type", "labels", "meaning"), rows.values())
+    return format_table(("metric", "type", "labels", "meaning"), rows.values())

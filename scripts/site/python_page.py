@@ -140,22 +140,22 @@ def _render(found: griffe.Object | griffe.Alias, name: str) -> Iterator[str]:
     elif isinstance(found, Function):
         yield from _render_function(found, name)
     elif isinstance(found, Attribute):
-        yield _code(f"{name} = {found.value}")
+        yield _format_code(f"{name} = {found.value}")
         yield from _render_docstring(found)
 
 
 def _render_class(found: Class, name: str) -> Iterator[str]:
     init = found.members.get("__init__")
     if isinstance(init, Function):
-        yield _signature(init, name, is_call=True)
+        yield _format_signature(init, name, is_call=True)
     yield from _render_docstring(found)
-    attributes = [each for each in _public(found) if isinstance(each, Attribute)]
+    attributes = [each for each in _list_public(found) if isinstance(each, Attribute)]
     if fields := [each for each in attributes if each.docstring or "property" in each.labels]:
         yield "\n**Fields**\n\n"
         for field in fields:
             kind = f" (`{field.annotation}`)" if field.annotation else ""
-            yield f"- `{field.name}`{kind}: {_first_paragraph(field)}\n"
-    for each in _public(found):
+            yield f"- `{field.name}`{kind}: {_read_first_paragraph(field)}\n"
+    for each in _list_public(found):
         method = _unwrap(each)
         is_internal = method is not None and "_pb2." in str(method.returns)
         if method is not None and method.docstring and not is_internal:
@@ -163,7 +163,7 @@ def _render_class(found: Class, name: str) -> Iterator[str]:
             yield from _render_function(method, method.name)
 
 
-def _public(found: Class) -> Iterator[griffe.Object]:
+def _list_public(found: Class) -> Iterator[griffe.Object]:
     for name, member in found.members.items():
         if not name.startswith("_") and isinstance(member, griffe.Object):
             yield member
@@ -192,29 +192,29 @@ def _unwrap(member: griffe.Object) -> Function | None:
 
 
 def _render_function(function: Function, name: str) -> Iterator[str]:
-    yield _signature(function, name)
+    yield _format_signature(function, name)
     yield from _render_docstring(function)
 
 
-def _signature(function: Function, name: str, *, is_call: bool = False) -> str:
+def _format_signature(function: Function, name: str, *, is_call: bool = False) -> str:
     """Returns a block with a signature, on one line if it fits."""
-    parameters = list(_parameters(function))
+    parameters = list(_list_parameters(function))
     start = "" if is_call else "async def " if "async" in function.labels else "def "
     end = "" if is_call else f" -> {function.returns}"
     text = f"{start}{name}({', '.join(parameters)}){end}"
     if len(text) > _WIDTH:
         lines = "".join(f"    {each},\n" for each in parameters)
         text = f"{start}{name}(\n{lines}){end}"
-    return _code(text)
+    return _format_code(text)
 
 
-def _code(text: str) -> str:
+def _format_code(text: str) -> str:
     """Returns a block of code, with the quotes of `ruff format`, which checks Markdown as well."""
     quoted = text.replace("'", '"')
     return f"\n```py\n{quoted}\n```\n"
 
 
-def _parameters(function: Function) -> Iterator[str]:
+def _list_parameters(function: Function) -> Iterator[str]:
     is_keyword = False
     for each in function.parameters:
         if each.name in {"self", "cls"}:
@@ -223,10 +223,10 @@ def _parameters(function: Function) -> Iterator[str]:
         if kind is griffe.ParameterKind.keyword_only and not is_keyword:
             is_keyword = True
             yield "*"
-        yield _parameter(each)
+        yield _format_parameter(each)
 
 
-def _parameter(parameter: Parameter) -> str:
+def _format_parameter(parameter: Parameter) -> str:
     stars = {
         griffe.ParameterKind.var_positional: "*",
         griffe.ParameterKind.var_keyword: "**",
@@ -259,6 +259,6 @@ def _list_item(section: DocstringSection, entry: griffe.DocstringElement) -> str
     return f"- `{named}`: {text}\n" if named else f"- {text}\n"
 
 
-def _first_paragraph(found: griffe.Object) -> str:
+def _read_first_paragraph(found: griffe.Object) -> str:
     text = found.docstring.value if found.docstring else ""
     return " ".join(text.partition("\n\n")[0].split())

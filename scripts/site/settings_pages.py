@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from markdown_text import GENERATED, escape, table
+from markdown_text import GENERATED, escape, format_table
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -52,7 +52,7 @@ def render() -> dict[str, str]:
     settings, recipes = GENERATED + _COMMANDS, ""
     for entry in sorted(entry_points(group="imagemint.commands"), key=lambda each: each.name):
         command = entry.load()
-        title = f"\n## imagemint {entry.name}\n\n{_summary(command)}\n\n"
+        title = f"\n## imagemint {entry.name}\n\n{_read_summary(command)}\n\n"
         if entry.name == "train":
             recipes = _render_recipes(
                 {
@@ -65,7 +65,7 @@ def render() -> dict[str, str]:
         elif hasattr(command, "variants"):
             settings += title + _render_variants(entry.name, command)
         else:
-            settings += title + table(_HEAD, map(_row, _fields(command).items()))
+            settings += title + format_table(_HEAD, map(_format_row, _list_fields(command).items()))
     return {"settings.md": settings, "recipes.md": GENERATED + _RECIPES + recipes}
 
 
@@ -73,14 +73,14 @@ def _render_variants(name: str, command: Any) -> str:  # noqa: ANN401 - see imag
     text = ""
     for variant in command.variants():
         each = command.load_variant(variant)
-        text += f"### imagemint {name} {variant}\n\n{_summary(each)}\n\n"
-        text += table(_HEAD, map(_row, _fields(each).items())) + "\n"
+        text += f"### imagemint {name} {variant}\n\n{_read_summary(each)}\n\n"
+        text += format_table(_HEAD, map(_format_row, _list_fields(each).items())) + "\n"
     return text.removesuffix("\n")
 
 
 def _render_recipes(recipes: Mapping[str, tuple[str, type[BaseModel]]]) -> str:
     rows = {
-        name: {key: _row((key, field)) for key, field in _fields(each).items()}
+        name: {key: _format_row((key, field)) for key, field in _list_fields(each).items()}
         for name, (_, each) in recipes.items()
     }
     groups: dict[str, list[str]] = {}
@@ -91,63 +91,65 @@ def _render_recipes(recipes: Mapping[str, tuple[str, type[BaseModel]]]) -> str:
     text = ""
     for title, names in groups.items():
         group = {name: rows[name] for name in names}
-        usual = _most_common_rows(list(group.values()))
-        text += f"\n## All {title}\n\n" + table(_HEAD, usual.values())
+        usual = _find_common_rows(list(group.values()))
+        text += f"\n## All {title}\n\n" + format_table(_HEAD, usual.values())
         for name, options in group.items():
             own = [row for flag, row in options.items() if usual.get(flag) != row]
             text += f"\n## {name}\n\n{escape(recipes[name][0])}\n\n"
-            text += table(_HEAD, own) if own else "It has no other options.\n"
+            text += format_table(_HEAD, own) if own else "It has no other options.\n"
     return text
 
 
-def _most_common_rows(recipes: Sequence[Mapping[str, _Row]]) -> dict[str, _Row]:
+def _find_common_rows(recipes: Sequence[Mapping[str, _Row]]) -> dict[str, _Row]:
     """Returns the options that every recipe has, each as most of them have it."""
     flags = [flag for flag in recipes[0] if all(flag in each for each in recipes)]
     return {flag: Counter(each[flag] for each in recipes).most_common(1)[0][0] for flag in flags}
 
 
-def _summary(command: type[BaseModel]) -> str:
+def _read_summary(command: type[BaseModel]) -> str:
     return escape((command.__doc__ or "").strip().partition("\n\n")[0])
 
 
-def _fields(command: type[BaseModel]) -> dict[str, FieldInfo]:
+def _list_fields(command: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in command.model_fields.items()}
 
 
-def _row(item: tuple[str, FieldInfo]) -> _Row:
+def _format_row(item: tuple[str, FieldInfo]) -> _Row:
     name, field = item
     positional = any(
         getattr(each, "__name__", "") == "_CliPositionalArg" for each in field.metadata
     )
     flag = f"`{name.upper()}`" if positional else f"`--{name.replace('_', '-')}`"
-    return flag, _value(field), _default(field), escape(field.description or "")
+    return flag, _format_value(field), _format_default(field), escape(field.description or "")
 
 
-def _value(field: FieldInfo) -> str:
-    return " ".join(filter(None, (_kind(field.annotation), _bounds(field))))
+def _format_value(field: FieldInfo) -> str:
+    return " ".join(filter(None, (_format_kind(field.annotation), _format_bounds(field))))
 
 
-def _kind(annotation: object) -> str:
+def _format_kind(annotation: object) -> str:
     if get_origin(annotation) is Annotated:
         (annotation, *_) = get_args(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(each) for each in arguments if each is not types.NoneType)
+        return " or ".join(_format_kind(each) for each in arguments if each is not types.NoneType)
     if origin is tuple:
-        return ",".join(_kind(each) for each in arguments)
+        return ",".join(_format_kind(each) for each in arguments)
     if origin is list:
-        return f"list: {_kind(arguments[0])}"
+        return f"list: {_format_kind(arguments[0])}"
     name = "dict" if origin is dict else getattr(annotation, "__name__", str(annotation))
     return _NAMES.get(name, name)
 
 
-def _bounds(field: FieldInfo) -> str:
-    return ", ".join(_bound(each) for each in field.metadata if isinstance(each, Ge | Gt | Le | Lt))
+def _format_bounds(field: FieldInfo) -> str:
+    return ", ".join(
+        _format_bound(each) for each in field.metadata if isinstance(each, Ge | Gt | Le | Lt)
+    )
 
 
-def _bound(limit: Ge | Gt | Le | Lt) -> str:
+def _format_bound(limit: Ge | Gt | Le | Lt) -> str:
     sign, value = {
         Ge: ("≥", getattr(limit, "ge", None)),
         Gt: ("&gt;", getattr(limit, "gt", None)),
@@ -157,7 +159,7 @@ def _bound(limit: Ge | Gt | Le | Lt) -> str:
     return f"{sign} {value:,}" if isinstance(value, int | float) else f"{sign} {value}"
 
 
-def _default(field: FieldInfo) -> str:
+def _format_default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)

@@ -42,7 +42,7 @@ def stage(root: Path, out: Path) -> None:
     Raises:
         StageError: a link leads to nothing.
     """
-    waiting = [path.relative_to(root).as_posix() for path in _documents(root / "docs")]
+    waiting = [path.relative_to(root).as_posix() for path in _list_documents(root / "docs")]
     waiting += NAMED
     done: set[str] = set()
     kept: set[Path] = set()
@@ -56,7 +56,7 @@ def stage(root: Path, out: Path) -> None:
         target = out / place(source)
         kept.add(target)
         _write(target, content)
-    for path in list(_documents(out)):
+    for path in list(_list_documents(out)):
         if path not in kept:
             path.unlink()
 
@@ -72,7 +72,7 @@ def place(source: str) -> str:
     return f"source/{source}{ending}"
 
 
-def _documents(folder: Path) -> Iterator[Path]:
+def _list_documents(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path
