@@ -88,7 +88,7 @@ class BucketedApp(App):
     """A server that runs batches as on a GPU: padded, in buffers of each thread."""
 
     def _open_backend(self, bundle):
-        most = self._settings.batch_images(on_cpu=False)
+        most = self._settings.compute_batch_images(on_cpu=False)
         return OnnxBackend(bundle, device="cpu", max_batch=most, bucketed=True)
 
 

@@ -103,7 +103,7 @@ class App:
                     alone_threads=self._alone_threads,
                 )
             ),
-            variant_of=self._variant_of,
+            variant_of=self._choose_variant,
             keys=self._open_keys(),
             unload_when_empty=settings.unload_when_empty,
         )
@@ -149,7 +149,7 @@ class App:
     def _alone_threads(self) -> int:
         return min(self._cores, _MOST_ALONE_THREADS) if self._settings.spread_alone else 1
 
-    def _variant_of(self, model: str) -> str:
+    def _choose_variant(self, model: str) -> str:
         return self._settings.variants.get(model, self._settings.variant)
 
     def _open_backend(self, bundle: Bundle) -> Backend:
@@ -158,10 +158,12 @@ class App:
             bundle,
             device=settings.device,
             alone_threads=self._alone_threads,
-            max_batch=settings.batch_images(on_cpu=False),  # for buckets, which only a GPU uses
+            max_batch=settings.compute_batch_images(
+                on_cpu=False
+            ),  # for buckets, which only a GPU uses
             buckets=settings.batch_buckets,
             cuda_graphs=settings.cuda_graphs,
-            variant=self._variant_of(bundle.spec.name),
+            variant=self._choose_variant(bundle.spec.name),
             max_image_memory_bytes=settings.max_image_memory_bytes,
         )
 
@@ -175,7 +177,7 @@ class App:
             self.metrics,
             # On a CPU one single-threaded pass per core beats one pass on all cores.
             instances=settings.instances or (self._cores if on_cpu else _GPU_INSTANCES),
-            max_batch_images=settings.batch_images(on_cpu=on_cpu),
+            max_batch_images=settings.compute_batch_images(on_cpu=on_cpu),
             max_queue_images=settings.max_queue_images,
             batch_delay_s=settings.batch_delay_ms / 1e3,
             niceness=_NICENESS if on_cpu else 0,
@@ -311,7 +313,7 @@ class App:
         self._opened.callback(self._catching_up.cancel)
         await asyncio.wait({self._catching_up}, timeout=max(1.0, until - loop.time()))
 
-    def _event(self, name: str) -> str:
+    def _name_event(self, name: str) -> str:
         """Returns the log event of this process; the supervisor logs the plain name for all."""
         return f"worker {name}" if self._peers.several else name
 
@@ -337,7 +339,9 @@ class App:
         """Drains: sets health, waits for load balancers, finishes the calls, closes the rest."""
         settings = self._settings
         _log.info(
-            self._event("draining"), delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s
+            self._name_event("draining"),
+            delay_s=settings.drain_delay_s,
+            grace_s=settings.drain_grace_s,
         )
         if self._rpc is not None and self.grpc_address:  # otherwise no client can know this server
             await self._rpc.leave()
@@ -349,12 +353,12 @@ class App:
             await self._rpc.stop(settings.drain_grace_s)
             expiry.cancel()
         await self._opened.aclose()
-        _log.info(self._event("stopped"))
+        _log.info(self._name_event("stopped"))
 
     def reload(self) -> None:
         """Scans the repository for changes now, if `model_control` is poll or watch."""
         _log.info(
-            self._event("reload"),
+            self._name_event("reload"),
             models="scanned" if self.control.look() else "unchanged: see model_control",
             files="certificates and API keys are read again whenever they change",
         )

@@ -20,11 +20,11 @@ def run(main: Coroutine[Any, Any, _ResultT]) -> _ResultT:
 
     On uvloop an empty call costs a sixth less; see docs/notes/serving-performance.md.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_choose_loop_factory()) as runner:
         return runner.run(main)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _choose_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415 - uvloop does not exist on every platform
     except ImportError:

@@ -46,7 +46,7 @@ class WatchedFiles:
         self._seen: tuple[_Signature, ...] | None = None
         self._contents: list[bytes] | None = None
 
-    def changed(self) -> list[bytes] | None:
+    def read_changed(self) -> list[bytes] | None:
         """Returns the content of each file, or None if none changed since the last success.
 
         Raises:
@@ -55,7 +55,7 @@ class WatchedFiles:
         if self._seen is not None and self._seen == tuple(map(_look, self._paths)):
             return None
         read = [_read(path, self._most_bytes) for path in self._paths]
-        signatures = tuple(_signature(status) for _, status in read)
+        signatures = tuple(_make_signature(status) for _, status in read)
         # If a file is replaced while the others are read, the set is inconsistent. Its signatures
         # then differ from those of the paths, and the next check reads all files again.
         is_settled = all(abs(time.time() - status.st_ctime) > _SETTLED_S for _, status in read)
@@ -88,12 +88,12 @@ def _read(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
 
 def _look(path: Path) -> _Signature | None:
     try:
-        return _signature(path.stat())
+        return _make_signature(path.stat())
     except OSError:
         return None
 
 
-def _signature(status: os.stat_result) -> _Signature:
+def _make_signature(status: os.stat_result) -> _Signature:
     """Returns the metadata that changes when a file is rewritten or replaced.
 
     It includes the inode's change time, because a file may be replaced by another one of the same

@@ -118,10 +118,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     tls = parser.add_argument_group("TLS")
     for name, what in _TLS_FILES.items():
-        tls.add_argument(f"--tls-{name}", type=Path, **_option_or_variable(name, what))
+        tls.add_argument(f"--tls-{name}", type=Path, **_make_option(name, what))
     tls.add_argument(
         "--tls-server-name",
-        **_option_or_variable("server-name", "name in the server's certificate"),
+        **_make_option("server-name", "name in the server's certificate"),
     )
     options = parser.parse_args(arguments)
     ca, own, key = options.tls_ca, options.tls_certificate, options.tls_key
@@ -156,7 +156,7 @@ def _parse_time(text: str) -> float:
     return seconds
 
 
-def _option_or_variable(name: str, what: str) -> dict[str, Any]:
+def _make_option(name: str, what: str) -> dict[str, Any]:
     """Returns an option whose default is an environment variable. An empty variable is ignored."""
     variable = f"IMAGEMINT_HEALTHCHECK_TLS_{name.upper().replace('-', '_')}"
     return {

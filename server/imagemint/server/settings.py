@@ -39,7 +39,7 @@ _POLICY = re.compile(r"all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*")
 _VARIANT = re.compile(r"[a-z0-9-]{1,32}")
 
 
-def _spelled(form: re.Pattern[str], wanted: str) -> AfterValidator:
+def _make_spelling_check(form: re.Pattern[str], wanted: str) -> AfterValidator:
     """Returns a check that a text has a form, whose error says what is wanted, not the form."""
 
     def check(text: str) -> str:
@@ -50,13 +50,19 @@ def _spelled(form: re.Pattern[str], wanted: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Address = Annotated[str, _spelled(_ADDRESS, "HOST:PORT")]
-Policy = Annotated[str, _spelled(_POLICY, "all, latest:N, or numbers of versions such as 1,3")]
-Variant = Annotated[str, _spelled(_VARIANT, "auto, reference, or the name of a variant")]
-Origin = Annotated[
-    str, _spelled(_ORIGIN, "* or an origin such as https://example.org, without a path")
+Address = Annotated[str, _make_spelling_check(_ADDRESS, "HOST:PORT")]
+Policy = Annotated[
+    str, _make_spelling_check(_POLICY, "all, latest:N, or numbers of versions such as 1,3")
 ]
-Collector = Annotated[str, _spelled(_COLLECTOR, "http://HOST:PORT or https://HOST:PORT")]
+Variant = Annotated[
+    str, _make_spelling_check(_VARIANT, "auto, reference, or the name of a variant")
+]
+Origin = Annotated[
+    str, _make_spelling_check(_ORIGIN, "* or an origin such as https://example.org, without a path")
+]
+Collector = Annotated[
+    str, _make_spelling_check(_COLLECTOR, "http://HOST:PORT or https://HOST:PORT")
+]
 
 
 def _to_text(value: object) -> object:
@@ -240,7 +246,7 @@ class ServeSettings(BaseModel):
         """Returns the maximum number of concurrent calls of one caller."""
         return self.max_calls_per_caller or -(-3 * self.max_concurrent_calls // 4)
 
-    def batch_images(self, *, on_cpu: bool) -> int:
+    def compute_batch_images(self, *, on_cpu: bool) -> int:
         """Returns the maximum number of images in one batch, on a CPU or on a GPU."""
         if self.max_batch_images is not None:
             return self.max_batch_images

@@ -12,7 +12,7 @@ from imagemint.server.processes.worker import WorkerPeers, _send_heartbeats
 
 async def work(end):
     """Keeps a list of words and answers until it is told to stop."""
-    channel = await Channel.over(end)
+    channel = await Channel.from_socket(end)
     peers = WorkerPeers(await channel.receive(), channel)
     words = []
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from held_backend import WAIT_S
 
-from imagemint.server.processes.supervisor import Supervisor, worker_settings
+from imagemint.server.processes.supervisor import Supervisor, make_worker_settings
 from imagemint.server.processes.worker_keeper import StartFailed
 from imagemint.server.settings import ServeSettings
 
@@ -127,10 +127,10 @@ async def test_used_port_fails_the_start(which):
 def test_queue_is_divided_among_workers():
     """Each worker has a share of the queue that holds the largest request."""
     settings = ServeSettings(processes=3, max_queue_images=10_000, max_images_per_request=1_000)
-    assert worker_settings(settings, "h:1").max_queue_images == 3_334
+    assert make_worker_settings(settings, "h:1").max_queue_images == 3_334
     crowded = settings.model_copy(update={"processes": 30})
-    assert worker_settings(crowded, "h:1").max_queue_images == 1_000
-    assert worker_settings(crowded, "h:1").grpc_address == "h:1"
+    assert make_worker_settings(crowded, "h:1").max_queue_images == 1_000
+    assert make_worker_settings(crowded, "h:1").grpc_address == "h:1"
 
 
 def test_supervisor_imports_neither_grpc_nor_numpy():

@@ -40,17 +40,17 @@ def test_large_file_is_refused(path):
 def test_change_is_returned_once(path):
     """The first check returns the content, and later ones only changes."""
     files = WatchedFiles([path])
-    assert files.changed() == [b"old"]
-    assert files.changed() is None
+    assert files.read_changed() == [b"old"]
+    assert files.read_changed() is None
     path.write_bytes(b"new")
-    assert files.changed() == [b"new"]
-    assert files.changed() is None
+    assert files.read_changed() == [b"new"]
+    assert files.read_changed() is None
 
 
 def test_change_after_a_failed_read_is_returned(path, tmp_path):
     """A file that cannot be read is read later, even if it has not changed since."""
     files = WatchedFiles([path])
-    files.changed()
+    files.read_changed()
     hidden = tmp_path / "hidden"
     hidden.write_bytes(b"new")
     os.utime(hidden, (1, 1))
@@ -60,8 +60,8 @@ def test_change_after_a_failed_read_is_returned(path, tmp_path):
         patch.setattr(os, "open", _make_failing(os.open))
         for _ in range(2):
             with pytest.raises(OSError, match="Input/output"):
-                files.changed()
-    assert files.changed() == [b"new"]
+                files.read_changed()
+    assert files.read_changed() == [b"new"]
 
 
 def _make_failing(real):
@@ -74,14 +74,14 @@ def _make_failing(real):
 def test_rewrite_with_equal_metadata_is_returned(path):
     """Two writes may leave equal metadata. The content then shows the change."""
     files = WatchedFiles([path])
-    files.changed()
+    files.read_changed()
     status = path.stat()
     path.write_bytes(b"new")
     with pytest.MonkeyPatch.context() as patch:
         real = type(path).stat
         # The file system's clock stands still: the metadata are those of the first write.
         patch.setattr(type(path), "stat", lambda self, **o: status if self == path else real(self))
-        assert files.changed() == [b"new"]
+        assert files.read_changed() == [b"new"]
 
 
 @pytest.fixture
@@ -99,11 +99,11 @@ def test_swapped_directory_link_is_a_change(tmp_path):
     (tmp_path / "..data").symlink_to("..one")
     (tmp_path / "keys").symlink_to("..data/keys")
     files = WatchedFiles([tmp_path / "keys"])
-    assert files.changed() == [b"one"]
-    assert files.changed() is None
+    assert files.read_changed() == [b"one"]
+    assert files.read_changed() is None
     (tmp_path / "..tmp").symlink_to("..two")
     (tmp_path / "..tmp").replace(tmp_path / "..data")
-    assert files.changed() == [b"two"]
+    assert files.read_changed() == [b"two"]
 
 
 @pytest.mark.usefixtures("_use_metadata_only")
@@ -115,7 +115,7 @@ def test_replaced_file_link_is_a_change(tmp_path):
     path = tmp_path / "keys"
     path.symlink_to("one")
     files = WatchedFiles([path])
-    assert files.changed() == [b"one"]
+    assert files.read_changed() == [b"one"]
     (tmp_path / "next").symlink_to("two")
     (tmp_path / "next").replace(path)
-    assert files.changed() == [b"two"]
+    assert files.read_changed() == [b"two"]

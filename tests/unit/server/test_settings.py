@@ -145,8 +145,8 @@ def test_invalid_value_is_refused(wrong):
 def test_batch_size_depends_on_the_device(given, on_cpu, on_gpu):
     """The size is the default of the device, or the largest configured size."""
     settings = ServeSettings(**given)
-    assert settings.batch_images(on_cpu=True) == on_cpu
-    assert settings.batch_images(on_cpu=False) == on_gpu
+    assert settings.compute_batch_images(on_cpu=True) == on_cpu
+    assert settings.compute_batch_images(on_cpu=False) == on_gpu
 
 
 def test_trace_endpoint_has_no_password():

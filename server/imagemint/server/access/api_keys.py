@@ -146,7 +146,7 @@ class KeyFileError(ValueError):
     """A key file cannot be used. The message gives the reason and never repeats a key."""
 
 
-def new_key() -> str:
+def generate_key() -> str:
     """Returns a new key: 256 random bits as text."""
     return PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
@@ -275,7 +275,7 @@ class KeyRing:
     def _read(self) -> bool:
         """Reads the clients again if the file has changed; returns whether it has."""
         try:
-            contents = self._file.changed()
+            contents = self._file.read_changed()
         except OSError as error:
             raise _make_read_error(self._path, error) from None
         if contents is None:

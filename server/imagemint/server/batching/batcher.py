@@ -271,7 +271,7 @@ class Batcher:
         if not self._room:
             return
         with self._lock:
-            while (waiter := self._room.next(any_size=self._closed)) is not None:
+            while (waiter := self._room.take_next(any_size=self._closed)) is not None:
                 if waiter.admitted.cancelled():
                     continue
                 try:
@@ -325,7 +325,9 @@ class Batcher:
                     self._idle -= 1
                     self._wake_one()
                     return None
-                timeout_s = max(0.0, self._remaining_delay_s()) if self._queue.images else None
+                timeout_s = (
+                    max(0.0, self._compute_remaining_delay_s()) if self._queue.images else None
+                )
             self._sleep(timeout_s)
 
     def _sleep(self, timeout_s: float | None) -> None:
@@ -349,7 +351,7 @@ class Batcher:
         job.dropped = True
         self._queue.remove(job)
 
-    def _remaining_delay_s(self) -> float:
+    def _compute_remaining_delay_s(self) -> float:
         """Returns the time that the queue may still wait for more images."""
         if not self._queue.can_wait:
             return 0.0
@@ -357,7 +359,11 @@ class Batcher:
 
     def _should_wait(self) -> bool:
         enough = self.preferred_images[0] if self.preferred_images else self._max_batch
-        return self._queue.images < enough and not self._closed and self._remaining_delay_s() > 0
+        return (
+            self._queue.images < enough
+            and not self._closed
+            and self._compute_remaining_delay_s() > 0
+        )
 
     def _choose_batch_size(self) -> int:
         """Returns the size of the next batch: the queue, divided among the idle instances.

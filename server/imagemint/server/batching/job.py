@@ -31,7 +31,7 @@ class Conditions(NamedTuple):
     tokens: npt.NDArray[np.int64] | None = None
     """Token ids of the captions, int64 [count, max_words]."""
 
-    def at(self, positions: npt.NDArray[np.int64]) -> "Conditions":
+    def select(self, positions: npt.NDArray[np.int64]) -> "Conditions":
         """Returns the conditions of the images at some positions, int64 [M]."""
         classes, captions, tokens = self
         return Conditions(

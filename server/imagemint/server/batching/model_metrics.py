@@ -45,7 +45,7 @@ class ModelMetrics:
         self._queue_wait = {level: metrics.queue_wait.labels(*labels, level) for level in Priority}
         self._batch_images = metrics.batch_images.labels(*labels)
         self._inference = metrics.inference_duration.labels(*labels)
-        self._batches = metrics.backlog.later(self._count)
+        self._batches = metrics.backlog.make_buffer(self._count)
 
     def add(
         self,

@@ -81,7 +81,7 @@ class Room:
             self._waiters.remove(waiter)
             self._waiting_images -= self._count_images(waiter.job, waiter.job.count)
 
-    def next(self, *, any_size: bool = False) -> Waiter | None:
+    def take_next(self, *, any_size: bool = False) -> Waiter | None:
         """Removes and returns the first waiting job that may enter now; None if there is none.
 
         A HIGH job may enter before an earlier NORMAL job, into the room that is reserved for it.

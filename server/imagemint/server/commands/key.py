@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import CliPositionalArg
 
-from imagemint.server.access.api_keys import Client, compute_digest, describe_faults, new_key
+from imagemint.server.access.api_keys import Client, compute_digest, describe_faults, generate_key
 
 
 class Key(BaseModel):
@@ -36,12 +36,12 @@ class Key(BaseModel):
     @model_validator(mode="after")
     def _check_client(self) -> Self:
         try:
-            self._client(compute_digest(""))
+            self._make_client(compute_digest(""))
         except ValidationError as error:
             raise ValueError(describe_faults(error)) from None
         return self
 
-    def _client(self, digest: str) -> Client:
+    def _make_client(self, digest: str) -> Client:
         return Client(
             name=self.name,
             sha256=[digest],
@@ -54,8 +54,8 @@ class Key(BaseModel):
 
     def run(self) -> int:
         """Prints the entry and the key."""
-        key = new_key()
-        client = self._client(compute_digest(key))
+        key = generate_key()
+        client = self._make_client(compute_digest(key))
         print("\n[[key]]")
         for name, value in client.model_dump(exclude_defaults=True).items():
             # JSON and TOML write strings, lists of strings, numbers and booleans alike.

@@ -15,7 +15,7 @@ class Sign(BaseModel):
     @classmethod
     def variants(cls) -> dict[str, str]:
         """Returns the subcommands, each with one line of help."""
-        return {name: _first_line(kind) for name, kind in _KINDS.items()}
+        return {name: _get_first_line(kind) for name, kind in _KINDS.items()}
 
     @classmethod
     def load_variant(cls, name: str) -> type[BaseModel]:
@@ -82,7 +82,7 @@ _KINDS: dict[str, type[BaseModel]] = {"bundle": SignBundle, "key": MakeKey}
 _ENDINGS = (".pem", ".pub.pem")
 
 
-def _first_line(kind: type[BaseModel]) -> str:
+def _get_first_line(kind: type[BaseModel]) -> str:
     return (kind.__doc__ or "").partition("\n")[0]
 
 

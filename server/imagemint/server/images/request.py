@@ -71,11 +71,11 @@ class ImageRequest:
             indices: the index of the new image of each, uint64 [M].
         """
         psi = job.psi[positions] if isinstance(job.psi, np.ndarray) else job.psi
-        conditions = job.conditions.at(positions)
-        runs = self.runs_at(indices)
+        conditions = job.conditions.select(positions)
+        runs = self.make_runs(indices)
         return Job(len(positions), runs, conditions, psi, job.deadline, self.priority)
 
-    def runs_at(self, indices: npt.NDArray[np.uint64]) -> list[Run]:
+    def make_runs(self, indices: npt.NDArray[np.uint64]) -> list[Run]:
         """Returns the runs of images of the request's seed at any indices, uint64 [M]."""
         first = self.latents[0]
         assert isinstance(first, Run)  # noqa: S101 - for the type checker: explicit latents have no indices

@@ -73,7 +73,7 @@ class Faults:
         return len(self._found) >= _MOST_FAULTS
 
     @contextlib.contextmanager
-    def at(self, place: str) -> Iterator[None]:
+    def record_at(self, place: str) -> Iterator[None]:
         """Records a refusal within the block as a violation of a field."""
         try:
             yield
@@ -111,7 +111,7 @@ def measure_sources(
     areas, passes = 0, 0
     for number, each in enumerate(given):
         place = f"sources[{number}]"
-        with faults.at(place):
+        with faults.record_at(place):
             height, width = _measure(place, each, limits.pixels, faults)
             if height and width:
                 fitted = _grow(height, width, source, fit)
@@ -158,7 +158,7 @@ def load_sources(
     loaded: list[LoadedSource] = []
     for number, each in enumerate(given):
         place = f"sources[{number}]"
-        with faults.at(place):
+        with faults.record_at(place):
             if isinstance(each, EncodedSource):
                 pixels = _decode_source(place, each, source, most_pixels, faults)
             else:
@@ -188,7 +188,7 @@ def _measure(place: str, given: GivenSource, most_pixels: int, faults: Faults) -
         return height, width
     size = (0, 0)
     for name, content in _list_files(given):
-        with faults.at(f"{place}.encoded.{name}"):
+        with faults.record_at(f"{place}.encoded.{name}"):
             size = read_size(content, most_pixels)
     return size
 
@@ -220,7 +220,7 @@ def _decode_source(
     parts: list[npt.NDArray[np.uint8]] = []
     for name, content in _list_files(given):
         channels = 1 if name == "mask" else source.channels
-        with faults.at(f"{place}.encoded.{name}"):
+        with faults.record_at(f"{place}.encoded.{name}"):
             pixels = decode(content, channels, most_pixels)
             if name == "mask":
                 pixels = _round_mask(pixels)

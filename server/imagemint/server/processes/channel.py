@@ -27,7 +27,7 @@ class Channel:
         self._writer = writer
 
     @classmethod
-    async def over(cls, end: socket.socket) -> Self:
+    async def from_socket(cls, end: socket.socket) -> Self:
         """Returns a channel over one end of a socket pair, and takes ownership of the socket."""
         return cls(*await asyncio.open_connection(sock=end))
 

@@ -49,7 +49,7 @@ class Questions:
             if keeper.ready or remember_as:
                 keeper.send(question)
         try:
-            replies = await asked.replies(timeout_s)
+            replies = await asked.wait_for_replies(timeout_s)
         finally:
             del self._open[question.id]
         in_vain = bool(replies) and all(reply.error for reply in replies)
@@ -74,12 +74,12 @@ class Questions:
         self._passing.add(task)
         task.add_done_callback(self._passing.discard)
 
-    def replied(self, reply: Reply) -> None:
+    def record_reply(self, reply: Reply) -> None:
         """Records a reply; ignores one that comes too late."""
         if reply.id in self._open:
             self._open[reply.id].add(reply)
 
-    def died(self, number: int) -> None:
+    def record_death(self, number: int) -> None:
         """Records that a worker died, so that no question waits for it."""
         for identity, asked in self._open.items():
             asked.add(Reply(identity, number, error=f"worker {number} died"))
@@ -109,7 +109,7 @@ class _Open:
         if not self._missing:
             self._complete.set()
 
-    async def replies(self, timeout_s: float) -> list[Reply]:
+    async def wait_for_replies(self, timeout_s: float) -> list[Reply]:
         """Returns all replies; an error for each worker that does not reply in time."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -20,7 +20,7 @@ from imagemint.server.processes.worker_keeper import Keeper, KeeperContext
 from imagemint.server.processes.worker_metrics import Figures, parse_figures
 from imagemint.server.settings import ServeSettings, find_absent_models
 from imagemint.server.telemetry.gpu import watch_devices
-from imagemint.server.telemetry.logs import close_logs, real_stderr
+from imagemint.server.telemetry.logs import close_logs, get_original_stderr
 from imagemint.server.telemetry.metrics_endpoint import expose
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -73,7 +73,9 @@ class Supervisor:
             # A file in memory cannot meet a full or read-only disk, and ends with the last process.
             self._served_bytes = os.memfd_create("imagemint-served-bytes")
             opened.callback(os.close, self._served_bytes)
-            self._metrics = WorkersMetrics(settings.processes, self._measurer(), self._pids)
+            self._metrics = WorkersMetrics(
+                settings.processes, self._make_measurer(), self._list_pids
+            )
             if settings.device != "cpu":
                 watch_devices(self._metrics.registry)
             metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
@@ -127,9 +129,9 @@ class Supervisor:
     def _create_keepers(self, address: str, http_address: str | None) -> list[Keeper]:
         context = KeeperContext(
             command=self._worker,
-            settings=worker_settings(self._settings, address, http_address),
+            settings=make_worker_settings(self._settings, address, http_address),
             served_bytes=self._served_bytes,
-            stderr=real_stderr(),
+            stderr=get_original_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
             changed=self._on_change,
@@ -151,33 +153,33 @@ class Supervisor:
         if isinstance(message, Ask):
             self._questions.pass_on(self._keepers, keeper, message)
         else:
-            self._questions.replied(message)
+            self._questions.record_reply(message)
 
     def _on_figures(self, keeper: Keeper, figures: Figures) -> None:
         self._metrics.totals.update(keeper.number, figures)
 
     def _on_death(self, keeper: Keeper) -> None:
-        self._questions.died(keeper.number)
+        self._questions.record_death(keeper.number)
         self._metrics.totals.retire(keeper.number)
         self._on_change()
         if not self._leaving.is_set():
             self._metrics.restarts.labels(str(keeper.number)).inc()
 
-    def _pids(self) -> dict[int, int]:
+    def _list_pids(self) -> dict[int, int]:
         return {keeper.number: keeper.pid for keeper in self._keepers if keeper.pid}
 
-    def _measurer(self) -> Callable[[], None]:
+    def _make_measurer(self) -> Callable[[], None]:
         """Returns a function that updates the totals from the workers, on the scrape's thread."""
         loop = asyncio.get_running_loop()
 
         async def ask() -> None:
-            pids = self._pids()
+            pids = self._list_pids()
             replies = await self._questions.ask(
                 self._keepers, "measure", None, timeout_s=_MEASURE_S
             )
             for reply in replies:
                 # If the worker died since, the total already contains its metrics.
-                if reply.value and self._pids().get(reply.worker) == pids.get(reply.worker):
+                if reply.value and self._list_pids().get(reply.worker) == pids.get(reply.worker):
                     self._metrics.totals.update(reply.worker, parse_figures(reply.value))
 
         def measure() -> None:
@@ -204,7 +206,7 @@ class Supervisor:
         return 0
 
 
-def worker_settings(
+def make_worker_settings(
     settings: ServeSettings, address: str, http_address: str | None = None
 ) -> ServeSettings:
     """Returns the settings of each worker, with its share of queue and memory.

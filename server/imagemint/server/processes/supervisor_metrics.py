@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-from imagemint.server.processes.worker_metrics import Totals, figures_of
+from imagemint.server.processes.worker_metrics import Totals, collect_figures
 from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, DroppedLines, add_build_info
 
 _SUPERVISOR = "supervisor"
@@ -76,7 +76,7 @@ class _Refreshed(Collector):
     def collect(self) -> Iterable[Metric]:
         self._refresh()
         # The supervisor counts its log lines under the same name as its workers.
-        self._totals.update(_SUPERVISORS_NUMBER, figures_of(DroppedLines()))
+        self._totals.update(_SUPERVISORS_NUMBER, collect_figures(DroppedLines()))
         return self._totals.collect()
 
 

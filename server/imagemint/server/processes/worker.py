@@ -33,7 +33,7 @@ from imagemint.server.processes.messages import (
     Reload,
     Reply,
 )
-from imagemint.server.processes.worker_metrics import Figures, dump_figures, figures_of
+from imagemint.server.processes.worker_metrics import Figures, collect_figures, dump_figures
 from imagemint.server.telemetry.logs import close_logs, configure_logs
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -138,7 +138,7 @@ async def work(end: socket.socket) -> int:
     Args:
         end: one end of a socket pair; the supervisor has the other end.
     """
-    channel = await Channel.over(end)
+    channel = await Channel.from_socket(end)
     begin = await channel.receive()
     if not isinstance(begin, Begin):
         return 1
@@ -169,7 +169,7 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         from imagemint.server.app import App  # noqa: PLC0415 - imported on a thread above
 
         app = App(begin.settings, peers)
-        measure = _measurer(app.metrics.registry)
+        measure = _make_measurer(app.metrics.registry)
 
         async def tell(_: object) -> str:
             return dump_figures(await measure())
@@ -179,11 +179,11 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         telling = [_send_heartbeats(channel), _report(channel, measure)]
         tasks = [asyncio.create_task(each) for each in telling]
 
-        def ready() -> None:
+        def report_ready() -> None:
             settle()
             channel.send(Ready(app.served))
 
-        await app.serve_until(peers.drain, ready)
+        await app.serve_until(peers.drain, report_ready)
     except Exception as error:  # noqa: BLE001 - the supervisor logs it and may restart the worker
         reason = str(error) or type(error).__name__
         if not _is_expected(error):  # the supervisor logs expected errors once for all workers
@@ -194,19 +194,19 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
         _log.warning("supervisor has ended")
     for task in tasks:
         task.cancel()
-    channel.send(Heartbeat(figures_of(app.metrics.registry)))
+    channel.send(Heartbeat(collect_figures(app.metrics.registry)))
     if app.leaves_work:
         await channel.close()
         exit_now(0)
     return 0
 
 
-def _measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
+def _make_measurer(registry: Collector) -> Callable[[], Awaitable[Figures]]:
     """Returns a function that reads the metrics on a dedicated thread, off the event loop."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="figures")
 
     async def measure() -> Figures:
-        return await asyncio.get_running_loop().run_in_executor(thread, figures_of, registry)
+        return await asyncio.get_running_loop().run_in_executor(thread, collect_figures, registry)
 
     return measure
 

@@ -198,7 +198,7 @@ class Keeper:
 
     async def _converse(self, process: asyncio.subprocess.Process, end: socket.socket) -> None:
         context = self._context
-        self._channel = channel = await Channel.over(end)
+        self._channel = channel = await Channel.from_socket(end)
         try:
             remembered = context.remembered()
             channel.send(Begin(self.number, context.settings, context.served_bytes, remembered))

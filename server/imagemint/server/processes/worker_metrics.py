@@ -62,7 +62,7 @@ def parse_figures(text: str) -> Figures:
     return _FIGURES.validate_json(text)
 
 
-def figures_of(collector: Collector) -> Figures:
+def collect_figures(collector: Collector) -> Figures:
     """Returns the current metrics of a registry; thread-safe."""
     found: dict[str, Family] = {}
     for each in collector.collect():
@@ -108,7 +108,7 @@ class Totals(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yields the metrics in order of their names."""
         with self._lock:
-            totals = self._totals()
+            totals = self._compute_totals()
         for name in sorted(totals):
             family = totals[name]
             metric = Metric(name, family.documentation, family.type)
@@ -120,7 +120,7 @@ class Totals(Collector):
         """Returns nothing, because the metrics depend on the workers."""
         return ()
 
-    def _totals(self) -> Mapping[str, Family]:
+    def _compute_totals(self) -> Mapping[str, Family]:
         totals: dict[str, Family] = {}
         for figures in (list(self._past.values()), *self._living.values()):
             for family in figures:

@@ -9,7 +9,7 @@ from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.failure_causes import is_passing
-from imagemint.server.repository.loading import Loader, close, reason_of
+from imagemint.server.repository.loading import Loader, close, explain_failure
 from imagemint.server.repository.served_digests import ServedBytes
 from imagemint.server.repository.snapshot import Catalogue
 from imagemint.server.repository.unloading import Unloading
@@ -81,7 +81,7 @@ class Lifecycle:
         try:
             served = self._open_whole(key, version, accept=accept, may_try=may_try)
             if served is before:
-                self._catalogue.put(name, _without_failure(version))
+                self._catalogue.put(name, _clear_failure(version))
                 return True
             if self.closing:
                 close(served)
@@ -93,7 +93,7 @@ class Lifecycle:
             self._refuse(name, version, error)
             return before is not None
         self._catalogue.put(
-            name, replace(_without_failure(version), state=State.READY, served=served)
+            name, replace(_clear_failure(version), state=State.READY, served=served)
         )
         with self._labels:
             self._opening.discard(key)
@@ -132,7 +132,7 @@ class Lifecycle:
             tried = self._try_out(version, may_try=may_try)
         bundle = loader.read(version.directory)
         if not accept:
-            _refuse_changed(bundle, self._served_bytes.known(*key))
+            _refuse_changed(bundle, self._served_bytes.find_digest(*key))
         if before is not None and before.bundle.sha256 == bundle.sha256:
             return before
         if tried is None and loader.needs_trial(bundle):
@@ -163,11 +163,11 @@ class Lifecycle:
         leaving = replace(version, state=State.UNLOADING, reason="", served=None)
         self._catalogue.put(name, leaving)
 
-        def gone() -> None:
+        def remove() -> None:
             self._forget(served)
             self._catalogue.exchange(name, leaving, after)
 
-        self._unloading.begin(served, gone)
+        self._unloading.begin(served, remove)
 
     def end_trials(self) -> None:
         """Ends all trials, so that loads under way fail soon. Call it when the server stops."""
@@ -201,7 +201,7 @@ class Lifecycle:
             with self._labels:
                 self._opening.discard((name, version.number))
             return
-        why = reason_of(error)
+        why = explain_failure(error)
         if version.served is None:
             version = replace(version, state=State.FAILED)
             with self._labels:
@@ -248,7 +248,7 @@ class Lifecycle:
                 self._metrics.forget_version(name, number)
 
 
-def _without_failure(version: Version) -> Version:
+def _clear_failure(version: Version) -> Version:
     """Returns the version without a reason, attempts or a retry time."""
     return replace(version, reason="", attempts=0, retry_at=None)
 

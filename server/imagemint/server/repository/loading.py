@@ -99,7 +99,7 @@ class Loader:
             return False
         if isinstance(found, Bundle):
             return not is_plain(found)
-        return _largest_file(found) > PLAIN_BYTES
+        return _measure_largest_file(found) > PLAIN_BYTES
 
     def try_out(self, directory: Path) -> tuple[str, Findings]:
         """Loads and probes a bundle in a trial process; see `Trials.run`.
@@ -161,7 +161,7 @@ def close(served: ServedVersion, timeout_s: float | None = None) -> None:
         served.critic.close()
 
 
-def reason_of(error: Exception) -> str:
+def explain_failure(error: Exception) -> str:
     """Returns the reason of a failed load for callers, without paths and internals."""
     if isinstance(error, BundleRefused):
         return error.why
@@ -170,7 +170,7 @@ def reason_of(error: Exception) -> str:
     )
 
 
-def _largest_file(directory: Path) -> int:
+def _measure_largest_file(directory: Path) -> int:
     try:
         return max((path.stat().st_size for path in directory.glob("*.onnx")), default=0)
     except OSError:  # reading the bundle reports the cause

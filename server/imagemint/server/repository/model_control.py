@@ -141,7 +141,7 @@ class ModelControl:
             ModelNotFound: the model is not in the repository.
             LoadFailed: a wanted version was refused; versions that served before still serve.
         """
-        await self._command("load", name, accept_changed)
+        await self._send_command("load", name, accept_changed)
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service, in every worker; returns when no new call reaches it.
@@ -150,9 +150,9 @@ class ModelControl:
             ModelControlRefused: see `require`.
             ModelNotFound: there is no such model.
         """
-        await self._command("unload", name)
+        await self._send_command("unload", name)
 
-    async def _command(self, action: str, name: str, accept_changed: bool = False) -> None:
+    async def _send_command(self, action: str, name: str, accept_changed: bool = False) -> None:
         self.require()
         answers = await self._peers.ask(
             _TOPIC,
@@ -180,9 +180,9 @@ class ModelControl:
         try:
             if action == "load":
                 load = partial(self._repository.load_model, name, accept_changed=accept_changed)
-                await self._in_turn(load)
+                await self._run_in_turn(load)
             else:
-                await self._in_turn(partial(self._repository.unload_model, name))
+                await self._run_in_turn(partial(self._repository.unload_model, name))
         except ModelNotFound as error:
             if action == "load":
                 raise Refused(("not found", error.known)) from error
@@ -215,7 +215,7 @@ class ModelControl:
         Raises:
             OSError: the repository cannot be read. Nothing changes.
         """
-        await self._in_turn(self._repository.refresh)
+        await self._run_in_turn(self._repository.refresh)
 
     async def _keep_up(self) -> None:
         while True:
@@ -238,7 +238,7 @@ class ModelControl:
     async def _try(self, change: Callable[[], None]) -> None:
         """Makes a change, and reports its failure."""
         try:
-            await self._in_turn(change)
+            await self._run_in_turn(change)
         except OSError as error:
             self._log_problem(f"the repository cannot be read: {error}")
         except Exception:  # noqa: BLE001 - the next scan may succeed
@@ -263,7 +263,7 @@ class ModelControl:
         except (OSError, RuntimeError) as error:
             _log.warning("no file system events (%s); the repository is only polled", error)
 
-    async def _in_turn(self, change: Callable[[], None]) -> None:
+    async def _run_in_turn(self, change: Callable[[], None]) -> None:
         await asyncio.wrap_future(self._thread.submit(change))
 
 

@@ -25,7 +25,7 @@ from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.loading_threads import DaemonPool
 from imagemint.server.repository.scan import Found
 from imagemint.server.repository.served_digests import ServedBytes
-from imagemint.server.repository.snapshot import Catalogue, reasons_of
+from imagemint.server.repository.snapshot import Catalogue, join_reasons
 from imagemint.server.repository.source import Source, SourceLost
 from imagemint.server.repository.version_policy import Policies
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
@@ -125,7 +125,7 @@ class ModelRepository:
         self._left_out: dict[str, str] = {}
         self._wanted = None if wanted is None else set(wanted)
         # Without waiting for a network, because this runs on the event loop.
-        self._found = found = self._scan(source.present)
+        self._found = found = self._scan(source.list_present)
         self._list_new(found, found.versions)
 
     # --- reading --------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class ModelRepository:
                 self._wanted.discard(name)
                 self._catalogue.notify()
         if faults := [version for version in versions if version.reason and version.is_offered]:
-            raise LoadFailed(name, reasons_of(faults))
+            raise LoadFailed(name, join_reasons(faults))
 
     def unload_model(self, name: str) -> None:
         """Takes one model out of service until `load_model`; its running calls can finish.
@@ -419,7 +419,7 @@ class ModelRepository:
         for name, directories in found.versions.items():
             loading: set[int] = set()
             if name in settling and self._wants(name):
-                loading = self._policies.first_choice(name, directories)
+                loading = self._policies.choose_first(name, directories)
             new = [
                 Version(number, directory)
                 if number in loading
@@ -448,7 +448,7 @@ class ModelRepository:
             Whether a version still needs a trial. Another version serves in the meantime.
         """
         policy, pin = self._policies.of(name), self._policies.pins.get(name)
-        candidates = self._policies.candidates(name, directories) if self._wants(name) else []
+        candidates = self._policies.list_candidates(name, directories) if self._wants(name) else []
         kept: set[int] = set()
         tried: set[int] = set()
         needs_trial = False
@@ -484,7 +484,7 @@ class ModelRepository:
         Returns None if the version needs a trial and `may_try` is false.
         """
         version = self._catalogue.version(name, number) or Version(number, directory)
-        signature = self._source.signature_of(directory)
+        signature = self._source.read_signature(directory)
         tried = version.state in (State.READY, State.FAILED)
         is_due = version.retry_at is not None and version.retry_at <= time.monotonic()
         if tried and version.signature == signature and not again and not is_due:

@@ -45,7 +45,7 @@ def scan(directory: Path) -> Found:
         if path.name.startswith(".") or path.name == _LOST_FOUND:
             continue
         if not _is_text(path.name):
-            found.ignored[escaped(path.name)] = "its name is not UTF-8"
+            found.ignored[escape_name(path.name)] = "its name is not UTF-8"
             continue
         try:
             if _is_folder(path):
@@ -68,7 +68,7 @@ def _scan_model(path: Path, found: Found) -> None:
             if entry.is_symlink() or stat.S_ISDIR(entry.lstat().st_mode):
                 numbers[int(entry.name)] = entry
         elif _is_stray(entry):
-            strays.append(escaped(entry.name))
+            strays.append(escape_name(entry.name))
     for name in sorted(strays):
         why = "the name of a version must be a positive integer without leading zeros, such as 1"
         found.ignored[f"{path.name}/{name}"] = why
@@ -115,23 +115,23 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def escaped(name: str) -> str:
+def escape_name(name: str) -> str:
     """Returns a file name as text that can be logged and sent, with other bytes escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def signature_of(directory: Path) -> Signature:
+def read_signature(directory: Path) -> Signature:
     """Returns the metadata of the files of a version, to detect changes without reading them.
 
     It includes the change time of the inode, because copies can keep the modification time.
     """
     try:
-        return tuple(sorted(map(_signature_of_file, directory.iterdir())))
+        return tuple(sorted(map(_read_file_signature, directory.iterdir())))
     except OSError:  # removed during the scan; the next scan notices
         return ()
 
 
-def _signature_of_file(path: Path) -> tuple[str, int, int, int, int]:
+def _read_file_signature(path: Path) -> tuple[str, int, int, int, int]:
     try:
         status = path.stat()
     except OSError:  # for example a broken link

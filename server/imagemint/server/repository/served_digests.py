@@ -27,11 +27,11 @@ class ServedBytes:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int], str] = {}
 
-    def known(self, name: str, version: int) -> str | None:
+    def find_digest(self, name: str, version: int) -> str | None:
         """Returns the SHA-256 that any worker last served under a number; None if there is none."""
         with self._lock:
             if self._path is not None:
-                with self._locked() as descriptor:
+                with self._hold_lock() as descriptor:
                     self._read(descriptor)
             return self._known.get((name, version))
 
@@ -56,7 +56,7 @@ class ServedBytes:
     def _add(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
         if self._path is None:
             return self._record(name, version, sha256, accept=accept)
-        with self._locked() as descriptor:
+        with self._hold_lock() as descriptor:
             self._read(descriptor)
             before = self._known.get((name, version))
             holds = self._record(name, version, sha256, accept=accept)
@@ -81,7 +81,7 @@ class ServedBytes:
             self._known[name, version] = sha256
 
     @contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _hold_lock(self) -> Iterator[int]:
         """Opens and locks the file exclusively until the end of the block."""
         assert self._path is not None  # noqa: S101 - for the type checker; both callers check it
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -53,11 +53,11 @@ class Catalogue:
         # Compared as text, because a version has one spelling and int() rejects very long texts.
         found = {str(number): each for number, each in model.versions.items()}.get(version)
         if found is None or not found.is_offered:
-            raise VersionNotFound(name, version, [each.number for each in _offered(model)])
+            raise VersionNotFound(name, version, [each.number for each in _list_offered(model)])
         return found.served or _raise_not_ready(model, [found])
 
     def _raise_no_default(self, model: Model) -> NoReturn:
-        offered = _offered(model)
+        offered = _list_offered(model)
         if model.pinned is not None and model.versions:
             pinned = [version for version in offered if version.number == model.pinned]
             if offered and not pinned:
@@ -65,7 +65,9 @@ class Catalogue:
                 raise ModelNotReady(model.name, why, _RETRY_S)
             offered = pinned
         if not offered:
-            raise ModelNotFound(model.name, [m.name for m in self.models.values() if _offered(m)])
+            raise ModelNotFound(
+                model.name, [m.name for m in self.models.values() if _list_offered(m)]
+            )
         _raise_not_ready(model, offered)
 
     # --- changes --------------------------------------------------------------------------------
@@ -123,15 +125,15 @@ class Catalogue:
             changed()
 
 
-def _offered(model: Model) -> list[Version]:
+def _list_offered(model: Model) -> list[Version]:
     return [version for version in model.versions.values() if version.is_offered]
 
 
 def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
-    reasons = reasons_of(version for version in versions if version.state is State.FAILED)
+    reasons = join_reasons(version for version in versions if version.state is State.FAILED)
     raise ModelNotReady(model.name, reasons or "still loading", _RETRY_S)
 
 
-def reasons_of(versions: Iterable[Version]) -> str:
+def join_reasons(versions: Iterable[Version]) -> str:
     """Returns the reasons of versions in one line."""
     return "; ".join(f"version {each.number}: {each.reason}" for each in versions)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-from imagemint.server.repository.scan import Found, Signature, scan, signature_of
+from imagemint.server.repository.scan import Found, Signature, read_signature, scan
 
 
 class SourceLost(OSError):  # noqa: N818 - the name states the condition
@@ -19,7 +19,7 @@ class Source(Protocol):
     place: str
     """The repository as the operator named it."""
 
-    def present(self) -> Found:
+    def list_present(self) -> Found:
         """Returns the versions that are known without a network access.
 
         Raises:
@@ -37,7 +37,7 @@ class Source(Protocol):
             OSError: the repository cannot be listed.
         """
 
-    def signature_of(self, directory: Path) -> Signature:
+    def read_signature(self, directory: Path) -> Signature:
         """Returns a value that differs if a file of a version changed."""
 
     def is_present(self, directory: Path) -> bool:
@@ -68,7 +68,7 @@ class LocalDirectory:
         self.directory = directory
         self.place = str(directory)
 
-    def present(self) -> Found:
+    def list_present(self) -> Found:
         """Returns the versions that exist."""
         return scan(self.directory)
 
@@ -77,9 +77,9 @@ class LocalDirectory:
         del max_age_s  # a listing of the directory is always current
         return scan(self.directory)
 
-    def signature_of(self, directory: Path) -> Signature:
+    def read_signature(self, directory: Path) -> Signature:
         """Returns the metadata of the files of a version."""
-        return signature_of(directory)
+        return read_signature(directory)
 
     def is_present(self, directory: Path) -> bool:
         """Returns true, because the files are always on a mounted disk."""

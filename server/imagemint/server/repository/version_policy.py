@@ -31,7 +31,7 @@ class VersionPolicy:
             return cls(text, limit=int(text.removeprefix("latest:")))
         return cls(text, named=frozenset(int(number) for number in text.split(",")))
 
-    def candidates(self, numbers: Iterable[int]) -> list[int]:
+    def list_candidates(self, numbers: Iterable[int]) -> list[int]:
         """Returns the versions that can serve, newest first; they are tried in this order.
 
         The list can be longer than `limit`, because the next version replaces one that fails.
@@ -72,15 +72,15 @@ class Policies:
         """Returns the policy of one model."""
         return self.of_models.get(model, self.general)
 
-    def candidates(self, model: str, numbers: Iterable[int]) -> list[int]:
+    def list_candidates(self, model: str, numbers: Iterable[int]) -> list[int]:
         """Returns the versions of a model that can serve, in the order in which they are tried."""
         found = list(numbers)
-        chosen = self.of(model).candidates(found)
+        chosen = self.of(model).list_candidates(found)
         pin = self.pins.get(model)
         return [*chosen, pin] if pin in found and pin not in chosen else chosen
 
-    def first_choice(self, model: str, numbers: Iterable[int]) -> set[int]:
+    def choose_first(self, model: str, numbers: Iterable[int]) -> set[int]:
         """Returns the versions of a model that serve if none fails."""
-        candidates = self.candidates(model, numbers)
+        candidates = self.list_candidates(model, numbers)
         pin = self.pins.get(model)
         return {*candidates[: self.of(model).limit], *(each for each in candidates if each == pin)}

@@ -158,9 +158,9 @@ class Call:
         if self.span is None or not job.accepted_ns:
             return
         now = time.perf_counter_ns()
-        self.span.stage("queue", job.accepted_ns, job.started_ns or now, images=job.count)
+        self.span.add_stage("queue", job.accepted_ns, job.started_ns or now, images=job.count)
         if job.started_ns:
-            self.span.stage(
+            self.span.add_stage(
                 "inference",
                 job.started_ns,
                 job.finished_ns or now,
@@ -172,12 +172,12 @@ class Call:
     def trace_decoding(self, began_ns: int, sources: int) -> None:
         """Adds the decoding of sources to the call's trace. The decoding has just ended."""
         if self.span is not None:
-            self.span.stage("decode", began_ns, time.perf_counter_ns(), sources=sources)
+            self.span.add_stage("decode", began_ns, time.perf_counter_ns(), sources=sources)
 
     def trace_encoding(self, began_ns: int, picture_format: str) -> None:
         """Adds the encoding of an answer to the call's trace. The encoding has just ended."""
         if self.span is not None:
-            self.span.stage("encode", began_ns, time.perf_counter_ns(), format=picture_format)
+            self.span.add_stage("encode", began_ns, time.perf_counter_ns(), format=picture_format)
 
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_call")

@@ -77,7 +77,7 @@ class Filtering:
             images[positions[passes]] = candidates.images[passes]
             for name, values in scores.by_name().items():
                 found[name][positions[passes]] = values[passes]
-        runs = request.runs_at(selection.indices)
+        runs = request.make_runs(selection.indices)
         return ScoredImages(images, Scores(**found), selection.rejected.tolist(), runs)
 
     async def _compute_scores(

@@ -331,7 +331,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             requests.inc(len(took_s))
             observe(took_s)
 
-        return self._metrics.backlog.later(count)
+        return self._metrics.backlog.make_buffer(count)
 
 
 def is_logged(request_id: str, share: float) -> bool:

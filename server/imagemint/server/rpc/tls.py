@@ -103,7 +103,7 @@ class Certificates:
         if self._last_failure and self._clock() >= self._retry_at_s:
             self._files.forget()
         try:
-            contents = self._files.changed()
+            contents = self._files.read_changed()
         except OSError as error:
             raise CertificateError(f"cannot read {error.filename}: {error.strerror}") from None
         if contents is None:

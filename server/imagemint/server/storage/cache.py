@@ -48,7 +48,7 @@ class BundleCache:
             directory.mkdir(exist_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def hold_lock(self) -> Iterator[None]:
         """Excludes other threads and processes until the end of the block."""
         with (self.root / _LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -84,7 +84,7 @@ class BundleCache:
             with contextlib.suppress(OSError):  # it has versions
                 model.rmdir()
 
-    def bundle_of(self, directory: Path) -> str:
+    def find_bundle(self, directory: Path) -> str:
         """Returns the id of the bundle of a version; empty if the version is gone."""
         return _read_link(directory)
 
@@ -107,7 +107,7 @@ class BundleCache:
         partial = self._partial / bundle
         while not self.touch(bundle):
             partial.mkdir(exist_ok=True)
-            with _locked_directory(partial) as is_current:
+            with _lock_directory(partial) as is_current:
                 if is_current and not self.touch(bundle):
                     copy(partial)
                     partial.rename(self._bundles / bundle)
@@ -128,7 +128,7 @@ class BundleCache:
                 self._delete(path)
         for path in self._partial.iterdir():
             if _is_older(path, until):
-                with _locked_directory(path, wait=False) as is_current:
+                with _lock_directory(path, wait=False) as is_current:
                     if is_current:
                         shutil.rmtree(path, ignore_errors=True)
 
@@ -155,7 +155,7 @@ def _read_link(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked_directory(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def _lock_directory(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Locks a directory; yields False if it was renamed or deleted meanwhile, or is not free."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -53,11 +53,11 @@ def open_mirror(
     store = ObjectStore(address)
     # A directory of its own for each address.
     name = hashlib.sha256(store.address.encode()).hexdigest()[:16]
-    files = BundleCache((cache or _user_cache()) / name)
+    files = BundleCache((cache or _find_user_cache()) / name)
     return Mirror(store, files, metrics, max_bytes=max_bytes, unload_when_empty=unload_when_empty)
 
 
-def _user_cache() -> Path:
+def _find_user_cache() -> Path:
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "imagemint/repositories"
 
@@ -98,7 +98,7 @@ class Mirror:
 
     # --- listing --------------------------------------------------------------------------------
 
-    def present(self) -> Found:
+    def list_present(self) -> Found:
         """Returns what the last listing found, perhaps of an earlier run."""
         return self._find(self._cache.read_listing())
 
@@ -110,7 +110,7 @@ class Mirror:
             StoreError: the address or the credentials are wrong, and there is no last listing.
             OSError: the cache cannot be written.
         """
-        with self._cache.locked():
+        with self._cache.hold_lock():
             listing = self._cache.read_listing()
             if not listing.is_fresh(max_age_s):
                 listing = self._list(listing)
@@ -165,7 +165,7 @@ class Mirror:
             return replace(before, stamp="", fault=str(error))  # read again next time
         except ValueError as error:
             return replace(before, stamp=stamp, fault=str(error))
-        return Entry(stamp, _bundle_id(sums, signature), is_signed)
+        return Entry(stamp, _compute_bundle_id(sums, signature), is_signed)
 
     def _find(self, listing: Listing) -> Found:
         found = scan(self.directory)
@@ -181,13 +181,13 @@ class Mirror:
 
     # --- copying --------------------------------------------------------------------------------
 
-    def signature_of(self, directory: Path) -> Signature:
+    def read_signature(self, directory: Path) -> Signature:
         """Returns the id of the bundle of a version, in the form of a signature."""
-        return ((self._cache.bundle_of(directory), 0, 0, 0, 0),)
+        return ((self._cache.find_bundle(directory), 0, 0, 0, 0),)
 
     def is_present(self, directory: Path) -> bool:
         """Returns whether the bundle of a version is in the cache."""
-        return self._cache.touch(self._cache.bundle_of(directory))
+        return self._cache.touch(self._cache.find_bundle(directory))
 
     def fetch(self, directory: Path) -> None:
         """Copies the bundle of a version into the cache.
@@ -196,7 +196,7 @@ class Mirror:
             BundleRefused: the store cannot be read, the cache cannot be written, or a file in the
                 store does not have the digest in SHA256SUMS. A later attempt may succeed.
         """
-        bundle = self._cache.bundle_of(directory)
+        bundle = self._cache.find_bundle(directory)
         key = directory.relative_to(self.directory).as_posix()
         began = time.perf_counter()
         try:
@@ -221,11 +221,11 @@ class Mirror:
         """Copies the files of a bundle that are not in `partial` yet, and checks each."""
         entry = self._cache.read_listing().entries.get(key, Entry(""))
         sums, signature = self._read_sums(key, is_signed=entry.is_signed)
-        if _bundle_id(sums, signature) != bundle:
+        if _compute_bundle_id(sums, signature) != bundle:
             raise StoreError(f"{key} was written again meanwhile")
         for name, digest in parse_sums(sums).items():
             path = partial / name
-            if path.exists() and _digest_of(path) == digest:
+            if path.exists() and _compute_digest(path) == digest:
                 continue
             if self._store.download(f"{key}/{name}", path, self._max_bytes) != digest:
                 path.unlink()
@@ -240,13 +240,14 @@ class Mirror:
 
     def repair(self, directory: Path) -> bool:
         """Deletes the copy of a version if its files are not those of its bundle any more."""
-        bundle = self._cache.bundle_of(directory)
+        bundle = self._cache.find_bundle(directory)
         try:
             sums = (directory / SUMS_FILE).read_bytes()
             signature = directory / SIGNATURE_FILE
             signed = signature.read_bytes() if signature.exists() else b""
-            is_whole = _bundle_id(sums, signed) == bundle and all(
-                _digest_of(directory / name) == digest for name, digest in parse_sums(sums).items()
+            is_whole = _compute_bundle_id(sums, signed) == bundle and all(
+                _compute_digest(directory / name) == digest
+                for name, digest in parse_sums(sums).items()
             )
         except (OSError, ValueError):
             is_whole = False
@@ -257,7 +258,7 @@ class Mirror:
 
     def delete_unused(self, used: Collection[Path]) -> None:
         """Deletes the bundles that are not in use and have not been lately."""
-        self._cache.clean({self._cache.bundle_of(directory) for directory in used})
+        self._cache.clean({self._cache.find_bundle(directory) for directory in used})
 
     def _count(self, what: str, outcome: str) -> None:
         self._metrics.repository_syncs.labels(what, outcome).inc()
@@ -270,11 +271,11 @@ def _check_complete(sums: bytes, files: Mapping[str, Stored]) -> None:
         raise ValueError(f"its upload is not complete: {', '.join(missing)} is missing")
 
 
-def _bundle_id(sums: bytes, signature: bytes) -> str:
+def _compute_bundle_id(sums: bytes, signature: bytes) -> str:
     return hashlib.sha256(hashlib.sha256(sums).digest() + signature).hexdigest()
 
 
-def _digest_of(path: Path) -> str:
+def _compute_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

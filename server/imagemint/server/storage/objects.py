@@ -73,7 +73,7 @@ class ObjectStore:
         for path, detail in found.items():
             parts = str(path).removeprefix(self._root).strip("/").split("/")
             if len(parts) == _FILES_DEPTH and not any(part.startswith(".") for part in parts):
-                stored = Stored(int(detail["size"] or 0), _stamp(detail))
+                stored = Stored(int(detail["size"] or 0), _compute_stamp(detail))
                 listed.setdefault("/".join(parts[:2]), {})[parts[2]] = stored
         return listed
 
@@ -116,7 +116,7 @@ class ObjectStore:
         """
         digest, left = hashlib.sha256(), max_bytes
         with path.open("wb") as copy:
-            for block in self._blocks(key):
+            for block in self._read_blocks(key):
                 left -= len(block)
                 if left < 0:
                     raise StoreError(f"{key} is larger than {max_bytes:,} bytes")
@@ -124,7 +124,7 @@ class ObjectStore:
                 copy.write(block)
         return digest.hexdigest()
 
-    def _blocks(self, key: str) -> Iterator[bytes]:
+    def _read_blocks(self, key: str) -> Iterator[bytes]:
         try:
             with self._open(key) as file:
                 while block := file.read(_BLOCK):
@@ -143,7 +143,7 @@ class ObjectStore:
         raise StoreError(why, lasting=lasting) from error
 
 
-def _stamp(detail: dict[str, Any]) -> str:
+def _compute_stamp(detail: dict[str, Any]) -> str:
     # All fields, because each file system has others: ETag, mtime, generation, created. But not the
     # time of the last access, which some accounts of Azure record: reading an object changes it.
     fields = ((name, str(value)) for name, value in detail.items() if name != "last_accessed_on")

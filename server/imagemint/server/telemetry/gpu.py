@@ -54,22 +54,22 @@ class DeviceCollector(Collector):
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yields the metrics without samples, so that registration reads no device."""
-        yield from self._families()
+        yield from self._make_families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yields the metrics of every device."""
-        used, total, utilisation = families = self._families()
+        used, total, utilisation = families = self._make_families()
         for index, handle in self._devices:
-            name = self._asked(self._nvml.nvmlDeviceGetName, handle)
+            name = self._ask(self._nvml.nvmlDeviceGetName, handle)
             labels = (index, name or "")
-            if (memory := self._asked(self._nvml.nvmlDeviceGetMemoryInfo, handle)) is not None:
+            if (memory := self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)) is not None:
                 used.add_metric(labels, memory.used)
                 total.add_metric(labels, memory.total)
-            if (rates := self._asked(self._nvml.nvmlDeviceGetUtilizationRates, handle)) is not None:
+            if (rates := self._ask(self._nvml.nvmlDeviceGetUtilizationRates, handle)) is not None:
                 utilisation.add_metric(labels, rates.gpu / 100)
         yield from families
 
-    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    def _make_families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
         return (
             GaugeMetricFamily(
                 "imagemint_device_memory_used_bytes",
@@ -86,7 +86,7 @@ class DeviceCollector(Collector):
             ),
         )
 
-    def _asked(self, question: Callable[[Any], ResultT], handle: object) -> ResultT | None:
+    def _ask(self, question: Callable[[Any], ResultT], handle: object) -> ResultT | None:
         try:
             return question(handle)
         except self._nvml.NVMLError:

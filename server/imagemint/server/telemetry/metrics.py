@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from imagemint.server.telemetry.logs import dropped_lines
+from imagemint.server.telemetry.logs import count_dropped_lines
 
 # 0.5 ms to 10 s, about three per decade: from one image on a GPU to a full queue on a CPU.
 SECONDS = (
@@ -94,7 +94,7 @@ class Backlog(Collector):
         self._parts: weakref.WeakSet[Later[Any]] = weakref.WeakSet()
         self._listing = threading.Lock()  # parts are added while others iterate
 
-    def later(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
+    def make_buffer(self, count: Callable[[list[_ValueT]], None]) -> Later[_ValueT]:
         """Returns a new buffer; it is removed when its owner drops it."""
         part = Later(count)
         with self._listing:
@@ -134,7 +134,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.backlog = Backlog()
         self.registry.register(self.backlog)
-        self.requests = self._counter(
+        self.requests = self._make_counter(
             "requests",
             "Finished calls, by gRPC status code. Those of HTTP are calls of the same RPCs.",
             "service",
@@ -142,86 +142,86 @@ class Metrics:
             "model",
             "code",
         )
-        self.request_duration = self._histogram(
+        self.request_duration = self._make_histogram(
             "request_duration_seconds",
             "Time from the arrival of a call to its last response.",
             ("service", "method", "model"),
             SECONDS,
         )
-        self.inflight = self._gauge("inflight_requests", "Running calls.", "service")
-        self.images = self._counter(
+        self.inflight = self._make_gauge("inflight_requests", "Running calls.", "service")
+        self.images = self._make_counter(
             "images",
             "Generated images. The class is a label text, empty without one.",
             "model",
             "version",
             "class",
         )
-        self.queue_images = self._gauge("queue_images", "Queued images.", "model", "version")
-        self.queue_limit_images = self._gauge(
+        self.queue_images = self._make_gauge("queue_images", "Queued images.", "model", "version")
+        self.queue_limit_images = self._make_gauge(
             "queue_limit_images", "Limit of the queue, in images.", "model", "version"
         )
-        self.queue_wait = self._histogram(
+        self.queue_wait = self._make_histogram(
             "queue_wait_seconds",
             "Time from the acceptance of a call until its first image entered a batch.",
             ("model", "version", "priority"),
             SECONDS,
         )
-        self.batch_images = self._histogram(
+        self.batch_images = self._make_histogram(
             "batch_images", "Images computed in one pass of a model.", ("model", "version"), IMAGES
         )
-        self.inference_duration = self._histogram(
+        self.inference_duration = self._make_histogram(
             "inference_duration_seconds",
             "Duration of one pass of a model.",
             ("model", "version"),
             SECONDS,
         )
-        self.encode_duration = self._histogram(
+        self.encode_duration = self._make_histogram(
             "encode_duration_seconds",
             "Time to encode the images of one response.",
             ("format",),
             SECONDS,
         )
-        self.rejected = self._counter(
+        self.rejected = self._make_counter(
             "rejected",
             "Calls refused before any work: queue_full, draining, unauthenticated, not_allowed, "
             "rate_limited or too_many_calls.",
             "model",
             "reason",
         )
-        self.ended = self._counter(
+        self.ended = self._make_counter(
             "ended_calls",
             "Running calls that the server ended: stalled (the client did not read) or withdrawn "
             "(the API key was withdrawn or narrowed).",
             "reason",
         )
-        self.bytes_in_flight = self._gauge(
+        self.bytes_in_flight = self._make_gauge(
             "bytes_in_flight", "Memory of responses that are computed but not yet read by clients."
         )
-        self.client_images = self._counter(
+        self.client_images = self._make_counter(
             "client_images", "Accepted images, by name of the API key.", "client", "model"
         )
-        self.reloads = self._counter(
+        self.reloads = self._make_counter(
             "reloads",
             "Reloads of changed files (what: certificate, http_certificate or api_keys): ok, or "
             "failed, and the old files stay in use.",
             "what",
             "outcome",
         )
-        self.repository_lost = self._gauge(
+        self.repository_lost = self._make_gauge(
             "repository_lost",
             "1 while the model repository cannot be read, or is empty although models serve.",
         )
-        self.repository_syncs = self._counter(
+        self.repository_syncs = self._make_counter(
             "repository_syncs",
             "Listings of an object store, and copies of bundles from it (what): ok or failed.",
             "what",
             "outcome",
         )
-        self.repository_incomplete_versions = self._gauge(
+        self.repository_incomplete_versions = self._make_gauge(
             "repository_incomplete_versions",
             "Versions in the object store that are left out because files are missing.",
         )
-        self.model_info = self._gauge(
+        self.model_info = self._make_gauge(
             "model_info",
             "1 for each version that serves.",
             "model",
@@ -231,16 +231,16 @@ class Metrics:
             "execution_provider",
             "variant",
         )
-        self.model_load_duration = self._gauge(
+        self.model_load_duration = self._make_gauge(
             "model_load_duration_seconds",
             "Time to read, check and warm up a version.",
             "model",
             "version",
         )
-        self.model_load_failures = self._counter(
+        self.model_load_failures = self._make_counter(
             "model_load_failures", "Refusals of versions at loading.", "model"
         )
-        self.model_failed_versions = self._gauge(
+        self.model_failed_versions = self._make_gauge(
             "model_failed_versions",
             "Versions whose files are refused now. A version that served before still serves its "
             "earlier files.",
@@ -252,13 +252,13 @@ class Metrics:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+    def _make_counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"imagemint_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+    def _make_gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"imagemint_{name}", text, labels, registry=self.registry)
 
-    def _histogram(
+    def _make_histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
         return Histogram(f"imagemint_{name}", text, labels, buckets=buckets, registry=self.registry)
@@ -307,16 +307,16 @@ class DroppedLines(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Returns the metric without samples."""
-        return (self._family(),)
+        return (self._make_family(),)
 
     def collect(self) -> Iterable[Metric]:
         """Returns the metric, by reason."""
-        family = self._family()
-        for reason, lines in dropped_lines().items():
+        family = self._make_family()
+        for reason, lines in count_dropped_lines().items():
             family.add_metric((reason,), lines)
         return (family,)
 
-    def _family(self) -> CounterMetricFamily:
+    def _make_family(self) -> CounterMetricFamily:
         return CounterMetricFamily(
             "imagemint_log_lines_dropped",
             "Dropped log lines: queue_full, or rate_limited lines of gRPC.",
@@ -327,11 +327,11 @@ class DroppedLines(Collector):
 def add_build_info(registry: CollectorRegistry) -> None:
     """Adds the versions of imagemint and ONNX Runtime to a registry."""
     Info("imagemint_build", "Versions of imagemint and ONNX Runtime.", registry=registry).info(
-        {"version": version("imagemint"), "onnxruntime": _onnxruntime_version()}
+        {"version": version("imagemint"), "onnxruntime": _find_onnxruntime_version()}
     )
 
 
-def _onnxruntime_version() -> str:
+def _find_onnxruntime_version() -> str:
     from importlib.metadata import PackageNotFoundError  # noqa: PLC0415 - used here alone
 
     for distribution in ("onnxruntime-gpu", "onnxruntime"):

@@ -45,7 +45,7 @@ def expose(address: str, registry: Collector) -> tuple[str, Callable[[], None]]:
         family, _, _, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        server = _Server(family, where, _application(registry))
+        server = _Server(family, where, _make_application(registry))
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     thread = threading.Thread(
@@ -177,7 +177,7 @@ class _Handler(WSGIRequestHandler):
         """Does not log requests."""
 
 
-def _application(registry: Collector) -> WSGIApplication:
+def _make_application(registry: Collector) -> WSGIApplication:
     """Returns prometheus-client's application, extended by HEAD and ``gzip;q=0``."""
     # Its annotations require its own registry class, but it uses only the methods of ours.
     inner = make_wsgi_app(cast("Any", _Registry(registry)))
@@ -236,12 +236,12 @@ class _Registry:
         """Yields the selected metrics."""
         try:
             for family in self._registry.collect():
-                if (part := self._part_of(family)) is not None:
+                if (part := self._select_part(family)) is not None:
                     yield part
         except Exception:  # noqa: BLE001 - the metrics read so far are still served
             _log.exception("some metrics could not be read")
 
-    def _part_of(self, family: Metric) -> Metric | None:
+    def _select_part(self, family: Metric) -> Metric | None:
         if self._names is None or family.name in self._names:
             return family
         samples = [each for each in family.samples if each.name in self._names]

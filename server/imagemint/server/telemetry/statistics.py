@@ -181,7 +181,7 @@ class Statistics:
         with self._lock:
             self._sums.fail.add(1, ns)
 
-    def sums(self) -> Sums:
+    def copy_sums(self) -> Sums:
         """Returns a copy of the sums."""
         self._catch_up()
         with self._lock:

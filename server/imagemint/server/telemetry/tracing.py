@@ -113,7 +113,9 @@ class CallSpan:
         """32 hexadecimal digits, as in ``traceparent``."""
         return f"{self._span.get_span_context().trace_id:032x}"
 
-    def stage(self, name: str, began_ns: int, ended_ns: int, **attributes: AttributeValue) -> None:
+    def add_stage(
+        self, name: str, began_ns: int, ended_ns: int, **attributes: AttributeValue
+    ) -> None:
         """Adds a child span for a stage. After 99 stages, further ones are only counted.
 
         Args:

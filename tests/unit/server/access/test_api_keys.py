@@ -11,7 +11,7 @@ from imagemint.server.access.api_keys import (
     KeyFileError,
     KeyRing,
     compute_digest,
-    new_key,
+    generate_key,
     read_keys,
 )
 from imagemint.server.commands.key import Key
@@ -64,7 +64,7 @@ def test_key_is_found_by_its_digest(path):
 
 def test_new_keys_are_long_and_distinct():
     """A key has 256 bits after a prefix that secret scanners recognize."""
-    keys = {new_key() for _ in range(100)}
+    keys = {generate_key() for _ in range(100)}
     assert len(keys) == 100
     assert all(key.startswith("imk_") and len(key) == 47 for key in keys)
 

@@ -45,7 +45,7 @@ MESSAGES = [
 async def test_message_is_received_unchanged(message):
     """All parts keep their types: tuples, paths and numbers that are not finite."""
     ends = socket.socketpair()
-    sender, receiver = [await Channel.over(end) for end in ends]
+    sender, receiver = [await Channel.from_socket(end) for end in ends]
     sender.send(message)
     sender.send(Drain())
     assert await receiver.receive() == message
@@ -58,7 +58,7 @@ async def test_message_is_received_unchanged(message):
 async def test_incomplete_message_ends_the_channel():
     """A worker that dies while it sends is gone, and its last message is discarded."""
     ours, theirs = socket.socketpair()
-    receiver = await Channel.over(ours)
+    receiver = await Channel.from_socket(ours)
     theirs.sendall((100).to_bytes(8) + b"Heartbeat {")
     theirs.close()
     assert await receiver.receive() is None

@@ -36,7 +36,7 @@ def keepers():
 async def reply(questions, keeper, value=b"", error=""):
     """Replies to the next question as this worker."""
     question = await keeper.sent.get()
-    questions.replied(Reply(question.id, keeper.number, value, error))
+    questions.record_reply(Reply(question.id, keeper.number, value, error))
     return question
 
 
@@ -52,7 +52,7 @@ async def test_dead_worker_is_an_error(questions, keepers):
     """The result has the replies of the other workers."""
     asking = asyncio.create_task(questions.ask(keepers, "sum", b"", timeout_s=60))
     await reply(questions, keepers[0], b"a")
-    questions.died(1)
+    questions.record_death(1)
     assert [each.error for each in await asking] == ["", "worker 1 died"]
 
 

@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
-from imagemint.server.processes.worker_metrics import figures_of
+from imagemint.server.processes.worker_metrics import collect_figures
 from imagemint.server.telemetry.metrics import Metrics
 from imagemint.server.telemetry.metrics_endpoint import expose
 
@@ -36,7 +36,9 @@ def test_each_process_is_exported():
 def test_scrape_asks_the_workers():
     """The workers are asked at each scrape, so no value is older."""
     worker = Metrics(shared=True)
-    metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
+    metrics = WorkersMetrics(
+        1, lambda: metrics.totals.update(0, collect_figures(worker.registry)), dict
+    )
     for length in (3, 40):
         worker.queue_images.labels("tiny", "1").set(length)
         assert read_samples(metrics)["imagemint_queue_images", "1", "tiny"] == length
@@ -45,7 +47,9 @@ def test_scrape_asks_the_workers():
 def test_filtered_scrape_asks_the_workers():
     """A filtered scrape also asks the workers and returns only the requested metrics."""
     worker = Metrics(shared=True)
-    metrics = WorkersMetrics(1, lambda: metrics.totals.update(0, figures_of(worker.registry)), dict)
+    metrics = WorkersMetrics(
+        1, lambda: metrics.totals.update(0, collect_figures(worker.registry)), dict
+    )
     address, stop = expose("127.0.0.1:0", metrics.registry)
     try:
         worker.inflight.labels("s").set(3)
@@ -60,12 +64,12 @@ def test_filtered_scrape_asks_the_workers():
 def test_dropped_log_lines_of_all_processes_are_counted(monkeypatch):
     """The lines of the supervisor and of the workers count once each."""
     monkeypatch.setattr(
-        "imagemint.server.telemetry.metrics.dropped_lines",
+        "imagemint.server.telemetry.metrics.count_dropped_lines",
         lambda: {"queue_full": 2, "rate_limited": 0},
     )
     metrics = WorkersMetrics(2, lambda: None, dict)
     for number in (0, 1):
-        metrics.totals.update(number, figures_of(Metrics(shared=True).registry))
+        metrics.totals.update(number, collect_figures(Metrics(shared=True).registry))
     for _ in range(2):
         samples = read_samples(metrics)
         assert samples["imagemint_log_lines_dropped_total", "queue_full"] == 6

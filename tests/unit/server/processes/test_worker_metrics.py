@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from imagemint.server.processes.worker_metrics import Totals, figures_of
+from imagemint.server.processes.worker_metrics import Totals, collect_figures
 from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, Metrics, observe_each
 
 
@@ -30,7 +30,7 @@ class Worker:
 
     def send(self):
         """Sends the metrics."""
-        self.totals.update(self.number, figures_of(self.metrics.registry))
+        self.totals.update(self.number, collect_figures(self.metrics.registry))
 
 
 def read_samples(totals):
@@ -52,7 +52,7 @@ def test_counts_are_summed(totals):
         worker = Worker(number, totals)
         worker.call(calls)
         count = observe_each(worker.metrics.batch_images.labels("tiny", "1"))
-        late = worker.metrics.backlog.later(count)
+        late = worker.metrics.backlog.make_buffer(count)
         late.add(700)
         worker.send()
     samples = read_samples(totals)

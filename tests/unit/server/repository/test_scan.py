@@ -5,7 +5,7 @@ import shutil
 
 from tiny_bundles import write_bundle
 
-from imagemint.server.repository.scan import scan, signature_of
+from imagemint.server.repository.scan import read_signature, scan
 
 
 def test_scan_finds_numbered_versions(tmp_path):
@@ -26,11 +26,11 @@ def test_signature_changes_with_the_files(tmp_path):
     A second scan does not.
     """
     directory = write_bundle(tmp_path)
-    seen = [signature_of(directory)]
-    assert signature_of(directory) == seen[0]
+    seen = [read_signature(directory)]
+    assert read_signature(directory) == seen[0]
 
     def differs():
-        seen.append(signature_of(directory))
+        seen.append(read_signature(directory))
         return seen[-1] not in seen[:-1]
 
     (directory / "card.md").write_text("# another card, longer than the one before\n")
@@ -44,6 +44,6 @@ def test_signature_changes_with_the_files(tmp_path):
 
 def test_missing_directory_has_a_signature(tmp_path):
     """A removed directory and a broken link have a signature."""
-    assert signature_of(tmp_path / "gone") == ()
+    assert read_signature(tmp_path / "gone") == ()
     (tmp_path / "link").symlink_to("nowhere")
-    assert signature_of(tmp_path) == (("link", -1, 0, 0, 0),)
+    assert read_signature(tmp_path) == (("link", -1, 0, 0, 0),)

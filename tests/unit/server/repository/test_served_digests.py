@@ -16,34 +16,34 @@ def path(request, tmp_path):
 def test_last_digest_of_a_version_is_known(path):
     """Each version of each model has its own digest, which an accepted change replaces."""
     served = ServedBytes(path)
-    assert served.known("tiny", 1) is None
+    assert served.find_digest("tiny", 1) is None
     served.add("tiny", 1, "aa")
     served.add("tiny", 2, "bb")
     served.add("other", 1, "cc")
     assert served.add("tiny", 1, "dd") == "aa"
     assert served.add("tiny", 1, "dd", accept=True) == "dd"
-    assert [served.known("tiny", 1), served.known("tiny", 2)] == ["dd", "bb"]
-    assert served.known("other", 1) == "cc"
-    assert served.known("other", 2) is None
+    assert [served.find_digest("tiny", 1), served.find_digest("tiny", 2)] == ["dd", "bb"]
+    assert served.find_digest("other", 1) == "cc"
+    assert served.find_digest("other", 2) is None
 
 
 def test_workers_share_their_digests(tmp_path):
     """Running workers and later ones know the digests."""
     first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
     first.add("tiny", 1, "aa")
-    assert second.known("tiny", 1) == "aa"
+    assert second.find_digest("tiny", 1) == "aa"
     assert second.add("tiny", 1, "bb", accept=True) == "bb"
-    assert first.known("tiny", 1) == "bb"
-    assert ServedBytes(tmp_path / "served").known("tiny", 1) == "bb"
+    assert first.find_digest("tiny", 1) == "bb"
+    assert ServedBytes(tmp_path / "served").find_digest("tiny", 1) == "bb"
 
 
 def test_first_worker_sets_the_digest(tmp_path):
     """If two workers load a version at once, the second gets the digest of the first."""
     first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
-    assert first.known("tiny", 1) is second.known("tiny", 1) is None
+    assert first.find_digest("tiny", 1) is second.find_digest("tiny", 1) is None
     assert first.add("tiny", 1, "aa") == "aa"
     assert second.add("tiny", 1, "bb") == "aa"
-    assert first.known("tiny", 1) == "aa"
+    assert first.find_digest("tiny", 1) == "aa"
 
 
 def test_failed_write_is_undone(tmp_path, monkeypatch):
@@ -56,11 +56,11 @@ def test_failed_write_is_undone(tmp_path, monkeypatch):
         served.add("tiny", 2, "bb")
     monkeypatch.undo()
     for each in (served, ServedBytes(tmp_path / "served")):
-        assert [each.known("tiny", 1), each.known("tiny", 2)] == ["aa", None]
+        assert [each.find_digest("tiny", 1), each.find_digest("tiny", 2)] == ["aa", None]
     assert served.add("tiny", 2, "cc") == "cc"
 
 
 def test_digests_in_memory_are_not_shared(path):
     """Without a file, digests belong to one process."""
     ServedBytes().add("tiny", 1, "aa")
-    assert ServedBytes(path).known("tiny", 1) is None
+    assert ServedBytes(path).find_digest("tiny", 1) is None

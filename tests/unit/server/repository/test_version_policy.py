@@ -13,7 +13,7 @@ def test_policy_selects_versions(text, serving):
     """A policy selects all, the newest N, or the listed versions that exist."""
     policy = VersionPolicy.parse(text)
     picked = []
-    for number in policy.candidates([1, 2, 3, 9]):
+    for number in policy.list_candidates([1, 2, 3, 9]):
         if not policy.is_full(len(picked)):
             picked.append(number)
     assert picked == serving
@@ -22,13 +22,13 @@ def test_policy_selects_versions(text, serving):
 def test_policy_of_a_model_overrides_the_general_one():
     """It applies to this model only."""
     policies = Policies.parse("latest:1", {"mnist": "1,3"}, {})
-    assert policies.first_choice("mnist", [1, 2, 3]) == {1, 3}
-    assert policies.first_choice("faces", [1, 2, 3]) == {3}
+    assert policies.choose_first("mnist", [1, 2, 3]) == {1, 3}
+    assert policies.choose_first("faces", [1, 2, 3]) == {3}
 
 
 def test_pinned_version_always_serves():
     """A pinned version serves beside those of the policy, if it exists."""
     policies = Policies.parse("latest:1", {}, {"mnist": 2})
-    assert policies.first_choice("mnist", [1, 2, 3, 4]) == {2, 4}
-    assert policies.first_choice("mnist", [1, 3]) == {3}
-    assert Policies.parse("1,3", {}, {"mnist": 2}).first_choice("mnist", [1, 2]) == {1, 2}
+    assert policies.choose_first("mnist", [1, 2, 3, 4]) == {2, 4}
+    assert policies.choose_first("mnist", [1, 3]) == {3}
+    assert Policies.parse("1,3", {}, {"mnist": 2}).choose_first("mnist", [1, 2]) == {1, 2}

@@ -105,7 +105,7 @@ def test_incomplete_upload_does_not_count(objects, new_mirror, new_repository, m
     mirror = new_mirror()
     repository = new_repository(mirror)
     assert list(repository.model("tiny").versions) == [1]
-    assert missing in mirror.present().ignored["tiny/2"]
+    assert missing in mirror.list_present().ignored["tiny/2"]
     gauge = "imagemint_repository_incomplete_versions"
     assert metrics.registry.get_sample_value(gauge) == 1
     objects.put("tiny", 2, weights_seed=2)
@@ -305,7 +305,7 @@ def test_strange_keys_are_left_out(objects, new_mirror, new_repository, tmp_path
     assert {name: list(model.versions) for name, model in repository.models.items()} == {
         "tiny": [1]
     }
-    assert mirror.present().ignored.keys() == {"UPPER/1", "evil/1", "tiny/01", "tiny/v2"}
+    assert mirror.list_present().ignored.keys() == {"UPPER/1", "evil/1", "tiny/01", "tiny/v2"}
 
 
 def test_missing_package_is_named(new_mirror, monkeypatch):

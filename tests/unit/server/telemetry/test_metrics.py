@@ -98,7 +98,7 @@ def test_backlog_is_processed_before_a_scrape():
     for value in range(4):
         part.add(value)
     assert seen == [[0, 1, 2]]
-    part = metrics.backlog.later(count)
+    part = metrics.backlog.make_buffer(count)
     part.add("late")
     labels = {"service": "s", "method": "m", "model": "tiny", "code": "OK"}
     assert metrics.registry.get_sample_value("imagemint_requests_total", labels) == 4
@@ -125,7 +125,7 @@ def test_backlog_can_grow_during_a_scrape():
     """Another thread may add a new kind of outcome during a scrape."""
     backlog, kept = Metrics().backlog, []
     adding = threading.Thread(
-        target=lambda: kept.extend(backlog.later(kept.append) for _ in range(20_000))
+        target=lambda: kept.extend(backlog.make_buffer(kept.append) for _ in range(20_000))
     )
     adding.start()
     while adding.is_alive():

@@ -43,7 +43,7 @@ def metrics():
     metrics = Metrics()
     counted = metrics.requests.labels("s", "m", "tiny", "OK")
     counted.inc()
-    late = metrics.backlog.later(lambda values: counted.inc(len(values)))
+    late = metrics.backlog.make_buffer(lambda values: counted.inc(len(values)))
     late.add(1)
     yield metrics
     del late  # the backlog does not keep it

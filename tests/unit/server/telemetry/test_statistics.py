@@ -25,7 +25,7 @@ def test_phases_add_up_to_the_time_of_a_request():
     """Time that its batches do not account for is queue time."""
     statistics = Statistics()
     statistics.add_batch(4, Phases(10, 200, 5), [Account(1_000, Phases(10, 200, 5))])
-    sums = statistics.sums()
+    sums = statistics.copy_sums()
     assert [tally.ns for tally in list_phases(sums)] == [785, 10, 200, 5]
     assert (sums.success.count, sums.success.ns) == (1, 1_000)
 
@@ -34,7 +34,7 @@ def test_phases_of_parallel_batches_do_not_exceed_the_time():
     """Two parallel batches may take longer in sum than the request. The phases still add up."""
     statistics = Statistics()
     statistics.add_batch(8, Phases(10, 200, 5), [Account(250, Phases(40, 400, 10))])
-    sums = statistics.sums()
+    sums = statistics.copy_sums()
     assert [tally.ns for tally in list_phases(sums)] == [0, 0, 250, 0]
     assert sums.success.ns == 250
 
@@ -47,7 +47,7 @@ def test_statistics_of_workers_add_up():
         statistics.add_batch(4, Phases(1, 2, 3), [])
         statistics.add_batch(images, Phases(1, 2, 3), calls * [Account(100, Phases(1, 2, 3))])
         statistics.add_failure(50)
-        workers.append(statistics.sums())
+        workers.append(statistics.copy_sums())
     workers[0].last_ms += 1_000
     whole = add_sums(workers)
     assert (whole.success.count, whole.success.ns) == (3, 300)
@@ -63,7 +63,7 @@ def test_statistics_are_sent_as_json():
     """A worker sends its statistics as JSON to the worker that asks for them."""
     statistics = Statistics()
     statistics.add_batch(8, Phases(1, 2, 3), [Account(100, Phases(1, 2, 3))])
-    sums = {("tiny", 1): statistics.sums(), ("tiny", 2): Sums()}
+    sums = {("tiny", 1): statistics.copy_sums(), ("tiny", 2): Sums()}
     assert parse_sums(json.loads(json.dumps(dump_sums(sums)))) == sums
 
 
@@ -72,7 +72,7 @@ def test_batches_are_counted_by_size():
     statistics = Statistics()
     for images in (1, 8, 8):
         statistics.add_batch(images, Phases(1, 2, 3), [])
-    sums = statistics.sums()
+    sums = statistics.copy_sums()
     assert sums.images == 17
     assert sums.executions == 3
     assert (sums.passes[8].inference.count, sums.passes[8].inference.ns) == (2, 4)
@@ -83,7 +83,7 @@ def test_statistics_are_returned_as_a_copy():
     """A returned value does not change when more requests are counted."""
     statistics = Statistics()
     statistics.add_batch(1, Phases(1, 2, 3), [])
-    before = statistics.sums()
+    before = statistics.copy_sums()
     statistics.add_batch(1, Phases(1, 2, 3), [Account(9, Phases(1, 2, 3))])
     statistics.add_failure(7)
     assert (before.images, before.success.count, before.fail.count) == (1, 0, 0)
@@ -99,7 +99,7 @@ async def test_requests_of_one_batch_are_counted(held, new_batcher, new_job, bac
     backend.release()
     for job in (first, *jobs):
         await job.done
-    sums = batcher.statistics.sums()
+    sums = batcher.statistics.copy_sums()
     assert sums.success.count == 4
     assert {size: each.inference.count for size, each in sums.passes.items()} == {1: 1, 7: 1}
     assert (sums.images, sums.executions) == (8, 2)
@@ -127,7 +127,7 @@ async def test_failed_requests_are_counted(held, new_batcher, new_job, backend):
     for job in (first, broken):
         with pytest.raises(BackendFailed):
             await job.done
-    sums = batcher.statistics.sums()
+    sums = batcher.statistics.copy_sums()
     assert (sums.fail.count, sums.success.count, sums.executions) == (4, 0, 0)
     assert sums.fail.ns > 0
 
@@ -141,5 +141,5 @@ async def test_dropped_request_is_not_counted(held, new_batcher, new_job, backen
     batcher.drop(gone)
     backend.release()
     await first.done
-    sums = batcher.statistics.sums()
+    sums = batcher.statistics.copy_sums()
     assert (sums.success.count, sums.fail.count) == (1, 0)

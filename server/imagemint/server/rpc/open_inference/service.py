@@ -173,7 +173,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         models = self._repository.models.values()
         versions = [version for model in models for version in _list_served(model)]
         return dump_sums(
-            {_get_key(version): version.batcher.statistics.sums() for version in versions}
+            {_get_key(version): version.batcher.statistics.copy_sums() for version in versions}
         )
 
     def _resolve(

@@ -101,7 +101,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._filtering = Filtering(self._submission, encoders)
         self._repository = repository
         self._encode_durations = {
-            each: metrics.backlog.later(observe_each(metrics.encode_duration.labels(each)))
+            each: metrics.backlog.make_buffer(observe_each(metrics.encode_duration.labels(each)))
             for each in PictureFormat
         }
         self._gate = gate

@@ -76,7 +76,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         )
         self._submission = Submission(repository, metrics, gate)
         self._encode_durations = {
-            each: metrics.backlog.later(observe_each(metrics.encode_duration.labels(each)))
+            each: metrics.backlog.make_buffer(observe_each(metrics.encode_duration.labels(each)))
             for each in PictureFormat
         }
         self._gate = gate

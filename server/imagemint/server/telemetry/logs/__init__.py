@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from imagemint.server.settings import ServeSettings
-from imagemint.server.telemetry.logs.cleaning import cleaner
+from imagemint.server.telemetry.logs.cleaning import make_cleaner
 from imagemint.server.telemetry.logs.rate_limits import CORE, GrpcFilter, LineLimit
 from imagemint.server.telemetry.logs.stderr import STDERR, CapturedStderr
 from imagemint.server.telemetry.logs.writer import LogWriter
@@ -22,7 +22,13 @@ from imagemint.server.telemetry.logs.writer import LogWriter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["close_logs", "configure_logs", "dropped_lines", "log_settings", "real_stderr"]
+__all__ = [
+    "close_logs",
+    "configure_logs",
+    "count_dropped_lines",
+    "get_original_stderr",
+    "log_settings",
+]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -41,7 +47,7 @@ def configure_logs(log_format: str, level: str, worker: int | None = None) -> No
         worker: number of this worker, added to every line; None for a single process.
     """
     close_logs()
-    formatter, shared = _formatter(log_format, worker)
+    formatter, shared = _make_formatter(log_format, worker)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -76,15 +82,15 @@ def close_logs() -> None:
         sys.unraisablehook = sys.__unraisablehook__
 
 
-def dropped_lines() -> Mapping[str, int]:
+def count_dropped_lines() -> Mapping[str, int]:
     """Returns the number of lines that this process dropped, by reason."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
-            return handler.dropped()
+            return handler.count_dropped()
     return {"queue_full": 0, "rate_limited": 0}
 
 
-def real_stderr() -> int | None:
+def get_original_stderr() -> int | None:
     """Returns the file descriptor of the original stderr; None if stderr is not captured."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
@@ -114,7 +120,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.put(self._line(record))
+            self._writer.put(self._format_line(record))
             self._report_refused()
         except Exception:  # noqa: BLE001 - as in every handler of the standard library
             self.handleError(record)
@@ -131,30 +137,34 @@ class _Handler(logging.Handler):
                 os.close(null)
         super().close()
 
-    def dropped(self) -> dict[str, int]:
+    def count_dropped(self) -> dict[str, int]:
         return {"queue_full": self._writer.dropped, "rate_limited": self._limit.refused}
 
-    def _line(self, record: logging.LogRecord) -> bytes:
+    def _format_line(self, record: logging.LogRecord) -> bytes:
         return (self.format(record) + "\n").encode(errors="backslashreplace")
 
     def _report_dropped(self, lines: int) -> bytes:
-        return self._line(_report("log lines dropped: stderr was not read in time", lines))
+        return self._format_line(
+            _make_report("log lines dropped: stderr was not read in time", lines)
+        )
 
     def _report_refused(self, *, last: bool = False) -> None:
         now = time.monotonic()
         if last or now - self._looked_s >= _REPORT_S:
             self._looked_s = now
             if lines := self._limit.take_refused():
-                self._writer.put(self._line(_report("log lines of gRPC left out", lines)))
+                self._writer.put(
+                    self._format_line(_make_report("log lines of gRPC left out", lines))
+                )
 
 
-def _report(event: str, lines: int) -> logging.LogRecord:
+def _make_report(event: str, lines: int) -> logging.LogRecord:
     record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
     record.lines = lines
     return record
 
 
-def _formatter(
+def _make_formatter(
     log_format: str, worker: int | None
 ) -> tuple[structlog.stdlib.ProcessorFormatter, list[structlog.typing.Processor]]:
     """Returns the formatter of records, and the processors for our own events before it."""
@@ -187,7 +197,7 @@ def _formatter(
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            cleaner(escape=not is_json),
+            make_cleaner(escape=not is_json),
             renderer,
         ],
     )

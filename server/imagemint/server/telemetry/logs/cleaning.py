@@ -48,7 +48,7 @@ def clean_bytes(text: str) -> str:
     return _BYTES.sub(lambda found: f"b'…' ({len(found[0]) - 3} characters)", text)
 
 
-def cleaner(*, escape: bool) -> structlog.typing.Processor:
+def make_cleaner(*, escape: bool) -> structlog.typing.Processor:
     """Returns the processor that cleans every string of an event.
 
     Args:

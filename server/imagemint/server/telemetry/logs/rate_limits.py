@@ -67,7 +67,7 @@ class LineLimit:
         """Returns whether a line is within the limits; counts it as refused otherwise."""
         now = self._clock()
         with self._lock:
-            if self._admits(_host_of(line), now):
+            if self._admits(_find_host(line), now):
                 return True
             self.refused += 1
             return False
@@ -89,7 +89,7 @@ class LineLimit:
         return self._all.take(now)
 
 
-def _host_of(line: str) -> str:
+def _find_host(line: str) -> str:
     """Returns the peer that a line names, without the port, which differs per connection."""
     found = _PEER.search(line, 0, 400)
     return found[1].rstrip(":").rpartition(":")[0] or found[1] if found else ""

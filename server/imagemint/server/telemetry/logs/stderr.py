@@ -89,14 +89,14 @@ class CapturedStderr:
         os.close(self._reading)
 
     def _log(self, lines: list[bytes]) -> None:
-        for name, level, text in _records(lines):
+        for name, level, text in _parse_records(lines):
             logger = logging.getLogger(name)
             if logger.isEnabledFor(level) and self._limit.admits(text):
                 with contextlib.suppress(Exception):  # the pipe must be read whatever fails
                     logger.log(level, "%s", text)
 
 
-def _records(lines: list[bytes]) -> list[tuple[str, int, str]]:
+def _parse_records(lines: list[bytes]) -> list[tuple[str, int, str]]:
     """Returns logger, level and text of each message; a line without prefix continues a message."""
     found: list[tuple[str, int, str]] = []
     in_message = False

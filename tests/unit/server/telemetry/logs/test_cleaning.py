@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagemint.server.telemetry.logs.cleaning import LONGEST_TEXT, clean, cleaner
+from imagemint.server.telemetry.logs.cleaning import LONGEST_TEXT, clean, make_cleaner
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_long_text_is_truncated():
 def test_bytes_of_callers_are_removed(logger):
     """Binary metadata is printed without its name, so it may be a credential."""
     event = {"logger": logger, "event": "Invalid encoding on b'Bearer it\\'s s3cret\\xff'"}
-    assert "s3cret" not in cleaner(escape=False)(None, "", event)["event"]
+    assert "s3cret" not in make_cleaner(escape=False)(None, "", event)["event"]
 
 
 def test_control_characters_are_escaped():
@@ -51,7 +51,7 @@ def test_control_characters_are_escaped():
         "exception": "T:\n  d\x1b[0m",
         "n": 1,
     }
-    cleaned = cleaner(escape=True)(None, "", dict(event))
+    cleaned = make_cleaner(escape=True)(None, "", dict(event))
     assert cleaned == {
         "event": r"a\nb\x1b[2J",
         "model": r"c\r\x85\u2028",

@@ -9,7 +9,7 @@ import pytest
 
 HEAD = """
 import logging, os, sys, threading, warnings
-from imagemint.server.telemetry.logs import close_logs, configure_logs, dropped_lines
+from imagemint.server.telemetry.logs import close_logs, configure_logs, count_dropped_lines
 
 configure_logs("json", "info")
 """
@@ -87,7 +87,7 @@ def test_grpc_loggers_are_limited():
 for _ in range(300):
     logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"s3cret\xff")
     logging.getLogger("imagemint").info("ours")
-assert dropped_lines() == {"queue_full": 0, "rate_limited": 200}
+assert count_dropped_lines() == {"queue_full": 0, "rate_limited": 200}
 """
     events = [each["event"] for each in read_records(code)]
     assert events.count("ours") == 300
