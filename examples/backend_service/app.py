@@ -48,6 +48,4 @@ async def get_avatar(name: str, request: Request) -> Response:
         retry_after_s = math.ceil(error.retry_delay_s or 1)
         headers = {"Retry-After": str(retry_after_s)}
         raise HTTPException(503, "no server has capacity", headers) from error
-    return Response(
-        picture.data, media_type="image/png", headers={"Serial-Number": picture.serials[0]}
-    )
+    return Response(picture.data, media_type="image/png", headers={"Serial-Number": picture.serial})

@@ -172,14 +172,27 @@ async def test_mint_refuses_no_serials_and_several_models(asynchronous, mint, se
     assert not mint.requests
 
 
-async def test_encoded_returns_one_picture_per_image(asynchronous, mint):
-    """Format and quality are sent. Each picture has its serial and can be decoded."""
+async def test_encoded_returns_one_picture_per_image(asynchronous, mint, tmp_path):
+    """Format and quality are sent. Each picture has its serial, can be decoded and is saved."""
     pictures = await asynchronous.encoded("tiny", 2, seed=1, format="png")
     assert [each.serials for each in pictures] == [("tiny@3/1/0?class=0",), ("tiny@3/1/1?class=1",)]
+    assert [each.serial for each in pictures] == ["tiny@3/1/0?class=0", "tiny@3/1/1?class=1"]
     assert pictures[0].pil().size == (6, 4)
+    pictures[0].save(tmp_path / "0.png")
+    assert (tmp_path / "0.png").read_bytes() == pictures[0].data
     await asynchronous.encoded("tiny", 2, format="jpeg", quality=70)
     assert mint.requests[1].output.quality == 70
     assert mint.requests[1].output.format == image_pb2.IMAGE_FORMAT_JPEG
+
+
+async def test_serial_is_that_of_a_single_image(asynchronous):
+    """Several images have several serials, and explicit latents have none."""
+    several = await asynchronous.generate("tiny", 2)
+    with pytest.raises(ValueError, match="there are 2 images; use serials"):
+        _ = several.serial
+    unnamed = await asynchronous.generate("plain", 1, latents=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="explicit latents has no serial number"):
+        _ = unnamed.serial
 
 
 async def test_sheet_returns_one_picture_of_all_images(asynchronous, mint):

@@ -1,8 +1,10 @@
 """Images of an answer, as arrays or encoded pictures, with their origin."""
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -98,6 +100,19 @@ class Origin:
     timing: Timing = field(repr=False)
     """Time of the call by phase."""
 
+    @property
+    def serial(self) -> str:
+        """Serial number of the only image.
+
+        Raises:
+            ValueError: there are several images, or the image comes from explicit latents.
+        """
+        if len(self.index) != 1:
+            raise ValueError(f"there are {len(self.index)} images; use serials")
+        if not self.serials:
+            raise ValueError("an image of explicit latents has no serial number")
+        return self.serials[0]
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageBatch(Origin):
@@ -129,6 +144,14 @@ class EncodedPicture(Origin):
     """Rows of the picture."""
     width: int
     """Columns of the picture."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file. Its metadata about the origin stays in it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        Path(path).write_bytes(self.data)
 
     def pil(self) -> "Image":
         """Returns the decoded picture."""
