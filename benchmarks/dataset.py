@@ -105,7 +105,7 @@ def run_format(source: Source, plan: Plan, place: Path) -> None:
     """Makes and publishes one shard in a new folder."""
     folder = LocalFolder(place / f"{time.monotonic_ns()}")
     with folder.lock():
-        make_shard(plan, plan.shard(0), source, folder)
+        make_shard(plan, plan.get_shard(0), source, folder)
 
 
 def measure(model: str, count: int, rounds: int) -> dict[str, dict[str, list[float]]]:

@@ -155,7 +155,7 @@ class Bench:
             raw_single_ms=min(before.single_ms, after.single_ms),
             p50_ms=_read_quantile(point, 0.5),
             p99_ms=_read_quantile(point, 0.99),
-            first_chunk_ms=point.sum.first_chunk.quantile_ms(0.5),
+            first_chunk_ms=point.sum.first_chunk.compute_quantile_ms(0.5),
             shed=point.sum.shed.total(),
             failed=point.sum.failed.total(),
             client_ms_per_call=point.client_ms_per_call or 0.0,
@@ -164,7 +164,7 @@ class Bench:
 
 
 def _read_quantile(point: Point, q: float) -> float:
-    found = point.sum.latency.quantile_ms(q)
+    found = point.sum.latency.compute_quantile_ms(q)
     if found is None:
         raise RuntimeError(f"{point.load}: no answers: {point.sum.example or 'too slow'}")
     return found

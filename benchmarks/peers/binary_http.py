@@ -180,7 +180,7 @@ class HttpConnection:
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
 
-    def unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls."""
         target = self._target
         requests = [make_request(target, ask, seed, turn) for turn in range(target.pool)]
@@ -192,12 +192,12 @@ class HttpConnection:
 
         return send
 
-    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
         del ask, seed
         return refuse_streams()
 
-    def fingerprint(self, content: object) -> bytes:
+    def compute_fingerprint(self, content: object) -> bytes:
         """Returns the pictures."""
         if not isinstance(content, Content):
             raise TypeError(f"{type(content).__name__} is not an answer of a peer")

@@ -74,7 +74,7 @@ def make_peer_answers(target: Target, spec: ModelSpec) -> Answers:
 
     async def ask_once(ask: RequestKind) -> Pixels:
         async with target.connect() as connection:
-            reply = await connection.unary(ask, SEED)(0)
+            reply = await connection.prepare_unary(ask, SEED)(0)
         if not isinstance(reply.content, Content):
             raise TypeError(f"{type(reply.content).__name__} is not an answer of a peer")
         return decode_pixels(reply.content, ask, spec)

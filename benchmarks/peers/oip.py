@@ -62,10 +62,10 @@ class OipConnection:
         self._target = target
         self._calls = calls
 
-    def unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of ModelInfer."""
         target = self._target
-        call = self._calls.unary(_METHOD, timeout_s=target.timeout_s)
+        call = self._calls.prepare_unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
             make_request(target.spec, target.model, ask, seed, turn).SerializeToString()
@@ -78,12 +78,12 @@ class OipConnection:
 
         return send
 
-    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
         del ask, seed
         return refuse_streams()
 
-    def fingerprint(self, content: object) -> bytes:
+    def compute_fingerprint(self, content: object) -> bytes:
         """Returns the pictures."""
         if not isinstance(content, Content):
             raise TypeError(f"{type(content).__name__} is not an answer of a peer")

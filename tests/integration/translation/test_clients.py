@@ -241,9 +241,9 @@ async def test_load_test_of_translations(translating_app, tmp_path):
     assert str(ask) == f"count=3 format=png translate source={path}"
     target = ImagemintTarget((translating_app.grpc_address,), "drawn")
     async with target.connect() as connection:
-        send = connection.unary(ask, 7)
+        send = connection.prepare_unary(ask, 7)
         replies = [await send(turn) for turn in (0, 0, 1)]
-        prints = [connection.fingerprint(reply.content) for reply in replies]
+        prints = [connection.compute_fingerprint(reply.content) for reply in replies]
     assert [reply.images for reply in replies] == [3, 3, 3]
     assert prints[0] == prints[1] != prints[2]
     serials = [each.image.serial for each in replies[2].content.batch.translations]

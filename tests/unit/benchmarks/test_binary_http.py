@@ -69,9 +69,9 @@ async def serve(spec, answer, **options):
 async def test_connection_is_reused(spec):
     """Three sequential calls use one connection."""
     async with serve(spec, ANSWER) as (target, connections), target.connect() as connection:
-        send = connection.unary(ONE, 0)
+        send = connection.prepare_unary(ONE, 0)
         replies = [await send(turn) for turn in range(3)]
-    assert [connection.fingerprint(reply.content) for reply in replies] == [PIXELS] * 3
+    assert [connection.compute_fingerprint(reply.content) for reply in replies] == [PIXELS] * 3
     assert len(connections) == 1
 
 
@@ -90,7 +90,7 @@ def test_response_is_complete_only_at_its_end(answer):
 async def test_parallel_calls_have_their_own_connections(spec):
     """HTTP/1.1 has one request per connection. Ten calls in two rounds need five."""
     async with serve(spec, ANSWER) as (target, connections), target.connect() as connection:
-        send = connection.unary(ONE, 0)
+        send = connection.prepare_unary(ONE, 0)
         for _ in range(2):
             await asyncio.gather(*(send(turn) for turn in range(5)))
     assert len(connections) == 5
@@ -110,7 +110,7 @@ async def test_failed_call_has_a_code(spec, answer, code, shed):
     """Failures are counted by code, with refusals due to load apart."""
     async with serve(spec, answer) as (target, _), target.connect() as connection:
         with pytest.raises(CallFailed) as caught:
-            await connection.unary(ONE, 0)(0)
+            await connection.prepare_unary(ONE, 0)(0)
     assert (caught.value.code, caught.value.shed) == (code, shed)
 
 
@@ -119,7 +119,7 @@ async def test_call_times_out(spec):
     silent = serve(spec, b"HTTP/1.1 200", timeout_s=0.05)
     async with silent as (target, _), target.connect() as connection:
         with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
-            await connection.unary(ONE, 0)(0)
+            await connection.prepare_unary(ONE, 0)(0)
 
 
 @pytest.mark.parametrize("encoding", Encoding)

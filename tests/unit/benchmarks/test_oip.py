@@ -61,7 +61,7 @@ async def test_request_has_latents_and_response_is_counted(server, spec, datatyp
     framed = picture_model.pack([PIXELS[:6], PIXELS[6:]])
     server.answer = make_answer(datatype, framed if datatype == "BYTES" else PIXELS)
     async with server.target.connect() as connection:
-        reply = await connection.unary(TWO, 9)(1)
+        reply = await connection.prepare_unary(TWO, 9)(1)
     assert reply.images == 2
     (request,) = server.requests
     z, class_id = make_inputs(spec, TWO, 9, 1)
@@ -75,7 +75,7 @@ async def test_png_has_its_own_model(server):
     """Batches must be of one kind, so the format is not a parameter of a request."""
     server.answer = make_answer("BYTES", picture_model.pack([b"a", b"b"]))
     async with server.target.connect() as connection:
-        await connection.unary(parse_mix("count=2 format=png").asks[0], 0)(0)
+        await connection.prepare_unary(parse_mix("count=2 format=png").asks[0], 0)(0)
     assert server.requests[0].model_name == "model_png"
 
 
@@ -83,7 +83,7 @@ async def test_refusal_counts_as_shed(server):
     """RESOURCE_EXHAUSTED is the code of a full queue."""
     async with server.target.connect() as connection:
         with pytest.raises(CallFailed, match="full") as caught:
-            await connection.unary(TWO, 0)(0)
+            await connection.prepare_unary(TWO, 0)(0)
     assert caught.value.shed
 
 
@@ -92,4 +92,4 @@ async def test_response_without_raw_contents_is_a_failure(server):
     server.answer = pb.ModelInferResponse()
     async with server.target.connect() as connection:
         with pytest.raises(CallFailed, match="NO_RAW_CONTENTS"):
-            await connection.unary(TWO, 0)(0)
+            await connection.prepare_unary(TWO, 0)(0)

@@ -31,7 +31,9 @@ class Calls:
     def __init__(self, channel: aio.Channel) -> None:
         self._channel = channel
 
-    def unary(self, path: str, *, metadata: Metadata = (), timeout_s: float = 30.0) -> UnaryCall:
+    def prepare_unary(
+        self, path: str, *, metadata: Metadata = (), timeout_s: float = 30.0
+    ) -> UnaryCall:
         """Prepares calls with one answer each.
 
         Args:
@@ -50,11 +52,11 @@ class Calls:
             try:
                 return await call(request, timeout=timeout_s, metadata=pairs)
             except aio.AioRpcError as error:
-                raise _failure(error) from None
+                raise _make_failure(error) from None
 
         return send
 
-    def streaming(
+    def prepare_streaming(
         self, path: str, *, metadata: Metadata = (), timeout_s: float = 30.0
     ) -> StreamingCall:
         """Prepares calls with a stream of answers each.
@@ -80,7 +82,7 @@ class Calls:
                         return
                     yield message
             except aio.AioRpcError as error:
-                raise _failure(error) from None
+                raise _make_failure(error) from None
             except TimeoutError:
                 raise CallFailed("DEADLINE_EXCEEDED", f"no answer in {timeout_s:g} s") from None
             finally:
@@ -108,7 +110,7 @@ async def open_calls(targets: tuple[str, ...], tls: Tls | None = None) -> AsyncI
         yield Calls(channel)
 
 
-def _failure(error: aio.AioRpcError) -> CallFailed:
+def _make_failure(error: aio.AioRpcError) -> CallFailed:
     code = error.code()
     # A full queue, an exceeded rate or quota: the server is expected to refuse excess load.
     shed = code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -56,7 +56,7 @@ class ClientCost:
         return self.cpu_s / self.calls * 1e3 if self.calls else None
 
 
-def limit(effort: ClientCost, latency_p99_ms: float | None) -> str | None:
+def explain_limit(effort: ClientCost, latency_p99_ms: float | None) -> str | None:
     """Returns the reason why the client was the limit; None if it was not.
 
     Args:
@@ -68,10 +68,10 @@ def limit(effort: ClientCost, latency_p99_ms: float | None) -> str | None:
     if latency_p99_ms is None:
         return None
     bound_ms = max(NOTICEABLE_MS, OWN_SHARE * latency_p99_ms)
-    late_ms = effort.late.quantile_ms(0.99)
+    late_ms = effort.late.compute_quantile_ms(0.99)
     if late_ms is not None and late_ms > bound_ms:
         return f"it sent 1 % of the calls {late_ms:.1f} ms late or later"
-    lag_ms = effort.lag.quantile_ms(0.99)
+    lag_ms = effort.lag.compute_quantile_ms(0.99)
     if lag_ms is not None and lag_ms > bound_ms:
         return f"its event loop noticed 1 % of events {lag_ms:.1f} ms late or later"
     return None
@@ -94,7 +94,7 @@ class CostMeter:
 
     def open(self) -> None:
         """Begins the window."""
-        self._opened = _clocks()
+        self._opened = _read_clocks()
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def close(self) -> ClientCost:
@@ -102,7 +102,7 @@ class CostMeter:
         if self._opened is None or self._ticking is None:
             raise RuntimeError("the window was never opened")
         wall, cpu, loop_cpu = (
-            (now - then) / 1e9 for now, then in zip(_clocks(), self._opened, strict=True)
+            (now - then) / 1e9 for now, then in zip(_read_clocks(), self._opened, strict=True)
         )
         self._ticking.cancel()
         self._ticking = None
@@ -115,5 +115,5 @@ class CostMeter:
             self._lag.record(time.monotonic_ns() - due)
 
 
-def _clocks() -> tuple[int, int, int]:
+def _read_clocks() -> tuple[int, int, int]:
     return time.monotonic_ns(), time.process_time_ns(), time.thread_time_ns()

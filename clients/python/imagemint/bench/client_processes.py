@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Self
 
-from imagemint.bench.clock import Clock, Monotonic, loop_factory
+from imagemint.bench.clock import Clock, Monotonic, choose_loop_factory
 from imagemint.bench.generator import ClientResult, Generator
 from imagemint.bench.load import Plan
 from imagemint.bench.target import CallFailed, Target
@@ -47,7 +47,7 @@ async def measure_plan(
         generator = Generator(plan, connections, clock)
         await generator.open_connections()
         share = await generator.run(await gate())
-        return replace(share, verified=await generator.verified()) if plan.verify else share
+        return replace(share, verified=await generator.verify()) if plan.verify else share
 
 
 class ClientProcesses:
@@ -99,8 +99,8 @@ class ClientProcesses:
             ClientLost: a client process died.
         """
         if not self._workers:
-            return [_run(self._target, plan, _at_once)]
-        workers = list(zip(self._workers, plan.shared(len(self._workers)), strict=False))
+            return [_run(self._target, plan, _start_at_once)]
+        workers = list(zip(self._workers, plan.split(len(self._workers)), strict=False))
         for worker, part in workers:
             worker.send(part)
         for worker, _ in workers:
@@ -122,19 +122,19 @@ class _Worker:
         try:
             self.pipe.send(what)
         except OSError as error:
-            raise self._lost() from error
+            raise self._make_error() from error
 
     def receive(self) -> ClientResult | None:
         """Returns the result of the process; None when the process is ready to start."""
         try:
             found = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._lost() from error
+            raise self._make_error() from error
         if isinstance(found, Exception):
             raise found
         return found
 
-    def _lost(self) -> ClientLost:
+    def _make_error(self) -> ClientLost:
         self.process.join(_STOP_S)
         return ClientLost(f"a client process ended with status {self.process.exitcode}")
 
@@ -167,9 +167,9 @@ def _answer(pipe: "Pipe[ClientResult | Exception | None, Plan | int]", target: T
 
 
 def _run(target: Target, plan: Plan, gate: Callable[[], Awaitable[int]]) -> ClientResult:
-    with asyncio.Runner(loop_factory=loop_factory(plan.load)) as runner:
+    with asyncio.Runner(loop_factory=choose_loop_factory(plan.load)) as runner:
         return runner.run(measure_plan(target, plan, gate, Monotonic()))
 
 
-async def _at_once() -> int:
+async def _start_at_once() -> int:
     return time.monotonic_ns()

@@ -16,7 +16,7 @@ class Clock(Protocol):
         """Returns nanoseconds since a moment that all processes of the machine share."""
         ...
 
-    async def until(self, moment_ns: int) -> None:
+    async def wait_until(self, moment_ns: int) -> None:
         """Waits for a moment; yields to other tasks even if it has passed."""
         ...
 
@@ -26,14 +26,14 @@ class Monotonic:
 
     now_ns = staticmethod(time.monotonic_ns)
 
-    async def until(self, moment_ns: int) -> None:
+    async def wait_until(self, moment_ns: int) -> None:
         """Sleeps on the running event loop, never too short: uvloop's timers can be early."""
         await asyncio.sleep(max(moment_ns - time.monotonic_ns(), 0) / 1e9)
         while (left_ns := moment_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110 - time is no event
             await asyncio.sleep(left_ns / 1e9)
 
 
-def loop_factory(load: Load) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def choose_loop_factory(load: Load) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Returns the factory of the event loop for a load; None for the default one.
 
     A closed loop uses uvloop if it is installed. An open loop uses select(2), whose timers have

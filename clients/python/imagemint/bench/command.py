@@ -125,9 +125,11 @@ class Bench(Connection):
                 outputs.check_free(path, outputs.Kind.FILE)
             if path:
                 outputs.check_writable(path)
-        found = Report(self._settings(), bound=self._bound() if self.rate or self.sweep else None)
+        found = Report(
+            self._dump_settings(), bound=self._make_bound() if self.rate or self.sweep else None
+        )
         try:
-            with ClientProcesses(self._target(), self.clients) as clients:
+            with ClientProcesses(self._make_target(), self.clients) as clients:
                 print(report.format_head(), flush=True)
                 for load in self._loads(found.points):
                     point = self._measure(clients, load)
@@ -142,19 +144,19 @@ class Bench(Connection):
         self._judge(found)
         return 0
 
-    def _settings(self) -> dict[str, Any]:
+    def _dump_settings(self) -> dict[str, Any]:
         settings = self.model_dump(
             mode="json",
             by_alias=True,
             exclude_none=True,
             exclude={"api_key", "json_", "plot", "overwrite"},
         )
-        return settings | {"duration_s": self._seconds()}
+        return settings | {"duration_s": self._choose_seconds()}
 
-    def _seconds(self) -> float | None:
+    def _choose_seconds(self) -> float | None:
         return self.duration_s or (None if self.images else _DEFAULT_DURATION_S)
 
-    def _target(self) -> ImagemintTarget:
+    def _make_target(self) -> ImagemintTarget:
         return ImagemintTarget(
             parse_targets(self.server),
             self.model,
@@ -164,7 +166,7 @@ class Bench(Connection):
             metadata=tuple(self.metadata()),
         )
 
-    def _bound(self) -> Bound:
+    def _make_bound(self) -> Bound:
         return Bound(self.p99_ms, self.achieved)
 
     def _loads(self, points: list[Point]) -> Iterator[Load]:
@@ -178,7 +180,7 @@ class Bench(Connection):
         if not any(point.load == most for point in points):
             yield most
         capacity = next(point.calls_per_s for point in points if point.load == most)
-        following = partial(choose_next_rate, points, self._bound(), capacity)
+        following = partial(choose_next_rate, points, self._make_bound(), capacity)
         while (rate := following()) is not None:
             yield Open(rate)
 
@@ -188,7 +190,7 @@ class Bench(Connection):
             load,
             mix,
             warmup_s=self.warmup_s,
-            duration_s=self._seconds(),
+            duration_s=self._choose_seconds(),
             images=self.images,
             connections=self.connections,
             seed=self.seed,

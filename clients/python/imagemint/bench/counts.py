@@ -39,7 +39,7 @@ class Counts:
     first_chunk: Latencies = field(default_factory=Latencies)
     """Time from the start of a stream to its first chunk."""
 
-    def failure(self, error: CallFailed) -> None:
+    def count_failure(self, error: CallFailed) -> None:
         """Counts a failed call."""
         (self.shed if error.shed else self.failed)[error.code] += 1
         self.example = self.example or str(error)
@@ -58,7 +58,7 @@ class Counts:
         self.first_chunk.add(other.first_chunk)
 
 
-def total(tallies: list[Counts]) -> Counts:
+def sum_counts(tallies: list[Counts]) -> Counts:
     """Returns the sum of all counts."""
     found = Counts()
     for each in tallies:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from imagemint.bench.client_cost import ClientCost, CostMeter, limit
+from imagemint.bench.client_cost import ClientCost, CostMeter, explain_limit
 from imagemint.bench.clock import Clock
-from imagemint.bench.counts import Counts, total
+from imagemint.bench.counts import Counts, sum_counts
 from imagemint.bench.load import Closed, Plan
 from imagemint.bench.schedule import Purpose, derive_seed, draw_arrivals, draw_kinds, make_generator
 from imagemint.bench.target import CallFailed, Connection
@@ -39,7 +39,9 @@ class ClientResult:
     @property
     def limit(self) -> str | None:
         """Reason why this client was the limit; None if it was not."""
-        return limit(self.effort, total(self.tallies).latency.quantile_ms(0.99))
+        return explain_limit(
+            self.effort, sum_counts(self.tallies).latency.compute_quantile_ms(0.99)
+        )
 
 
 class _Span:
@@ -64,7 +66,7 @@ class _Span:
         """Returns whether an answer that arrives now is in the window."""
         return self.begin_ns <= now_ns <= self.end_ns
 
-    def over(self, now_ns: int) -> bool:
+    def is_over(self, now_ns: int) -> bool:
         """Returns whether no further call starts."""
         return now_ns >= self.end_ns or (self._images_left is not None and self._images_left <= 0)
 
@@ -96,7 +98,7 @@ class Generator:
         seeds = [derive_seed(plan.seed, plan.client, kind) for kind in range(len(self._asks))]
         self._unary = [
             {
-                kind: each.unary(ask, seeds[kind])
+                kind: each.prepare_unary(ask, seeds[kind])
                 for kind, ask in enumerate(self._asks)
                 if not ask.stream
             }
@@ -104,7 +106,7 @@ class Generator:
         ]
         self._streaming = [
             {
-                kind: each.streaming(ask, seeds[kind])
+                kind: each.prepare_streaming(ask, seeds[kind])
                 for kind, ask in enumerate(self._asks)
                 if ask.stream
             }
@@ -118,7 +120,7 @@ class Generator:
             CallFailed: the server does not answer, or refuses the request.
         """
         for connection in range(len(self._connections)):
-            await self._again(connection, 0, 0)
+            await self._repeat(connection, 0, 0)
 
     async def run(self, start_ns: int) -> ClientResult:
         """Makes the calls, and returns when the last one is answered.
@@ -127,18 +129,18 @@ class Generator:
             start_ns: when the load begins, by the clock.
         """
         self._begin_at(start_ns)
-        window = asyncio.create_task(self._window())
+        window = asyncio.create_task(self._measure_window())
         if isinstance(self._plan.load, Closed):
-            await self._closed(self._plan.load.concurrency)
+            await self._run_closed(self._plan.load.concurrency)
         else:
-            await self._open(self._plan.load.calls_per_s)
+            await self._run_open(self._plan.load.calls_per_s)
         effort = await window or self._watch.close()
         elapsed_s = self._plan.duration_s
         if elapsed_s is None:
             elapsed_s = max(self._last_ns - self._span.begin_ns, 1) / 1e9
         return ClientResult(self._tallies, elapsed_s, effort)
 
-    async def verified(self) -> Verified:
+    async def verify(self) -> Verified:
         """Sends the sampled requests again and compares the answers.
 
         Raises:
@@ -148,12 +150,12 @@ class Generator:
         for kind, sample in enumerate(self._samples):
 
             async def again(turn: int, kind: int = kind) -> object:
-                return await self._again(0, kind, turn)
+                return await self._repeat(0, kind, turn)
 
-            found += await compare_again(sample, again, self._connections[0].fingerprint)
+            found += await compare_again(sample, again, self._connections[0].compute_fingerprint)
         return found
 
-    async def _again(self, connection: int, kind: int, turn: int) -> object:
+    async def _repeat(self, connection: int, kind: int, turn: int) -> object:
         """Returns the content of one answer, or of the first chunk of a stream."""
         if not self._asks[kind].stream:
             return (await self._unary[connection][kind](turn)).content
@@ -164,49 +166,49 @@ class Generator:
         self._start_ns = self._last_ns = start_ns
         self._span = _Span(self._plan, start_ns)
 
-    async def _window(self) -> ClientCost | None:
+    async def _measure_window(self) -> ClientCost | None:
         """Measures this process in the window; returns None if the last answer ends the window."""
-        await self._clock.until(self._span.begin_ns)
+        await self._clock.wait_until(self._span.begin_ns)
         self._watch.open()
         if self._plan.duration_s is None:
             return None
-        await self._clock.until(self._span.end_ns)
+        await self._clock.wait_until(self._span.end_ns)
         return self._watch.close()
 
-    async def _closed(self, concurrency: int) -> None:
+    async def _run_closed(self, concurrency: int) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(concurrency):
-                group.create_task(self._caller(number % len(self._connections)))
+                group.create_task(self._run_caller(number % len(self._connections)))
 
-    async def _caller(self, connection: int) -> None:
-        await self._clock.until(self._start_ns)
-        while not self._span.over(now_ns := self._clock.now_ns()):
+    async def _run_caller(self, connection: int) -> None:
+        await self._clock.wait_until(self._start_ns)
+        while not self._span.is_over(now_ns := self._clock.now_ns()):
             kind = next(self._kinds)
-            counted = self._asked(kind, now_ns)
+            counted = self._count_asked(kind, now_ns)
             if not await self._call(connection, kind, now_ns, counted=counted):
-                await self._clock.until(self._clock.now_ns() + PAUSE_NS)
+                await self._clock.wait_until(self._clock.now_ns() + PAUSE_NS)
 
-    async def _open(self, calls_per_s: float) -> None:
+    async def _run_open(self, calls_per_s: float) -> None:
         random = make_generator(self._plan.seed, self._plan.client, Purpose.ARRIVALS)
         async with asyncio.TaskGroup() as group:
             for number, at_s in enumerate(draw_arrivals(calls_per_s, random)):
                 intended_ns = self._start_ns + round(at_s * 1e9)
-                if self._span.over(intended_ns):
+                if self._span.is_over(intended_ns):
                     break
                 kind = next(self._kinds)
-                counted = self._asked(kind, intended_ns)
-                await self._clock.until(intended_ns)
+                counted = self._count_asked(kind, intended_ns)
+                await self._clock.wait_until(intended_ns)
                 connection = number % len(self._connections)
-                group.create_task(self._arrival(connection, kind, intended_ns, counted=counted))
+                group.create_task(self._run_arrival(connection, kind, intended_ns, counted=counted))
 
-    async def _arrival(
+    async def _run_arrival(
         self, connection: int, kind: int, intended_ns: int, *, counted: bool
     ) -> None:
         if self._watch.is_open:
             self._watch.late.record(self._clock.now_ns() - intended_ns)
         await self._call(connection, kind, intended_ns, counted=counted)
 
-    def _asked(self, kind: int, intended_ns: int) -> bool:
+    def _count_asked(self, kind: int, intended_ns: int) -> bool:
         """Counts a call that should start at this time; returns whether it is in the window."""
         tally, images = self._tallies[kind], self._asks[kind].count
         if not self._span.takes(intended_ns, images):
@@ -234,7 +236,7 @@ class Generator:
         except CallFailed as error:
             self._last_ns = self._clock.now_ns()
             if counted:
-                tally.failure(error)
+                tally.count_failure(error)
             return False
         finally:
             self._watch.calls += self._watch.is_open

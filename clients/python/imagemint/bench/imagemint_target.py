@@ -86,26 +86,26 @@ class ImagemintConnection:
         self._target = target
         self._calls = calls
 
-    def unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of Generate or Translate."""
         requests = self._serialise(ask, seed)
         kind: type[_Answer] = pb.GenerateResponse
         path = f"{_SERVICE}/Generate"
         if ask.translate:
             kind, path = translation.TranslateResponse, _TRANSLATE
-        call = self._calls.unary(
+        call = self._calls.prepare_unary(
             path, metadata=self._target.metadata, timeout_s=self._target.timeout_s
         )
 
         async def send(turn: int) -> Reply:
-            return _reply(kind, await call(requests[turn % len(requests)]), ask.count)
+            return _parse_reply(kind, await call(requests[turn % len(requests)]), ask.count)
 
         return send
 
-    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Prepares calls of StreamGenerate."""
         requests = self._serialise(ask, seed)
-        call = self._calls.streaming(
+        call = self._calls.prepare_streaming(
             f"{_SERVICE}/StreamGenerate",
             metadata=self._target.metadata,
             timeout_s=self._target.timeout_s,
@@ -115,7 +115,7 @@ class ImagemintConnection:
             missing = ask.count
             async with aclosing(call(requests[turn % POOL])) as messages:
                 async for message in messages:
-                    reply = _reply(pb.StreamGenerateResponse, message, None)
+                    reply = _parse_reply(pb.StreamGenerateResponse, message, None)
                     missing -= reply.images
                     yield reply
                     if missing <= 0:
@@ -124,7 +124,7 @@ class ImagemintConnection:
 
         return chunks
 
-    def fingerprint(self, content: object) -> bytes:
+    def compute_fingerprint(self, content: object) -> bytes:
         """Returns the SHA-256 of the pictures and the serials."""
         digest = hashlib.sha256()
         if isinstance(content, translation.TranslateResponse):
@@ -145,11 +145,11 @@ class ImagemintConnection:
             call_bytes = ask.count * ask.source.stat().st_size
             pool = max(1, min(POOL, _POOL_BYTES // max(call_bytes, 1)))
         return [
-            self._request(ask, seed, turn).SerializeToString(deterministic=True)
+            self._make_request(ask, seed, turn).SerializeToString(deterministic=True)
             for turn in range(pool)
         ]
 
-    def _request(self, ask: RequestKind, seed: int, turn: int) -> _Request:
+    def _make_request(self, ask: RequestKind, seed: int, turn: int) -> _Request:
         images = make_image_spec(
             self._target.model,
             ask.count,
@@ -179,7 +179,7 @@ class ImagemintConnection:
         )
 
 
-def _reply(kind: type[_Answer], message: bytes, wanted: int | None) -> Reply:
+def _parse_reply(kind: type[_Answer], message: bytes, wanted: int | None) -> Reply:
     """Returns the reply with the number of images that have both pixels and metadata."""
     try:
         answer = kind.FromString(message)

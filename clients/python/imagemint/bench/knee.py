@@ -39,7 +39,7 @@ class Bound:
     def holds(self, point: Point) -> bool:
         """Returns whether the load of an open loop holds. A closed loop never holds."""
         offered = point.offered_images_per_s
-        p99_ms = point.sum.latency.quantile_ms(0.99)
+        p99_ms = point.sum.latency.compute_quantile_ms(0.99)
         if not offered or p99_ms is None:
             return False
         return p99_ms <= self.p99_ms and point.images_per_s >= self.achieved * offered
@@ -48,8 +48,8 @@ class Bound:
 def find_knee(points: Sequence[Point], bound: Bound) -> Point | None:
     """Returns the knee; None if the lowest load does not hold, or there is no open loop."""
     found = None
-    for point in sorted(points, key=_rate):
-        if not _rate(point):
+    for point in sorted(points, key=_get_rate):
+        if not _get_rate(point):
             continue
         if not bound.holds(point):
             break
@@ -68,8 +68,8 @@ def choose_next_rate(points: Sequence[Point], bound: Bound, capacity: float) -> 
         bound: the conditions for a load to hold.
         capacity: calls per second in a closed loop of many callers.
     """
-    held = [0.0] + [_rate(point) for point in points if _rate(point) and bound.holds(point)]
-    broken = [_rate(point) for point in points if _rate(point) and not bound.holds(point)]
+    held = [0.0] + [_get_rate(point) for point in points if _get_rate(point) and bound.holds(point)]
+    broken = [_get_rate(point) for point in points if _get_rate(point) and not bound.holds(point)]
     if not broken:
         ahead = (share * capacity for share in GRID)
         return next((rate for rate in ahead if rate > max(held) * (1 + 1e-9)), None)
@@ -78,6 +78,6 @@ def choose_next_rate(points: Sequence[Point], bound: Bound, capacity: float) -> 
     return (low + high) / 2 if high - low > FINE * capacity else None
 
 
-def _rate(point: Point) -> float:
+def _get_rate(point: Point) -> float:
     """Returns the offered calls per second; 0 in a closed loop."""
     return point.load.calls_per_s if isinstance(point.load, Open) else 0.0

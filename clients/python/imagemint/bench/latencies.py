@@ -40,13 +40,13 @@ class Latencies:
         """Adds the latencies of `others`."""
         self._histogram.add(others._histogram)  # noqa: SLF001 - of this class
 
-    def quantile_ms(self, q: float) -> float | None:
+    def compute_quantile_ms(self, q: float) -> float | None:
         """Returns the quantile `q` (0 to 1) in milliseconds; None if nothing was counted."""
         if not len(self):
             return None
         return float(self._histogram.get_value_at_percentile(q * 100)) / 1e3
 
-    def mean_ms(self) -> float | None:
+    def compute_mean_ms(self) -> float | None:
         """Returns the mean in milliseconds; None if nothing was counted."""
         return float(self._histogram.get_mean_value()) / 1e3 if len(self) else None
 

@@ -17,9 +17,9 @@ class Closed:
 
     concurrency: int
 
-    def share(self, client: int, clients: int) -> "Closed":
+    def take_share(self, client: int, clients: int) -> "Closed":
         """Returns the callers of one of several client processes."""
-        return Closed(_part(self.concurrency, client, clients))
+        return Closed(_compute_part(self.concurrency, client, clients))
 
     def __str__(self) -> str:
         return f"concurrency {self.concurrency}"
@@ -36,7 +36,7 @@ class Open:
 
     calls_per_s: float
 
-    def share(self, client: int, clients: int) -> "Open":
+    def take_share(self, client: int, clients: int) -> "Open":
         """Returns the part of one of several client processes."""
         del client
         return Open(self.calls_per_s / clients)
@@ -74,20 +74,20 @@ class Plan:
     client: int = 0
     verify: bool = False
 
-    def shared(self, clients: int) -> list["Plan"]:
+    def split(self, clients: int) -> list["Plan"]:
         """Returns the plan of each of `clients` processes; fewer if there are fewer callers."""
         if isinstance(self.load, Closed):
             clients = min(clients, self.load.concurrency)
         return [
             replace(
                 self,
-                load=self.load.share(client, clients),
-                images=self.images and max(_part(self.images, client, clients), 1),
+                load=self.load.take_share(client, clients),
+                images=self.images and max(_compute_part(self.images, client, clients), 1),
                 client=client,
             )
             for client in range(clients)
         ]
 
 
-def _part(whole: int, part: int, parts: int) -> int:
+def _compute_part(whole: int, part: int, parts: int) -> int:
     return whole // parts + (part < whole % parts)

@@ -55,7 +55,7 @@ class RequestKind(BaseModel):
     """What happens to a source of a size that the model does not take."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.chunk is not None and not self.stream:
             raise ValueError("chunk needs stream")
         if self.caption is not None and self.class_ is not None:

@@ -33,40 +33,40 @@ def draw(path: Path, points: Sequence[Point], knee: Point | None) -> None:
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     axes = iter(figure.subplots(1, panels, squeeze=False)[0])
-    _latency(next(axes), points, knee)
+    _plot_latency(next(axes), points, knee)
     if closed:
-        _throughput(next(axes), closed)
+        _plot_throughput(next(axes), closed)
     if batched:
-        _batches(next(axes), batched)
+        _plot_batches(next(axes), batched)
     figure.savefig(path)
 
 
-def _latency(axes: Axes, points: Sequence[Point], knee: Point | None) -> None:
+def _plot_latency(axes: Axes, points: Sequence[Point], knee: Point | None) -> None:
     axes.set(title="Latency against load", xlabel="images/s", ylabel="ms", yscale="log")
     for kind, marker in ((Open, "o"), (Closed, "s")):
         of_kind = sorted(
             (point for point in points if isinstance(point.load, kind) and point.sum.latency),
-            key=_load,
+            key=_get_rate,
         )
         for name, q in (("p50", 0.5), ("p99", 0.99)):
             if of_kind:
                 axes.plot(
-                    [_load(point) for point in of_kind],
-                    [point.sum.latency.quantile_ms(q) or 0.0 for point in of_kind],
+                    [_get_rate(point) for point in of_kind],
+                    [point.sum.latency.compute_quantile_ms(q) or 0.0 for point in of_kind],
                     marker=marker,
                     label=f"{name}, {kind.__name__.lower()} loop",
                 )
     if knee:
-        axes.axvline(_load(knee), linestyle=":", color="gray", label="knee")
+        axes.axvline(_get_rate(knee), linestyle=":", color="gray", label="knee")
     axes.legend()
 
 
-def _load(point: Point) -> float:
+def _get_rate(point: Point) -> float:
     """Returns images per second: offered in an open loop, received in a closed one."""
     return point.offered_images_per_s or point.images_per_s
 
 
-def _throughput(axes: Axes, closed: Sequence[Point]) -> None:
+def _plot_throughput(axes: Axes, closed: Sequence[Point]) -> None:
     pairs = sorted(
         (point.load.concurrency, point.images_per_s)
         for point in closed
@@ -77,7 +77,7 @@ def _throughput(axes: Axes, closed: Sequence[Point]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _batches(axes: Axes, batched: Sequence[Point]) -> None:
+def _plot_batches(axes: Axes, batched: Sequence[Point]) -> None:
     axes.set(title="Images in a batch", xlabel="at most", ylabel="share of the passes")
     sizes = [point.server.batches for point in batched if point.server]
     # Up to the largest bucket with batches. All points have the same buckets, as they are of one

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from imagemint.bench.client_cost import ClientCost
-from imagemint.bench.counts import Counts, total
+from imagemint.bench.counts import Counts, sum_counts
 from imagemint.bench.generator import ClientResult
 from imagemint.bench.load import Load, Open
 from imagemint.bench.mix import Mix
@@ -34,7 +34,7 @@ class Point:
     @cached_property
     def sum(self) -> Counts:
         """Counts of all kinds together."""
-        return total(list(self.kinds))
+        return sum_counts(list(self.kinds))
 
     @property
     def images_per_s(self) -> float:
@@ -68,7 +68,9 @@ def join_results(
     return Point(
         load,
         mix,
-        kinds=tuple(total(list(same)) for same in zip(*(s.tallies for s in shares), strict=True)),
+        kinds=tuple(
+            sum_counts(list(same)) for same in zip(*(s.tallies for s in shares), strict=True)
+        ),
         elapsed_s=max(share.elapsed_s for share in shares),
         efforts=tuple(share.effort for share in shares),
         verified=sum((share.verified for share in shares), start=Verified()),

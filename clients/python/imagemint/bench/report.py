@@ -51,14 +51,14 @@ class Report:
             "imagemint": metadata.version(DISTRIBUTION),
             "machine": describe_machine(),
             "settings": self.settings,
-            "points": [_point(each) for each in self.points],
+            "points": [_describe_point(each) for each in self.points],
             "bound": self.bound and asdict(self.bound),
-            "knee": self.knee and _point(self.knee),
+            "knee": self.knee and _describe_point(self.knee),
             "aborted": self.aborted
             and {
-                "load": _load(self.aborted.load),
+                "load": _describe_load(self.aborted.load),
                 "why": self.aborted.client_limit,
-                "clients": [_effort(each) for each in self.aborted.efforts],
+                "clients": [_describe_effort(each) for each in self.aborted.efforts],
             },
         }
 
@@ -77,87 +77,88 @@ def describe_machine() -> dict[str, Any]:
 
 def format_head() -> str:
     """Returns the first line of the table."""
-    return _line(_HEAD)
+    return _format_line(_HEAD)
 
 
 def format_rows(point: Point) -> Iterator[str]:
     """Yields the lines of one point: the sum, each kind of a mix of several, and first chunks."""
     tally, offered = point.sum, point.offered_images_per_s
     busy = max((each.busy for each in point.efforts), default=0.0)
-    yield _line(
+    yield _format_line(
         (
             str(point.load),
             "-" if offered is None else f"{offered:.1f}",
-            *_counts(tally, point.elapsed_s),
-            _number(point.client_ms_per_call, 3),
+            *_format_counts(tally, point.elapsed_s),
+            _format_number(point.client_ms_per_call, 3),
             f"{busy:.0%}",
         )
     )
     for ask, kind in zip(point.mix.asks, point.kinds, strict=True):
         if len(point.kinds) > 1:
-            yield _line((f"  {ask}", "", *_counts(kind, point.elapsed_s)))
+            yield _format_line((f"  {ask}", "", *_format_counts(kind, point.elapsed_s)))
         if ask.stream:
-            yield _line(("  first chunk", "", "", "", *_spread(kind.first_chunk)))
+            yield _format_line(("  first chunk", "", "", "", *_format_spread(kind.first_chunk)))
 
 
-def _counts(tally: Counts, elapsed_s: float) -> tuple[str, ...]:
+def _format_counts(tally: Counts, elapsed_s: float) -> tuple[str, ...]:
     return (
         f"{tally.images / elapsed_s:.1f}",
         f"{tally.calls / elapsed_s:.1f}",
-        *_spread(tally.latency),
+        *_format_spread(tally.latency),
         str(tally.shed.total()),
         str(tally.failed.total()),
     )
 
 
-def _spread(latencies: Latencies) -> tuple[str, ...]:
-    return tuple(_number(latencies.quantile_ms(q), 2) for q in _QUANTILES.values())
+def _format_spread(latencies: Latencies) -> tuple[str, ...]:
+    return tuple(_format_number(latencies.compute_quantile_ms(q), 2) for q in _QUANTILES.values())
 
 
-def _number(value: float | None, digits: int) -> str:
+def _format_number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def _format_line(cells: Sequence[str]) -> str:
     widths = [_FIRST, *(max(_OTHER, len(name)) for name in _HEAD[1:])]
     first, *others = zip(cells, widths, strict=False)
     aligned = (f"{cell:>{width}}" for cell, width in others)
     return " ".join((f"{first[0]:<{first[1]}}", *aligned)).rstrip()
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _describe_point(point: Point) -> dict[str, Any]:
     server = point.server
     return {
-        "load": _load(point.load),
+        "load": _describe_load(point.load),
         "elapsed_s": point.elapsed_s,
         "offered_images_per_s": point.offered_images_per_s,
         "images_per_s": point.images_per_s,
         "calls_per_s": point.calls_per_s,
-        **_tally(point.sum),
+        **_describe_counts(point.sum),
         "kinds": [
-            _kind(ask, tally) for ask, tally in zip(point.mix.asks, point.kinds, strict=True)
+            _describe_kind(ask, tally)
+            for ask, tally in zip(point.mix.asks, point.kinds, strict=True)
         ],
         "client_ms_per_call": point.client_ms_per_call,
-        "clients": [_effort(each) for each in point.efforts],
+        "clients": [_describe_effort(each) for each in point.efforts],
         "server": server and asdict(server),
         "verified": asdict(point.verified),
     }
 
 
-def _load(load: Load) -> dict[str, Any]:
+def _describe_load(load: Load) -> dict[str, Any]:
     return {"kind": "closed" if isinstance(load, Closed) else "open", **asdict(load)}
 
 
-def _kind(ask: RequestKind, tally: Counts) -> dict[str, Any]:
+def _describe_kind(ask: RequestKind, tally: Counts) -> dict[str, Any]:
     return {
         "ask": ask.model_dump(by_alias=True),
-        **_tally(tally),
+        **_describe_counts(tally),
         "histogram": tally.latency.encode(),
         "first_chunk_histogram": tally.first_chunk.encode(),
     }
 
 
-def _tally(tally: Counts) -> dict[str, Any]:
+def _describe_counts(tally: Counts) -> dict[str, Any]:
     return {
         "asked_calls": tally.asked_calls,
         "asked_images": tally.asked_images,
@@ -166,21 +167,21 @@ def _tally(tally: Counts) -> dict[str, Any]:
         "cut_streams": tally.cut_streams,
         "shed": dict(tally.shed),
         "failed": dict(tally.failed),
-        "latency_ms": _quantiles(tally.latency),
-        "first_chunk_ms": _quantiles(tally.first_chunk),
+        "latency_ms": _compute_quantiles(tally.latency),
+        "first_chunk_ms": _compute_quantiles(tally.first_chunk),
     }
 
 
-def _quantiles(latencies: Latencies) -> dict[str, float | int | None]:
-    found = {name: latencies.quantile_ms(q) for name, q in _QUANTILES.items()}
-    return {"count": len(latencies), "mean": latencies.mean_ms(), **found}
+def _compute_quantiles(latencies: Latencies) -> dict[str, float | int | None]:
+    found = {name: latencies.compute_quantile_ms(q) for name, q in _QUANTILES.items()}
+    return {"count": len(latencies), "mean": latencies.compute_mean_ms(), **found}
 
 
-def _effort(effort: ClientCost) -> dict[str, float | int | None]:
+def _describe_effort(effort: ClientCost) -> dict[str, float | int | None]:
     return {
         "calls": effort.calls,
         "cpu_s": effort.cpu_s,
         "busy": effort.busy,
-        "lag_p99_ms": effort.lag.quantile_ms(0.99),
-        "late_p99_ms": effort.late.quantile_ms(0.99),
+        "lag_p99_ms": effort.lag.compute_quantile_ms(0.99),
+        "late_p99_ms": effort.late.compute_quantile_ms(0.99),
     }

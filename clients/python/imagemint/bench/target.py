@@ -72,7 +72,7 @@ class Streaming(Protocol):
 class Connection(Protocol):
     """One connection to the server."""
 
-    def unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
         """Prepares calls of one kind.
 
         Args:
@@ -81,7 +81,7 @@ class Connection(Protocol):
         """
         ...
 
-    def streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
         """Prepares streams of one kind; arguments as `unary`.
 
         Raises:
@@ -89,7 +89,7 @@ class Connection(Protocol):
         """
         ...
 
-    def fingerprint(self, content: object) -> bytes:
+    def compute_fingerprint(self, content: object) -> bytes:
         """Returns a digest of what answers to equal requests share: pixels and serials."""
         ...
 

@@ -265,7 +265,7 @@ class Dataset(FilteredConnection):
             self.encryption(),
             tuple(self.metadata()),
         )
-        offer, absent = spec.offer(model, version, variant)
+        offer, absent = spec.read_offer(model, version, variant)
         for error in absent:
             print(f"imagemint dataset: continuing without it: {error}", file=sys.stderr)
         return spec, offer

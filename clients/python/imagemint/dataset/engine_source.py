@@ -114,7 +114,7 @@ class EngineSource:
 
     def close(self) -> None:
         """Closes the engine of this process. The next read opens a new one."""
-        engine = self._engines.pop(_process(), None)
+        engine = self._engines.pop(_identify_process(), None)
         if engine is not None:
             engine.source.close()
 
@@ -123,7 +123,7 @@ class EngineSource:
 
     def _open(self) -> "_Engine":
         """Returns the engine of this process; a fork must not inherit one, nor its lock."""
-        process = _process()
+        process = _identify_process()
         # Reads begin on several threads, and an engine takes time and memory to open.
         with self._opening.setdefault(process, threading.Lock()):
             engine = self._engines.get(process)
@@ -185,5 +185,5 @@ def _make_plan(
     )
 
 
-def _process() -> tuple[int, int]:
+def _identify_process() -> tuple[int, int]:
     return os.getpid(), forks.generation()

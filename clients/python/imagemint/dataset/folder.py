@@ -58,7 +58,7 @@ class Folder(Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
 
-    def digest(self, name: str) -> str | None:
+    def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
 
     def publish(self, staged: Path, name: str) -> None:
@@ -142,7 +142,7 @@ class LocalFolder:
             partial.replace(target)
         _flush_folder(target.parent)
 
-    def digest(self, name: str) -> str | None:
+    def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
         path = f"{self.path}/{name}"
         if not os.path.lexists(path):  # faster than an exception, for folders of many files
@@ -247,7 +247,7 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
         )
     missing = []
     for each in files:
-        digest = folder.digest(each.name)
+        digest = folder.compute_digest(each.name)
         if digest is None:
             missing.append(each)
         elif digest != each.sha256:

@@ -177,7 +177,7 @@ class LocalSource:
         selection.settle(found)
         kept = found.by_name()
         while len(positions := selection.pending):
-            own = conditions.at(positions)
+            own = conditions.select(positions)
             candidates = self._draw(selection.next_indices, own)
             found = critic.score(candidates, own.classes)
             passes = selection.settle(found)
@@ -214,7 +214,7 @@ class _Conditions(NamedTuple):
     classes: NDArray[np.int64] | None
     captions: list[str] | None
 
-    def at(self, positions: NDArray[np.int64]) -> "_Conditions":
+    def select(self, positions: NDArray[np.int64]) -> "_Conditions":
         """Returns the conditions of the images at some positions."""
         return _Conditions(
             None if self.classes is None else self.classes[positions],

@@ -88,7 +88,7 @@ def check_sums(folder: Folder, sums: bytes, plan: Plan) -> None:
     checked = 0
     for line in sums.decode().splitlines():
         digest, _, name = line.partition("  ")
-        found = folder.digest(name)
+        found = folder.compute_digest(name)
         if found != digest:
             what = "is missing" if found is None else "has changed"
             raise DatasetError(
@@ -112,11 +112,11 @@ def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -
         OtherPlan: a file has changed, or a foreign file has the name of a shard.
     """
     journal, shard_format = Journal(folder), load_format(plan.format)
-    for shard in plan.shards():
+    for shard in plan.list_shards():
         entry = journal.read(shard)
         if entry is None:
             name = shard_format.name_file(plan, shard)
-            if name is not None and folder.digest(name) is not None:
+            if name is not None and folder.compute_digest(name) is not None:
                 raise make_foreign_file_error(folder, name)
             yield shard
         elif _has_all(folder, entry):
@@ -126,7 +126,7 @@ def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -
 
 
 def _has_all(folder: Folder, entry: list[WrittenFile]) -> bool:
-    digests = [(each, folder.digest(each.name)) for each in entry]
+    digests = [(each, folder.compute_digest(each.name)) for each in entry]
     for each, digest in digests:
         if digest not in (None, each.sha256):
             raise make_foreign_file_error(folder, each.name)
@@ -171,13 +171,13 @@ def _join_parts(folder: Folder, plan: Plan) -> list[WrittenFile]:
     with folder.stage() as place:
         staging = Staging(place)
         with staging.create(name) as file:
-            for shard in plan.shards():
+            for shard in plan.list_shards():
                 part = folder.read(name_part(shard))
                 if part is None:
                     raise _make_unfinished_error(shard)
                 file.write(part)
         (written,) = staging.describe()
-        digest = folder.digest(name)
+        digest = folder.compute_digest(name)
         if digest not in (None, written.sha256):
             raise make_foreign_file_error(folder, name)
         if digest is None:
@@ -187,7 +187,7 @@ def _join_parts(folder: Folder, plan: Plan) -> list[WrittenFile]:
 
 
 def _list_files(journal: Journal, plan: Plan) -> Iterator[WrittenFile]:
-    for shard in plan.shards():
+    for shard in plan.list_shards():
         entry = journal.read(shard)
         if entry is None:
             raise _make_unfinished_error(shard)

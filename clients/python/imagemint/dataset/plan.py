@@ -108,15 +108,15 @@ class Plan:
         """The condition of a request to a server."""
         return Cycle(self.classes) if isinstance(self.classes, tuple) else None
 
-    def shard(self, number: int) -> Shard:
+    def get_shard(self, number: int) -> Shard:
         """Returns a shard by its number."""
         start = number * self.shard_size
         count = min(self.shard_size, self.count - start)
         return Shard(number, self.first_index + start, count)
 
-    def shards(self) -> Iterator[Shard]:
+    def list_shards(self) -> Iterator[Shard]:
         """Yields all shards in order."""
-        return map(self.shard, range(self.num_shards))
+        return map(self.get_shard, range(self.num_shards))
 
     def spell_index(self, index: int) -> str:
         """Returns an index as text; all of this data set have the same width and sort as text."""
@@ -180,7 +180,7 @@ def describe_software(format_name: FormatName) -> dict[str, str]:
     """Returns the versions of the libraries that determine the bytes of a format."""
     if format_name == "npz":
         return {"numpy": np.__version__}
-    found = {"pillow": PIL.__version__, "zlib": _zlib_version()}
+    found = {"pillow": PIL.__version__, "zlib": _find_zlib_version()}
     if format_name == "parquet":
         import pyarrow as pa  # noqa: PLC0415 - only this format needs the extra
 
@@ -193,7 +193,7 @@ def spell_software(software: dict[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in software.items())
 
 
-def _zlib_version() -> str:
+def _find_zlib_version() -> str:
     """Returns the version of the zlib that Pillow compresses PNG files with."""
     fork = features.version_feature("zlib_ng")
     return f"ng-{fork}" if fork else str(features.version_codec("zlib"))

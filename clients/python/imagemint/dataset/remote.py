@@ -43,7 +43,7 @@ class RemoteFolder:
     def list_foreign_files(self) -> list[str]:
         """Returns the names in it, without the state of an unfinished data set."""
         try:
-            with self._explained():
+            with self._explain_errors():
                 found = self._files.ls(self._root, detail=False)
         except FileNotFoundError:
             return []
@@ -54,23 +54,23 @@ class RemoteFolder:
         """Returns the content of a small file; None if there is none."""
         self._files.invalidate_cache()
         try:
-            with self._explained():
-                return bytes(self._files.cat_file(self._path(name)))
+            with self._explain_errors():
+                return bytes(self._files.cat_file(self._make_path(name)))
         except FileNotFoundError:
             return None
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
-        with self._explained():
+        with self._explain_errors():
             self._make_parent(name)
-            self._files.pipe_file(self._path(name), content)
+            self._files.pipe_file(self._make_path(name), content)
 
-    def digest(self, name: str) -> str | None:
+    def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
         self._files.invalidate_cache()
         digest = hashlib.sha256()
         try:
-            with self._explained(), self._files.open(self._path(name), "rb") as file:
+            with self._explain_errors(), self._files.open(self._make_path(name), "rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
         except FileNotFoundError:
@@ -79,9 +79,9 @@ class RemoteFolder:
 
     def publish(self, staged: Path, name: str) -> None:
         """Uploads a file from the staging area."""
-        with self._explained():
+        with self._explain_errors():
             self._make_parent(name)
-            self._files.put_file(str(staged), self._path(name))
+            self._files.put_file(str(staged), self._make_path(name))
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -91,11 +91,11 @@ class RemoteFolder:
 
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""
-        with contextlib.suppress(FileNotFoundError), self._explained():
-            self._files.rm(self._path(WORK), recursive=True)
+        with contextlib.suppress(FileNotFoundError), self._explain_errors():
+            self._files.rm(self._make_path(WORK), recursive=True)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         """Translates the errors of a store's own library, which share no base class."""
         try:
             yield
@@ -112,7 +112,7 @@ class RemoteFolder:
         protocol = self._files.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         if names.isdisjoint(_WITHOUT_FOLDERS):
-            self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+            self._files.makedirs(self._make_path(name).rpartition("/")[0], exist_ok=True)
 
-    def _path(self, name: str) -> str:
+    def _make_path(self, name: str) -> str:
         return f"{self._root}/{name}"

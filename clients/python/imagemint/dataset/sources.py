@@ -115,7 +115,7 @@ class ServerSpec:
     metadata: tuple[tuple[str, str], ...] = ()
     """Metadata of each call, such as the API key."""
 
-    def offer(self, model: str, version: str, variant: str) -> tuple[Offer, list[Unavailable]]:
+    def read_offer(self, model: str, version: str, variant: str) -> tuple[Offer, list[Unavailable]]:
         """Returns the offer of the servers, and the errors of those that do not answer.
 
         All servers must make the same images. A server that does not answer is checked when a
@@ -151,7 +151,7 @@ class ServerSpec:
             if found != first:
                 raise SourceChanged(
                     f"{one} and {address} would make different images of "
-                    f"{model}@{version}: {_differences(first, found)}"
+                    f"{model}@{version}: {_describe_differences(first, found)}"
                 )
         if first is None:
             raise absent[0]
@@ -343,6 +343,6 @@ def _check_batch(batch: ImageBatch, plan: Plan, address: str) -> None:
         )
 
 
-def _differences(one: Offer, other: Offer) -> str:
+def _describe_differences(one: Offer, other: Offer) -> str:
     names = [name for name in Offer.__slots__ if getattr(one, name) != getattr(other, name)]
     return "; ".join(f"{name} {getattr(one, name)} and {getattr(other, name)}" for name in names)

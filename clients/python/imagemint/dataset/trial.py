@@ -37,7 +37,7 @@ def estimate(plan: Plan, spec: Spec) -> Estimate:
         staging = Staging(Path(place))
         began = time.perf_counter()
         batches = source.read(plan.first_index, count)
-        load_format(plan.format).write(trial, trial.shard(0), batches, staging)
+        load_format(plan.format).write(trial, trial.get_shard(0), batches, staging)
         seconds = time.perf_counter() - began
         num_bytes = sum(each.size for each in staging.describe())
     share = plan.count / count

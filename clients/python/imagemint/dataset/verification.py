@@ -24,10 +24,10 @@ def choose_shards(plan: Plan, images: int | None) -> list[Shard]:
         images: the smallest number of images; None for all.
     """
     if images is None or images >= plan.count:
-        return list(plan.shards())
+        return list(plan.list_shards())
     wanted = min(plan.num_shards, -(-images // plan.shard_size))
     chosen = random.Random(plan.seed).sample(range(plan.num_shards), wanted)  # noqa: S311 - a sample
-    return [plan.shard(number) for number in sorted(chosen)]
+    return [plan.get_shard(number) for number in sorted(chosen)]
 
 
 def verify(
@@ -67,7 +67,7 @@ def verify(
                         part = b"".join(lines[begin : begin + shard.count])
                         same = hashlib.sha256(part).hexdigest() == each.sha256
                     else:
-                        name, same = each.name, folder.digest(each.name) == each.sha256
+                        name, same = each.name, folder.compute_digest(each.name) == each.sha256
                     if not same:
                         raise DatasetError(
                             f"{folder.place}/{name} differs from the images that its plan makes"

@@ -35,7 +35,7 @@ class FakeClock:
         """Returns the current time."""
         return self.now
 
-    async def until(self, moment_ns):
+    async def wait_until(self, moment_ns):
         """Waits until the test reaches the moment."""
         if moment_ns <= self.now:
             await asyncio.sleep(0)
@@ -90,7 +90,7 @@ class FakeConnection:
         self.target = target
         self.number = number
 
-    def unary(self, ask, seed):
+    def prepare_unary(self, ask, seed):
         """Returns a call that answers with all images."""
 
         async def send(turn):
@@ -99,7 +99,7 @@ class FakeConnection:
 
         return send
 
-    def streaming(self, ask, seed):
+    def prepare_streaming(self, ask, seed):
         """Returns a call that answers in chunks."""
 
         async def chunks(turn):
@@ -112,7 +112,7 @@ class FakeConnection:
 
         return chunks
 
-    def fingerprint(self, content):
+    def compute_fingerprint(self, content):
         """Returns the whole content."""
         return repr(content).encode()
 
@@ -121,7 +121,7 @@ class FakeConnection:
         target.moments_ns.append(target.clock.now)
         target.asked.append((self.number, ask.count, seed, turn))
         if target.takes_ns:
-            await target.clock.until(target.clock.now + target.takes_ns)
+            await target.clock.wait_until(target.clock.now + target.takes_ns)
         else:
             await asyncio.sleep(0)
         await target.free.wait()

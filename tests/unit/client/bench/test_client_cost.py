@@ -2,7 +2,7 @@
 
 import pytest
 
-from imagemint.bench.client_cost import BUSY, CostMeter, limit
+from imagemint.bench.client_cost import BUSY, CostMeter, explain_limit
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from imagemint.bench.client_cost import BUSY, CostMeter, limit
 )
 def test_limit_is_explained(make_effort, effort, p99_ms, word):
     """The reason is a busy event loop, late calls or lag, with the measurement."""
-    assert word in limit(make_effort(**effort), p99_ms)
+    assert word in explain_limit(make_effort(**effort), p99_ms)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_limit_is_explained(make_effort, effort, p99_ms, word):
 )
 def test_small_share_is_no_limit(make_effort, effort, p99_ms):
     """Less than half of the latency, or a negligible time, is no limit."""
-    assert limit(make_effort(**effort), p99_ms) is None
+    assert explain_limit(make_effort(**effort), p99_ms) is None
 
 
 async def test_meter_counts_from_open_to_close():

@@ -19,12 +19,12 @@ ONE = parse_mix("count=1")
 
 def test_plan_is_divided_completely():
     """Callers, images and rate add up. No part is empty, and each has its own number."""
-    parts = Plan(Closed(5), ONE, images=11).shared(3)
+    parts = Plan(Closed(5), ONE, images=11).split(3)
     assert [part.load.concurrency for part in parts] == [2, 2, 1]
     assert [part.images for part in parts] == [4, 4, 3]
     assert [part.client for part in parts] == [0, 1, 2]
-    assert len(Plan(Closed(2), ONE, duration_s=1.0).shared(4)) == 2
-    parts = Plan(Open(30.0), ONE, duration_s=1.0).shared(4)
+    assert len(Plan(Closed(2), ONE, duration_s=1.0).split(4)) == 2
+    parts = Plan(Open(30.0), ONE, duration_s=1.0).split(4)
     assert [part.load.calls_per_s for part in parts] == [7.5] * 4
 
 

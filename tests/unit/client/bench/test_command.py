@@ -20,7 +20,7 @@ def verdicts(monkeypatch):
     Server and client share this process, so that a real measurement would be random.
     """
     verdicts = []
-    limit = "imagemint.bench.generator.limit"
+    limit = "imagemint.bench.generator.explain_limit"
     monkeypatch.setattr(limit, lambda *_: verdicts.pop(0) if verdicts else None)
     return verdicts
 
