@@ -48,7 +48,7 @@ def open_session(content: bytes, provider: str, threads: int) -> Callable[[Feed]
     return lambda feed: found.run(None, feed)[0]
 
 
-def feed_of(content: bytes, rows: int) -> Feed:
+def make_feed(content: bytes, rows: int) -> Feed:
     """Returns inputs of seed 0 with random classes."""
     graph = onnx.load_model_from_string(content).graph
     sides = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in graph.input}
@@ -89,7 +89,7 @@ def export_reference() -> dict[str, bytes]:
     plain = build_graph(trained)
     laid_out = replace_transposed_convolutions(plain)
     content = plain.SerializeToString()
-    quantised = quantize_to_int8(laid_out, [feed_of(content, 256)], ("Gemm", "Conv", "MatMul"))
+    quantised = quantize_to_int8(laid_out, [make_feed(content, 256)], ("Gemm", "Conv", "MatMul"))
     graphs = {"as exported": plain, "fp32": laid_out, "int8": quantised}
     return {name: graph.SerializeToString() for name, graph in graphs.items()}
 
@@ -158,7 +158,7 @@ def main() -> None:
         f"{'batch':>5}  {'graph':<36} {'best ms':>9} {'median ms':>9}  times as fast as the first"
     )
     for batch in BATCHES:
-        found[str(batch)] = compare(graphs, feed_of(some, batch), told.rounds, clock)
+        found[str(batch)] = compare(graphs, make_feed(some, batch), told.rounds, clock)
         for name, row in found[str(batch)].items():
             spread = f"{row['speed']:.2f} ({row['least']:.2f} to {row['most']:.2f})"
             print(

@@ -67,7 +67,7 @@ def render(root: Path) -> dict[str, str]:
         page: GENERATED
         + f"# {title}\n\n{head}\n"
         + "".join(
-            _render_file(_read(files[stem], {k: _link(v, page) for k, v in places.items()}))
+            _render_file(_read(files[stem], {k: _make_link(v, page) for k, v in places.items()}))
             for stem in stems
         )
         for page, (title, head, stems) in _PAGES.items()
@@ -79,7 +79,7 @@ def _list_declared(file: FileDescriptorProto) -> Iterator[DescriptorProto | Enum
     yield from file.enum_type
 
 
-def _link(target: str, page: str) -> str:
+def _make_link(target: str, page: str) -> str:
     return "" if target == page else target
 
 

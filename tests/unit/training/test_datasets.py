@@ -327,7 +327,7 @@ def test_download_is_cached(publisher, published, tmp_path):
     again = load_dataset("mnist", "train")
     assert publisher.asked == [IMAGES, LABELS]
     assert list_cache(tmp_path) == [IMAGES, LABELS]
-    kept = datasets.cache_directory() / "mnist" / IMAGES
+    kept = datasets.find_cache_directory() / "mnist" / IMAGES
     assert kept.read_bytes() == publisher.files[IMAGES]
     assert np.array_equal(first.images, again.images)
     assert again.labels.tolist() == [3, 4]

@@ -149,10 +149,10 @@ class Generator:
         found = Verified()
         for kind, sample in enumerate(self._samples):
 
-            async def again(turn: int, kind: int = kind) -> object:
+            async def repeat(turn: int, kind: int = kind) -> object:
                 return await self._repeat(0, kind, turn)
 
-            found += await compare_again(sample, again, self._connections[0].compute_fingerprint)
+            found += await compare_again(sample, repeat, self._connections[0].compute_fingerprint)
         return found
 
     async def _repeat(self, connection: int, kind: int, turn: int) -> object:

@@ -111,7 +111,7 @@ class ImagemintConnection:
             timeout_s=self._target.timeout_s,
         )
 
-        async def chunks(turn: int) -> AsyncGenerator[Reply, None]:
+        async def stream_chunks(turn: int) -> AsyncGenerator[Reply, None]:
             missing = ask.count
             async with aclosing(call(requests[turn % POOL])) as messages:
                 async for message in messages:
@@ -122,7 +122,7 @@ class ImagemintConnection:
                         return
             raise CallFailed("SHORT_ANSWER", f"{missing} of {ask.count} images missing")
 
-        return chunks
+        return stream_chunks
 
     def compute_fingerprint(self, content: object) -> bytes:
         """Returns the SHA-256 of the pictures and the serials."""

@@ -1,7 +1,7 @@
 """Labelled images in memory: published data sets, and files and folders of any usual layout."""
 
 from imagemint.training.datasets.classes import read_labels_file
-from imagemint.training.datasets.download import cache_directory
+from imagemint.training.datasets.download import find_cache_directory
 from imagemint.training.datasets.folder import load_folder
 from imagemint.training.datasets.formats import parse_idx
 from imagemint.training.datasets.images import LabelledImages, Split
@@ -17,7 +17,7 @@ __all__ = [
     "LabelledImages",
     "ReadOptions",
     "Split",
-    "cache_directory",
+    "find_cache_directory",
     "load_dataset",
     "load_folder",
     "parse_idx",

@@ -39,15 +39,15 @@ class Source:
     packed: bool = False
 
 
-def cache_directory() -> Path:
+def find_cache_directory() -> Path:
     """Returns the folder of downloads: ``$XDG_CACHE_HOME/imagemint``, by default in ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "imagemint" / "data"
 
 
-def search_path(data: Path | None) -> list[Path]:
+def list_search_folders(data: Path | None) -> list[Path]:
     """Returns the folders to search for data sets, in order."""
-    return [folder for folder in (data, cache_directory()) if folder is not None]
+    return [folder for folder in (data, find_cache_directory()) if folder is not None]
 
 
 def read_source(source: Source, data: Path | None) -> bytes:
@@ -57,7 +57,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
         DatasetError: the file is not found and cannot be downloaded, is damaged, or has another
             checksum than the published one. The message names everything that was tried.
     """
-    tried = [folder / source.path for folder in search_path(data)]
+    tried = [folder / source.path for folder in list_search_folders(data)]
     for path in tried:
         if path.is_file():
             remedy = "delete the file to have it fetched again"

@@ -14,8 +14,8 @@ from imagemint.training.datasets.avatars import load_avatars64
 from imagemint.training.datasets.download import (
     Source,
     compute_digest,
+    list_search_folders,
     read_source,
-    search_path,
 )
 from imagemint.training.datasets.folder import load_tree
 from imagemint.training.datasets.formats import parse_cifar_binary, parse_idx
@@ -124,7 +124,7 @@ def _load_file(path: Path, split: Split, options: ReadOptions) -> LabelledImages
 
 
 def _find_path(name: str, data: Path | None) -> Path:
-    tried = [Path(name).expanduser(), *(folder / name for folder in search_path(data))]
+    tried = [Path(name).expanduser(), *(folder / name for folder in list_search_folders(data))]
     for path in tried:
         if name and path.exists():
             return path
@@ -205,7 +205,7 @@ def _load_stacked_mnist(split: Split, data: Path | None) -> LabelledImages:
 def _load_cifar10(split: Split, data: Path | None) -> LabelledImages:
     """Reads the Parquet file if there is one, otherwise the publisher's archive."""
     path = f"cifar10/{split}-00000-of-00001.parquet"
-    if any((folder / path).is_file() for folder in search_path(data)):
+    if any((folder / path).is_file() for folder in list_search_folders(data)):
         return _load_parquet("cifar10", split, data, _CIFAR_LICENSE)
     found = parse_cifar_binary(read_source(_CIFAR, data), split, _CIFAR.path)
     return replace(found, license=_CIFAR_LICENSE)

@@ -160,11 +160,11 @@ def _read_rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row
             source=source,
             label=columns.as_label(cells.get(table.labels), place) if table.labels else None,
             text=str(cells.get(table.texts) or "") if table.texts else "",
-            split=of_table or _split_of(cells, file, source, tree) or "train",
+            split=of_table or _read_split(cells, file, source, tree) or "train",
         )
 
 
-def _split_of(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -> str | None:
+def _read_split(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -> str | None:
     """Returns the split of one row, by its column ``split`` or the folders of its picture."""
     told = find_split_name(str(cells.get("split") or ""))
     if told is not None:

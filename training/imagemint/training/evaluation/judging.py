@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagemint.training.data_options import DataOptions
-from imagemint.training.datasets import LabelledImages, cache_directory
+from imagemint.training.datasets import LabelledImages, find_cache_directory
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
@@ -120,7 +120,7 @@ def evaluate(
         _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
     key = _make_key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
-    kept = cache_directory().with_name("evaluations") / f"{key}.json"
+    kept = find_cache_directory().with_name("evaluations") / f"{key}.json"
     figures = _read_kept_figures(kept, key) if cache else ()
     if figures and (out is None or _is_of(out, source)):
         return _record(source, figures)
