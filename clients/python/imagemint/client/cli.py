@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_failure(error):
             raise
-        _print_error(arguments, str(error) or type(error).__name__)
+        _print_error(arguments, _describe_failure(error))
         return _FAILED
     return status
 
@@ -171,6 +171,13 @@ def _is_failure(error: Exception) -> bool:
     classes = type(error).__mro__
     ours = any(each.__module__.partition(".")[0] == DISTRIBUTION for each in classes)
     return ours or isinstance(error, OSError)
+
+
+def _describe_failure(error: Exception) -> str:
+    """Returns the text of a failure, that of an OSError without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _print_error(arguments: list[str], message: str) -> None:
