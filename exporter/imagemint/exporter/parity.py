@@ -88,7 +88,8 @@ def measure_parity(
         raise ExportError(
             f"{backend.description} differs from {original.name} by up to "
             f"{parity.max_difference} levels and in {parity.differing_share:.3%} of the pixel "
-            f"values; allowed are {tolerance.levels} and {tolerance.share:.3%}"
+            f"values; allowed are {tolerance.levels} and {tolerance.share:.3%}. If the difference"
+            " is only rounding, raise --tolerance-levels or --tolerance-share"
         )
     return parity
 

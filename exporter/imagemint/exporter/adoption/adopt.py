@@ -20,13 +20,14 @@ from imagemint.exporter.adoption.original import (
     get_latent_sides,
 )
 from imagemint.exporter.adoption.signature import Form, Input, Signature, read_signature
-from imagemint.exporter.adoption.value_range import check_value_range
+from imagemint.exporter.adoption.value_range import check_declared_range, check_value_range
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import OPSET
 from imagemint.exporter.parity import Original
 from imagemint.exporter.surgery import BATCH_AXIS, fold_batch_norm, strip
 
 _PREFIX = "adopted."
+_IR_VERSION = 8  # the oldest of our operator set; before 4, weights had to be inputs
 _BATCHES = (1, 3)  # two sizes show whether a graph takes any size
 
 
@@ -70,9 +71,7 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
         ExportError: the file is not an ONNX model, or not the described generator; the message
             states what was found, and which option helps.
     """
-    low, high = foreign.value_range
-    if not high > low:
-        raise ExportError(f"value range {low:g} to {high:g} is empty")
+    check_declared_range(foreign.value_range)
     model, sha256 = read_model(foreign.path)
     signature = read_signature(model.graph, foreign)
     original = OriginalModel(model, signature, foreign)
@@ -150,14 +149,14 @@ def _make_graph(
             graph, "truncation", signature.truncation, signature.truncation_form, 0
         )
     for each, value in signature.constants:
-        before += _make_constant_nodes(graph, each, value)
+        before += _make_constant_nodes(graph, each, value, signature.batch)
     nodes = [*before, *graph.node, *_make_pixel_nodes(graph, signature, original, foreign)]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [BATCH_AXIS, *original.shape])
     whole = helper.make_graph(nodes, "generator", inputs, [image], graph.initializer)
     whole.sparse_initializer.extend(graph.sparse_initializer)
     opsets = [o for o in theirs.opset_import if o.domain or o.version >= OPSET]
     ours = helper.make_model(
-        whole, opset_imports=opsets, ir_version=theirs.ir_version, functions=theirs.functions
+        whole, opset_imports=opsets, ir_version=max(theirs.ir_version, _IR_VERSION)
     )
     fold_batch_norm(ours)
     strip(ours)
@@ -198,15 +197,22 @@ def _make_column_nodes(
 
 
 def _make_constant_nodes(
-    graph: onnx.GraphProto, found: Input, value: float
+    graph: onnx.GraphProto, found: Input, value: float, batch: int | None
 ) -> list[onnx.NodeProto]:
-    """Returns nodes for an input that always gets the same number, in each row of the batch."""
+    """Returns nodes for an input that always gets the same number.
+
+    An input whose first side is open, or is the batch size of the file, gets it in each row of the
+    batch. Any other input has the same shape for every batch.
+    """
     name = _PREFIX + found.name
     number = _put(
         graph, f"{name}.number", np.array(value, helper.tensor_dtype_to_np_dtype(found.dtype))
     )
     if not found.shape:
         return [helper.make_node("Identity", [number], [name])]
+    if found.shape[0] not in {None, batch}:
+        whole = _put(graph, f"{name}.shape", np.array(compute_constant_shape(found, 1), np.int64))
+        return [helper.make_node("Expand", [number, whole], [name])]
     sides = _put(graph, f"{name}.sides", np.array(compute_constant_shape(found, 1)[1:], np.int64))
     rows, shape = f"{name}.rows", f"{name}.shape"
     return [
@@ -244,7 +250,7 @@ def _make_pixel_nodes(
         shape = _put(graph, "image_shape", np.array([0, height, width, channels], np.int64))
         return [*nodes, helper.make_node("Reshape", ["bytes", shape], ["image"])]
     planes = "bytes"
-    if foreign.image_shape is not None:
+    if original.is_flat:
         planes = "planes"
         shape = _put(graph, "image_shape", np.array([0, channels, height, width], np.int64))
         nodes.append(helper.make_node("Reshape", ["bytes", shape], [planes]))

@@ -9,6 +9,8 @@ from onnx import helper, numpy_helper
 
 _SPATIAL = [2, 3]
 _SUFFIX = ".any_batch"
+# The input that has the shape. A Resize by scales, its input 2, keeps the batch axis as it is.
+_PLACES = {"Reshape": 1, "Expand": 1, "Resize": 3}
 
 
 def free_batch_axis(graph: onnx.GraphProto, batch: int) -> None:
@@ -24,16 +26,16 @@ def free_batch_axis(graph: onnx.GraphProto, batch: int) -> None:
     """
     constants = dict(_list_constants(graph))
     for node in graph.node:
-        name = node.input[-1] if node.op_type == "Resize" else "".join(node.input[1:2])
-        if node.op_type not in {"Reshape", "Expand", "Resize"} or name not in constants:
+        place = _PLACES.get(node.op_type, len(node.input))
+        name = "".join(node.input[place : place + 1])
+        if name not in constants:
             continue
         shape = constants[name].astype(np.int64)  # as each of the three takes it
         if shape.ndim != 1 or shape[:1].tolist() != [batch]:
             continue
         freed = _FREED[node.op_type](node, shape)
         if freed is not None:
-            at = list(node.input).index(name)
-            node.input[at] = _add(graph, f"{name}{_SUFFIX}.{node.op_type}", freed)
+            node.input[place] = _add(graph, f"{name}{_SUFFIX}.{node.op_type}", freed)
 
 
 def _reshape(_: onnx.NodeProto, shape: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

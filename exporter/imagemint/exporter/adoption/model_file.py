@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper
 
+from imagemint.exporter.adoption.operators import inline_functions, prepare_operators
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import OPSET
 
@@ -23,7 +24,8 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     digest covers the model file and then each file of weights, in the order of their names.
 
     Raises:
-        ExportError: the file cannot be read, is not an ONNX model, or its weights are missing.
+        ExportError: the file cannot be read, is not an ONNX model, its weights are missing, or it
+            has operators that no bundle may have.
     """
     try:
         content = path.read_bytes()
@@ -38,10 +40,11 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         digest.update((path.absolute().parent / name).read_bytes())
     _load_weights(model, path)
     try:
-        model = _check_and_convert(model)
+        model = _check_and_convert(model, path)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise _make_error(path, error) from error
     _drop_constant_inputs(model.graph)
+    prepare_operators(model.graph, path)
     return model, digest.hexdigest()
 
 
@@ -90,8 +93,10 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(f"{path}: its weights cannot be read: {error}") from error
 
 
-def _check_and_convert(model: onnx.ModelProto) -> onnx.ModelProto:
+def _check_and_convert(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     onnx.checker.check_model(model)
+    # The converter knows neither functions nor domains of others.
+    model = inline_functions(model, path)
     versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]
     if max(versions, default=OPSET) >= OPSET:
         return model

@@ -1,11 +1,13 @@
 """The signature of a foreign graph: which input and output is which, and in what form."""
 
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.errors import ExportError
@@ -97,6 +99,7 @@ def read_signature(graph: onnx.GraphProto, foreign: ForeignModel) -> Signature:
             message names the inputs and the options that map them.
     """
     inputs = {value.name: Input.of(value) for value in graph.input}
+    _check_types(inputs)
     _check_names(inputs, foreign)
     constants = tuple(
         (each, foreign.fixed_inputs.get(each.name, 0.0))
@@ -127,6 +130,45 @@ def _check_names(inputs: dict[str, Input], foreign: ForeignModel) -> None:
     for name in (*filter(None, named), *foreign.fixed_inputs):
         if name not in inputs:
             raise ExportError(f"There is no input {name!r}. The inputs are {_list(inputs)}")
+    roles: dict[str, list[str]] = {}
+    for role, chosen in zip(("latents", "classes", "psi"), named, strict=True):
+        if chosen is not None:
+            roles.setdefault(chosen, []).append(role)
+    for name in foreign.fixed_inputs:
+        roles.setdefault(name, []).append("a constant")
+    for name, several in roles.items():
+        if len(several) > 1:
+            raise ExportError(
+                f"Input {inputs[name]} cannot take {' and '.join(several)}. Name it in one option"
+            )
+    for name, value in foreign.fixed_inputs.items():
+        _check_constant(inputs[name], value)
+
+
+def _check_types(inputs: Mapping[str, Input]) -> None:
+    for each in inputs.values():
+        if each.dtype not in _NUMBERS:
+            raise ExportError(
+                f"Input {each} has a type that no bundle can fill. Export the model without it, or"
+                f" with one of the types {_name_types(_NUMBERS)}"
+            )
+
+
+def _check_constant(found: Input, value: float) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(found.dtype)
+    if found.dtype in _FLOATS:
+        fits = abs(value) <= float(np.finfo(dtype).max)
+    elif found.dtype == TensorProto.BOOL:
+        fits = value in {0, 1}
+    else:
+        limits = np.iinfo(dtype)
+        fits = value == int(value) and limits.min <= value <= limits.max
+    if not fits:
+        raise ExportError(f"Input {found} cannot take {value:g}. Correct --fix-input {found.name}")
+
+
+def _name_types(types: Iterable[int]) -> str:
+    return ", ".join(sorted(TensorProto.DataType.Name(each).lower() for each in types))
 
 
 def _find_truncation_input(free: list[Input], foreign: ForeignModel) -> Input | None:
@@ -147,25 +189,45 @@ def _find_class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     others = [each for each in free if each.name != foreign.latent_input]
     integers = [each for each in others if each.dtype in _INTEGERS]
     one_hot = [each for each in others if each.shape[1:] == (len(foreign.class_labels),)]
-    # If latents are as long as the number of classes, both inputs look one-hot; the name decides
-    # then.
-    named = [each for each in one_hot if each.name.lower() in _CLASS_NAMES]
-    return _require_one(
-        "class input", integers or (one_hot if len(one_hot) == 1 else named), others
-    )
+    # If latents are as long as the number of classes, both inputs look one-hot, and one float for
+    # each image may be anything; the name decides then.
+    numbers = [each for each in others if each.shape[1:] in {(), (1,)}]
+    named = [each for each in (*one_hot, *numbers) if each.name.lower() in _CLASS_NAMES]
+    candidates = integers or (one_hot if len(one_hot) == 1 else named)
+    if not candidates:
+        wide = [each for each in others if each.name.lower() in _CLASS_NAMES and each.shape[1:]]
+        found = f" Input {wide[0]} may take {wide[0].shape[1]} classes." if wide else ""
+        raise ExportError(
+            f"{len(foreign.class_labels)} labels are given, and no input takes as many classes."
+            f"{found} The inputs are {_describe(others)}. Correct --labels, use --class-input, or"
+            " leave out the labels if the model has no classes"
+        )
+    return _require_one("class input", candidates, others)
 
 
 def _find_latent_input(free: list[Input], foreign: ForeignModel) -> Input:
     if foreign.latent_input is not None:
         latent = _find_first(free, lambda each: each.name == foreign.latent_input)
         if latent is None:
-            raise ExportError(f"Input {foreign.latent_input!r} cannot take latents as well")
+            raise ExportError(
+                f"Input {foreign.latent_input!r} takes psi by its name. Name the input for psi with"
+                " --truncation-input"
+            )
         if latent.dtype not in _FLOATS:
             raise ExportError(f"Input {latent} cannot take latents: it takes no floats")
         return latent
     floats = [each for each in free if each.dtype in _FLOATS]
-    unlikely = [each for each in floats if each.name.lower() in _CLASS_NAMES]
-    likely = [each for each in floats if each not in unlikely]
+    if not floats:
+        raise ExportError(
+            "No input is left for the latents: it takes floats, and neither --fix-input nor"
+            f" --ignore-input names it. Left is {_describe(free)}"
+        )
+    # One number for the whole batch or for each image is rarely a latent, and classes never are.
+    likely = [
+        each
+        for each in floats
+        if each.name.lower() not in _CLASS_NAMES and any(side != 1 for side in each.shape[1:])
+    ]
     return _require_one("latent input", likely if len(likely) == 1 else floats, free)
 
 
@@ -174,12 +236,15 @@ def _refuse_unmapped(left: list[Input], foreign: ForeignModel) -> None:
     for each in left:
         text = f"Input {each} is not mapped."
         is_class = each.dtype in _INTEGERS or each.name.lower() in _CLASS_NAMES
+        quoted = shlex.quote(each.name)
+        fixed = f"--fix-input {shlex.quote(f'{each.name}=NUMBER')} or --ignore-input {quoted}"
         if foreign.class_labels or not is_class:
-            text += f" Use --fix-input {each.name}=NUMBER or --ignore-input {each.name}."
+            is_psi = each.dtype in _FLOATS and each.shape[1:] in {(), (1,)} and each.shape
+            psi = f"--truncation-input {quoted} if it takes psi, or " if is_psi else ""
+            text += f" Use {psi}{fixed}."
         else:
             text += (
-                f" Use --class-input {each.name} and --labels, or --ignore-input {each.name},"
-                " which fills it with zeros."
+                f" Use --class-input {quoted} and --labels, or {fixed}, which fills it with zeros."
             )
         texts.append(text)
     if texts:
@@ -206,7 +271,11 @@ def _read_z_dim(latent: Input) -> int:
         )
     long = [side for side in sides if side > 1] or sides[:1]
     if len(long) != 1 or not long[0]:
-        raise ExportError(f"Input {latent} is no batch of latents [N, z]")
+        raise ExportError(
+            f"Input {latent} is no batch of latents [N, z]: it has"
+            f" {len(long) if long and long[0] else 'no'} axes of more than one number. Export the"
+            " model with one latent for each image"
+        )
     return long[0]
 
 
@@ -240,9 +309,12 @@ def _find_truncation_form(found: Input, latent: Input) -> Form:
 def _require_one(what: str, candidates: list[Input], among: Iterable[Input]) -> Input:
     if len(candidates) != 1:
         option = what.replace(" ", "-")
-        found = ", ".join(map(str, among)) or "none"
-        raise ExportError(f"Which is the {what}? There is {found}. Use --{option}")
+        raise ExportError(f"Which is the {what}? There is {_describe(among)}. Use --{option}")
     return candidates[0]
+
+
+def _describe(inputs: Iterable[Input]) -> str:
+    return ", ".join(map(str, inputs)) or "none"
 
 
 def _find_first(inputs: list[Input], fits: Callable[[Input], bool]) -> Input | None:

@@ -10,9 +10,9 @@ from imagemint.engine.spec import ANY_SIDE, GraphInput
 ALLOWED_DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """The operator domains that ONNX Runtime ships. Other domains need custom code."""
 
-_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-# Dropout and its fused forms are random only in training mode, which no generator needs.
-_RANDOM = frozenset(
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators that run graphs within nodes."""
+RANDOM = frozenset(
     {
         "Bernoulli",
         "BiasDropout",
@@ -27,6 +27,8 @@ _RANDOM = frozenset(
         "Sampling",
     }
 )
+"""Operators with random results. Dropout and its fused forms are random only in training mode,
+which no generator needs."""
 # Operators of com.microsoft that use more than the file: a compiled file beside it, Python, Triton.
 _REACHING_OUT = frozenset({"EPContext", "PythonOp", "PythonOpGrad", "TritonOp"})
 
@@ -75,11 +77,11 @@ def _collect_nodes(
 def _find_node_faults(node: onnx.NodeProto) -> Iterator[str]:
     if node.domain not in ALLOWED_DOMAINS:
         yield f"operator {node.op_type!r} of domain {node.domain!r}, which is not allowed"
-    if node.op_type in _CONTROL_FLOW or any(
+    if node.op_type in CONTROL_FLOW or any(
         attribute.HasField("g") or attribute.graphs for attribute in node.attribute
     ):
         yield f"control flow: {node.op_type}"
-    if node.op_type in _RANDOM:
+    if node.op_type in RANDOM:
         yield f"random node: {node.op_type}"
     if node.op_type in _REACHING_OUT:
         yield f"operator that uses files or code outside of the bundle: {node.op_type}"

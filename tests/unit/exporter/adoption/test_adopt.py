@@ -123,10 +123,10 @@ def test_names_of_the_origin_are_removed(tmp_path):
 @pytest.mark.parametrize(
     ("made", "told", "said"),
     [
-        ({}, {"value_range": (1, 1)}, "value range 1 to 1 is empty"),
+        ({}, {"value_range": (1, 1)}, "value range 1,1: black must be below white"),
         ({}, {"latent_input": "z"}, "There is no input 'z'. The inputs are noise"),
         ({}, {"output": "image"}, "There is no output 'image'. The outputs are fake"),
-        ({}, {"class_labels": LABELS}, "Which is the class input"),
+        ({}, {"class_labels": LABELS}, "no input takes as many classes"),
         ({"latent": ("N", 6, 2, 1)}, {}, r"\[\?, 6, 2, 1\]\) is no batch of latents"),
         (
             {"classes": (TensorProto.INT64, [])},

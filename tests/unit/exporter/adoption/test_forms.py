@@ -12,6 +12,7 @@ from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.adoption import ForeignModel, adopt
+from imagemint.exporter.adoption.value_range import check_value_range
 from imagemint.exporter.command import Export
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.export import adopt_generator
@@ -44,12 +45,20 @@ def make_node(kind, *names, **attributes):
     return helper.make_node(kind, list(names[:-1]), list(names[-1:]), **attributes)
 
 
-def write_plain_file(path, *, batch="n", shape=(-1, 1, SIDE, SIDE), z=TensorProto.FLOAT, **options):
+def write_plain_file(
+    path,
+    *,
+    batch="n",
+    shape=(-1, 1, SIDE, SIDE),
+    z=TensorProto.FLOAT,
+    width=SIDE * SIDE,
+    **options,
+):
     """Writes a generator tanh(z @ w) that is reshaped to `shape`.
 
-    A shape of None keeps the output flat.
+    A shape of None keeps the output flat. The first `width` columns of w are used.
     """
-    nodes = [make_node("Cast", "z", "f", to=TensorProto.FLOAT), make_node("MatMul", "f", "w", "x")]
+    nodes = [make_node("Cast", "z", "f", to=TensorProto.FLOAT), make_node("MatMul", "f", "v", "x")]
     nodes.append(make_node("Tanh", "x", "out" if shape is None else "t"))
     if shape is not None:
         nodes.append(make_node("Reshape", "t", "s", "out"))
@@ -59,7 +68,7 @@ def write_plain_file(path, *, batch="n", shape=(-1, 1, SIDE, SIDE), z=TensorProt
         nodes=nodes,
         inputs=[("z", z, [batch, Z_DIM])],
         output=(TensorProto.FLOAT, [batch, *sides]),
-        constants={"s": np.array(shape or [0], np.int64)},
+        constants={"s": np.array(shape or [0], np.int64), "v": WEIGHTS[:, :width]},
         **options,
     )
 
@@ -71,10 +80,11 @@ def serve(path, repository, **told):
     return bundle, OnnxBackend(bundle, device="cpu")
 
 
-def compute_expected_images(z, dtype=np.float32, styles=0.0):
-    """Returns the images uint8 [N, 8, 8, 1] of tanh(z @ w + styles)."""
-    values = np.tanh(z.astype(dtype).astype(np.float32) @ WEIGHTS + styles)
-    return np.rint((values + 1) * 127.5).reshape(-1, SIDE, SIDE, 1)
+def compute_expected_images(z, dtype=np.float32, styles=0.0, width=SIDE * SIDE):
+    """Returns the images uint8 of tanh(z @ w + styles), [N, 8, 8, 1], or flat if less wide."""
+    values = np.tanh(z.astype(dtype).astype(np.float32) @ WEIGHTS[:, :width] + styles)
+    levels = np.rint((values + 1) * 127.5)
+    return levels.reshape(-1, SIDE, SIDE, 1) if width == SIDE * SIDE else levels
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "folder"])
@@ -183,6 +193,84 @@ def test_latents_are_cast(tmp_path, dtype):
     assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
 
 
+def test_float16_generator_is_adopted(tmp_path):
+    """A generator that computes in float16 agrees with its bundle within the default tolerance."""
+    path = save_generator(
+        tmp_path / "g.onnx",
+        nodes=[
+            make_node("MatMul", "z", "half", "x"),
+            make_node("Tanh", "x", "t"),
+            make_node("Reshape", "t", "s", "out"),
+        ],
+        inputs=[("z", TensorProto.FLOAT16, ["n", Z_DIM])],
+        output=(TensorProto.FLOAT16, ["n", 1, SIDE, SIDE]),
+        constants={"half": WEIGHTS.astype(np.float16), "s": np.array([-1, 1, SIDE, SIDE])},
+    )
+    _, backend = serve(path, tmp_path / "r")
+    z = draw_latents(1, 0, 5, Z_DIM)
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
+
+
+def test_resize_by_scales_becomes_dynamic(tmp_path):
+    """A file for one image that enlarges by scales is adopted: its scales have no batch size."""
+    path = save_generator(
+        tmp_path / "g.onnx",
+        nodes=[
+            make_node("MatMul", "z", "v", "x"),
+            make_node("Reshape", "x", "s", "small"),
+            helper.make_node("Resize", ["small", "", "scales"], ["large"], mode="nearest"),
+            make_node("Tanh", "large", "out"),
+        ],
+        inputs=[("z", TensorProto.FLOAT, [1, Z_DIM])],
+        output=(TensorProto.FLOAT, [1, 1, SIDE, SIDE]),
+        constants={
+            "v": WEIGHTS[:, :16],
+            "s": np.array([1, 1, 4, 4]),
+            "scales": np.array([1, 1, 2, 2], np.float32),
+        },
+    )
+    _, backend = serve(path, tmp_path / "r")
+    z = draw_latents(1, 0, 5, Z_DIM)
+    small = compute_expected_images(z, width=16).reshape(-1, 4, 4, 1)
+    assert np.abs(backend.run(Batch(z)) - small.repeat(2, 1).repeat(2, 2)).max() <= 1
+
+
+def test_constant_of_the_whole_batch_keeps_its_shape(tmp_path):
+    """An input [1] beside latents [N, z] gets one number, not one for each image."""
+    path = write_stylegan_file(tmp_path / "g.onnx", psi=(1,))
+    told = {"fixed_inputs": {"truncation_psi": 0.5, "c": 0.0}}
+    _, backend = serve(path, tmp_path / "r", **told)
+    z = draw_latents(1, 0, 5, Z_DIM)
+    assert np.abs(backend.run(Batch(z)) - compute_expected_images(z * 0.5)).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [["n"], ["n", 1]])
+def test_float_classes_are_recognized_by_name(tmp_path, shape):
+    """One float for each image, in an input with a common name for classes, takes the classes."""
+    nodes = [
+        make_node("Cast", "label", "i", to=TensorProto.INT64),
+        make_node("Reshape", "i", "flat", "y"),
+        make_node("Gather", "styles", "y", "e"),
+        make_node("MatMul", "z", "w", "x"),
+        make_node("Add", "x", "e", "a"),
+        make_node("Reshape", "a", "s", "r"),
+        make_node("Tanh", "r", "out"),
+    ]
+    path = save_generator(
+        tmp_path / "g.onnx",
+        nodes=nodes,
+        inputs=[("z", TensorProto.FLOAT, ["n", Z_DIM]), ("label", TensorProto.FLOAT, shape)],
+        output=(TensorProto.FLOAT, ["n", 1, SIDE, SIDE]),
+        constants={"s": np.array([-1, 1, SIDE, SIDE]), "flat": np.array([-1])},
+    )
+    _, backend = serve(path, tmp_path / "r", class_labels=("a", "b", "c"))
+    z, classes = draw_latents(1, 0, 3, Z_DIM), np.array([2, 0, 1])
+    expected = compute_expected_images(z, styles=STYLES[classes])
+    assert np.abs(backend.run(Batch(z, classes)) - expected).max() <= 1
+    with pytest.raises(ExportError, match="takes class 2 but not 3, 'd': it has fewer than 4"):
+        adopt(ForeignModel(path, (-1, 1), class_labels=("a", "b", "c", "d")))
+
+
 @pytest.mark.parametrize("shape", [None, (-1, SIDE, SIDE)])
 def test_output_without_channels_is_gray(tmp_path, shape):
     """A flat output with its shape, and images [N, H, W], are images of one channel."""
@@ -199,6 +287,13 @@ def test_output_without_channels_is_gray(tmp_path, shape):
     [
         (None, {}, "flat: 64 values for each image. Use --image-shape"),
         (None, {"image_shape": (28, 28, 1)}, "--image-shape says"),
+        (None, {"image_shape": (-8, -8, 1)}, "--image-shape says"),
+        (None, {"image_shape": (4, 4, 4)}, "its 4 channels may come first or last. Use --layout"),
+        ((-1, 1, SIDE, SIDE), {"image_shape": (4, 16, 1)}, "only a flat output needs it"),
+        ((-1, 4, 4, 4), {"layout": "nchw"}, "no axis of 1 or 3 channels"),
+        ((SIDE, SIDE, 1, -1), {}, "Export it with the batch as the first axis"),
+        ((-1, 1, SIDE, SIDE), {"value_range": (1, -1)}, "Did you mean --value-range=-1,1"),
+        ((-1, 1, SIDE, SIDE), {"value_range": (0, 1e-45)}, "must be a float32"),
         ((-1, SIDE, SIDE, 1), {"layout": "nchw"}, "Use --layout nhwc"),
         ((-1, 2, 4, SIDE), {}, "no axis of 1 or 3 channels"),
         ((-1, 1, 64, 1), {}, "may be NCHW or NHWC. Use --layout"),
@@ -227,6 +322,37 @@ def test_low_contrast_is_a_warning(tmp_path):
     (warning,) = adopt(ForeignModel(path, (-1, 3))).warnings
     assert "they use 50% of it" in warning
     assert "Did you mean --value-range=-1,1?" in warning
+
+
+def test_low_contrast_suggests_no_wider_range(tmp_path):
+    """A wider range of which the values would use even less is not suggested."""
+    quiet = np.linspace(-0.2, 0.2, 1000, dtype=np.float32)
+    (warning,) = check_value_range(quiet, (-1, 1))
+    assert "they use 20% of it" in warning
+    assert "Did you mean" not in warning
+
+
+def test_image_shape_keeps_layout_of_output(tmp_path):
+    """The shape of an image does not rearrange an output NHWC."""
+    path = write_plain_file(tmp_path / "g.onnx", shape=(-1, 4, 4, 3), width=48)
+    bundle, backend = serve(path, tmp_path / "r", image_shape=(4, 4, 3))
+    z = draw_latents(1, 0, 5, Z_DIM)
+    expected = compute_expected_images(z, width=48).reshape(-1, 4, 4, 3)
+    assert bundle.spec.channels == 3
+    assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_flat_colours_take_the_declared_layout(tmp_path, layout):
+    """A flat output with 3 channels is arranged as declared."""
+    path = write_plain_file(tmp_path / "g.onnx", shape=(-1, 48), width=48)
+    _, backend = serve(path, tmp_path / "r", image_shape=(4, 4, 3), layout=layout)
+    z = draw_latents(1, 0, 5, Z_DIM)
+    flat = compute_expected_images(z, width=48)
+    expected = flat.reshape(-1, 4, 4, 3)
+    if layout == "nchw":
+        expected = flat.reshape(-1, 3, 4, 4).transpose(0, 2, 3, 1)
+    assert np.abs(backend.run(Batch(z)) - expected).max() <= 1
 
 
 def write_stylegan_file(path, *, c=("c", TensorProto.FLOAT, ["n", 3]), psi=("n", 1)):
@@ -274,10 +400,24 @@ def test_stylegan_without_classes_is_adopted(tmp_path):
     [
         ({"psi": ()}, {"class_labels": ("a", "b", "c")}, "--fix-input truncation_psi=1"),
         ({"psi": (1,)}, {"class_labels": ("a", "b", "c")}, "--fix-input truncation_psi=1"),
-        ({}, {}, r"Input 'c' .*Use --class-input c and --labels, or --ignore-input c"),
+        ({}, {}, r"Input 'c' .*Use --class-input c and --labels, or .* --ignore-input c"),
         ({}, {"class_input": "c"}, "Use --labels or --labels-file"),
-        ({}, {"class_labels": ("a", "b")}, "Which is the class input"),
+        ({}, {"class_labels": ("a", "b")}, r"2 labels are given.*Input 'c' .* may take 3 classes"),
         ({}, {"fixed_inputs": {"w": 1.0}}, "There is no input 'w'"),
+        (
+            {"c": ("c", TensorProto.INT8, ["n", 3])},
+            {"fixed_inputs": {"c": 300.0}},
+            r"Input 'c' \(int8 \[\?, 3\]\) cannot take 300\. Correct --fix-input c",
+        ),
+        ({"c": ("c", TensorProto.INT8, ["n", 3])}, {"fixed_inputs": {"c": 1.5}}, "cannot take 1.5"),
+        ({"c": ("c", TensorProto.FLOAT16, ["n", 3])}, {"fixed_inputs": {"c": 1e6}}, "cannot take"),
+        ({"c": ("c", TensorProto.STRING, ["n", 3])}, {"fixed_inputs": {"c": 0.0}}, "no bundle can"),
+        ({}, {"fixed_inputs": {"c": 0.0, "z": 0.0}}, "No input is left for the latents"),
+        (
+            {},
+            {"fixed_inputs": {"c": 0.0}, "truncation_input": "c"},
+            r"Input 'c' .* cannot take psi and a constant",
+        ),
     ],
 )
 def test_unmapped_input_names_the_option(tmp_path, made, told, said):
