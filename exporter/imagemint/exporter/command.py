@@ -5,11 +5,12 @@ listed.
 """
 
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from pydantic_settings import CliPositionalArg
 
 from imagemint.training.data_options import DataOptions
@@ -29,6 +30,7 @@ _ONLY_FROM_ONNX = (
     *("latent_input", "class_input", "truncation_input", "fix_input", "ignore_input"),
     *("image_output", "distribution", "dataset"),
 )
+_ONLY_FOR_VARIANTS = ("inception", "judged_images", "judged_seeds")
 
 
 class Export(BaseModel):
@@ -100,7 +102,7 @@ class Export(BaseModel):
     """With --from-onnx: refuse a value range that most output values contradict."""
     layout: Literal["auto", "nchw", "nhwc"] = "auto"
     """With --from-onnx: order of the axes of its output. auto finds the axis of 1 or 3 channels."""
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """With --from-onnx: height, width and channels, such as 28,28,1, of an output [N, values]."""
     labels: list[str] = []
     """With --from-onnx: label texts of its classes, by index."""
@@ -127,18 +129,35 @@ class Export(BaseModel):
     """With --from-onnx: data set and split that it learnt, such as mnist/train."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.source is None) == (self.from_onnx is None):
             raise ValueError("name a training run or --from-onnx, and not both")
-        extra = [name for name in _ONLY_FROM_ONNX if name in self.model_fields_set]
+        if self.source is not None and self.source.is_file():
+            raise ValueError(
+                f"{self.source} is a file, and a run is a directory. For an ONNX file, use"
+                " --from-onnx"
+            )
+        extra = self._list_given(_ONLY_FROM_ONNX)
         if self.from_onnx is None and extra:
             raise ValueError(f"{extra[0]} needs --from-onnx: a run records it")
         if self.from_onnx is not None and (self.license is None or self.value_range is None):
             raise ValueError(
                 "--from-onnx needs --license and --value-range: an ONNX file contains neither"
             )
+        if self.from_onnx is not None and "direction" in self.model_fields_set:
+            raise ValueError("--direction needs a training run of a translator")
+        return self
+
+    @model_validator(mode="after")
+    def _check_inputs(self) -> Self:
         if self.labels and self.labels_file is not None:
             raise ValueError("use --labels or --labels-file, and not both")
+        if both := sorted({*self.fix_input} & {*self.ignore_input}):
+            raise ValueError(f"input {both[0]!r}: use --fix-input or --ignore-input, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> Self:
         variants = self._variants
         for variant in variants:
             if self.target not in (None, _DEVICES[variant]):
@@ -150,11 +169,27 @@ class Export(BaseModel):
                 f"{' and '.join(variants)} must be compared before they are written: name a"
                 " --classifier"
             )
+        judging = self._list_given(_ONLY_FOR_VARIANTS)
+        if judging and not variants:
+            raise ValueError(f"{judging[0]} needs --precision int8 or fp16: it compares variants")
+        if self.classifier is not None and not variants and not self.critic:
+            raise ValueError("--classifier needs --critic, or --precision int8 or fp16")
+        return self
+
+    @model_validator(mode="after")
+    def _check_critic(self) -> Self:
         if {"class", "copies"} & {*self.critic} and self.classifier is None:
             raise ValueError("--critic class and --critic copies need a --classifier")
         if "discriminator" in self.critic and self.source is None:
             raise ValueError("--critic discriminator needs a training run")
+        if "accepted_share" in self.model_fields_set and "discriminator" not in self.critic:
+            raise ValueError("--accepted-share needs --critic discriminator")
         return self
+
+    def _list_given(self, names: Sequence[str]) -> list[str]:
+        """Returns the flags of those options that were given."""
+        given = [name for name in names if name in self.model_fields_set]
+        return [f"--{name.replace('_', '-')}" for name in given]
 
     @property
     def _variants(self) -> list[str]:

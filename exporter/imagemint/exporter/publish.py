@@ -25,9 +25,15 @@ def choose_version(repository: Path, name: str, version: int | None) -> int:
     """Returns the version to write: the requested one, or one more than the last.
 
     Raises:
-        ExportError: the requested version exists, or is below 1.
+        ExportError: the requested version exists, or is below 1; or a file has the place of the
+            repository or the model.
     """
     model = repository / name
+    for place in (repository, model):
+        if place.exists() and not place.is_dir():
+            raise ExportError(
+                f"{place} is a file, not a directory: no version can be written there"
+            )
     taken = [int(p.name) for p in model.glob("*") if p.name.isascii() and p.name.isdigit()]
     if version is None:
         return max(taken, default=0) + 1
@@ -54,11 +60,18 @@ def stage_version(
         signing_key: signs the version. None: it is not signed.
 
     Raises:
-        ExportError: another process has written the version meanwhile.
+        ExportError: another process has written the version meanwhile, or the repository cannot be
+            made or written to.
     """
-    repository.mkdir(parents=True, exist_ok=True)
-    # In the repository itself, because a rename does not cross file systems.
-    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=repository))
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        # In the repository itself, because a rename does not cross file systems.
+        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=repository))
+    except OSError as error:
+        raise ExportError(
+            f"the model repository {repository} cannot be made or written to: {error.strerror}."
+            " Choose another one, or change its permissions"
+        ) from error
     try:
         directory = staging / name / str(version)
         directory.mkdir(parents=True)

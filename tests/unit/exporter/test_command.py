@@ -31,6 +31,7 @@ from imagemint.training.networks import Shape
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.trained import read_generator
 
+ADOPTED = {"from_onnx": "x.onnx", "license": "MIT", "value_range": (0, 1)}
 RECIPE = MnistRecipe(z_dim=4, c_dim=2, generator_channels=4, discriminator_channels=1, seed=5)
 
 
@@ -102,22 +103,24 @@ def test_missing_checkpoint_is_an_error(tmp_path):
     [
         ({}, "a training run or --from-onnx"),
         ({"source": "run", "from_onnx": "x.onnx"}, "not both"),
-        ({"source": "run", "labels": ["cat"]}, "labels needs --from-onnx"),
+        ({"source": "run", "image_shape": (8, 8, 1)}, "--image-shape needs --from-onnx"),
+        ({"source": __file__}, "is a file, and a run is a directory. For an ONNX file, use"),
+        ({"source": "run", "judged_images": 200}, "--judged-images needs --precision"),
+        ({"source": "run", "classifier": "judge"}, "--classifier needs --critic, or --precision"),
+        ({"source": "run", "accepted_share": 0.5}, "--accepted-share needs --critic discriminator"),
+        ({**ADOPTED, "direction": "back"}, "--direction needs a training run of a translator"),
+        (
+            {**ADOPTED, "fix_input": {"c": 1}, "ignore_input": ["c"]},
+            "input 'c': use --fix-input or --ignore-input, and not both",
+        ),
+        ({**ADOPTED, "image_shape": (0, 8, 1)}, "greater than 0"),
         ({"from_onnx": "x.onnx", "license": "MIT"}, "needs --license and --value-range"),
         ({"source": "run", "precision": ["int8"]}, "int8 must be compared"),
         ({"source": "run", "precision": ["fp16"], "target": "cpu"}, "fp16 is for cuda"),
         ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
         ({"source": "run", "critic": ["class"]}, "need a --classifier"),
         ({"source": "run", "critic": ["copies"]}, "need a --classifier"),
-        (
-            {
-                "from_onnx": "x.onnx",
-                "license": "MIT",
-                "value_range": (0, 1),
-                "critic": ["discriminator"],
-            },
-            "needs a training run",
-        ),
+        ({**ADOPTED, "critic": ["discriminator"]}, "needs a training run"),
     ],
 )
 def test_contradictory_options_are_refused(options, said):

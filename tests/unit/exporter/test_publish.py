@@ -53,6 +53,24 @@ def test_failed_staging_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_in_place_of_directory_is_an_error(tmp_path):
+    """A file where the repository or the model belongs is named before anything is written."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "digits").write_text("")
+    for repository in (tmp_path / "models", tmp_path / "models" / "digits"):
+        with pytest.raises(ExportError, match="digits is a file, not a directory"):
+            choose_version(repository, "digits", None)
+
+
+def test_repository_that_cannot_be_made_is_an_error(tmp_path):
+    """The error names the repository, the reason, and what to do."""
+    (tmp_path / "file").write_text("")
+    said = "file/models cannot be made or written to: Not a directory. Choose another one"
+    staged = stage_version(tmp_path / "file" / "models", "digits", 1)
+    with pytest.raises(ExportError, match=said):
+        staged.__enter__()
+
+
 @pytest.mark.parametrize("moment", ["writing", "renaming"])
 def test_killed_export_leaves_no_version(tmp_path, moment):
     """A process that is killed while it writes or renames leaves a hidden directory only."""
