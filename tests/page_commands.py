@@ -85,10 +85,10 @@ def parse_command(words: list[str]) -> None:
     name, *arguments = words[1:]
     (entry,) = entry_points(group="imagemint.commands", name=name)
     command = entry.load()
-    if hasattr(command, "variants"):
+    if hasattr(command, "list_variants"):
         variant = arguments.pop(0)
         if variant.startswith("--"):
-            assert variant in command.variants()
+            assert variant in command.list_variants()
             return
         command = command.load_variant(variant)
     gather_settings(command, f"imagemint {name}", arguments)

@@ -34,21 +34,21 @@ def write_reference(repository: Path, name: str = "reference") -> Path:
     """
     random = np.random.default_rng(0)
 
-    def weights(*shape: int, fan_in: int) -> _Array:
+    def draw_weights(*shape: int, fan_in: int) -> _Array:
         return random.normal(0, fan_in**-0.5, shape).astype(np.float32)
 
     trunk: dict[str, Any] = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1, 1, 1, 1]}
     constants: dict[str, _Array] = {
         "axis": np.array([1], np.int64),
-        "embedding": weights(len(_DIGITS), _EMBEDDING, fan_in=1),
-        "project": weights(_Z_DIM + _EMBEDDING, 256 * 7 * 7, fan_in=_Z_DIM + _EMBEDDING),
+        "embedding": draw_weights(len(_DIGITS), _EMBEDDING, fan_in=1),
+        "project": draw_weights(_Z_DIM + _EMBEDDING, 256 * 7 * 7, fan_in=_Z_DIM + _EMBEDDING),
         "project_bias": np.zeros(256 * 7 * 7, np.float32),
         "square": np.array([-1, 256, 7, 7], np.int64),
-        "up_1": weights(256, 128, 4, 4, fan_in=4 * 256),
+        "up_1": draw_weights(256, 128, 4, 4, fan_in=4 * 256),
         "up_1_bias": np.zeros(128, np.float32),
-        "up_2": weights(128, 64, 4, 4, fan_in=4 * 128),
+        "up_2": draw_weights(128, 64, 4, 4, fan_in=4 * 128),
         "up_2_bias": np.zeros(64, np.float32),
-        "gray": weights(1, 64, 3, 3, fan_in=9 * 64),
+        "gray": draw_weights(1, 64, 3, 3, fan_in=9 * 64),
         "gray_bias": np.zeros(1, np.float32),
         "half": np.array(127.5, np.float32),
         "low": np.array(0, np.float32),

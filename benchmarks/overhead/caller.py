@@ -169,11 +169,13 @@ async def measure_loop(
 async def measure_bench(address: str, calls: int, callers: int) -> float:
     """Returns the CPU time per call that the load test reports, in milliseconds."""
 
-    async def gate() -> int:
+    async def start_at_once() -> int:
         return time.monotonic_ns()
 
     plan = Plan(Closed(callers), parse_mix("count=1 class=7"), images=calls)
-    share = await measure_plan(ImagemintTarget((address,), cost.MODEL), plan, gate, Monotonic())
+    share = await measure_plan(
+        ImagemintTarget((address,), cost.MODEL), plan, start_at_once, Monotonic()
+    )
     return share.effort.cpu_ms_per_call or 0.0
 
 

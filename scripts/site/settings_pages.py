@@ -57,12 +57,12 @@ def render() -> dict[str, str]:
             recipes = _render_recipes(
                 {
                     name: (summary, command.load_variant(name))
-                    for name, summary in command.variants().items()
+                    for name, summary in command.list_variants().items()
                     if not name.startswith("-")
                 }
             )
             settings += title + "[Options of the recipes](recipes.md) lists its options.\n"
-        elif hasattr(command, "variants"):
+        elif hasattr(command, "list_variants"):
             settings += title + _render_variants(entry.name, command)
         else:
             settings += title + format_table(_HEAD, map(_format_row, _list_fields(command).items()))
@@ -71,7 +71,7 @@ def render() -> dict[str, str]:
 
 def _render_variants(name: str, command: Any) -> str:  # noqa: ANN401 - see imagemint.client.cli
     text = ""
-    for variant in command.variants():
+    for variant in command.list_variants():
         each = command.load_variant(variant)
         text += f"### imagemint {name} {variant}\n\n{_read_summary(each)}\n\n"
         text += format_table(_HEAD, map(_format_row, _list_fields(each).items())) + "\n"

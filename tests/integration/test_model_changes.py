@@ -108,7 +108,7 @@ async def test_version_change_under_load_loses_no_call(serve, repository, tmp_pa
         stopped.set()
         await asyncio.gather(*asking)
     assert seen == {1, 2, 3}
-    assert app.repository.model("tiny").default_version.version == 3
+    assert app.repository.get_model("tiny").default_version.version == 3
 
 
 async def test_stream_stays_on_its_version(serve, repository, tmp_path, connect, until):

@@ -36,7 +36,7 @@ MOST_QUOTED = 200
 """Maximum characters of a caller's text in a message, a log line or an error detail."""
 
 
-def shortened(text: str, most: int = MOST_QUOTED) -> str:
+def shorten(text: str, most: int = MOST_QUOTED) -> str:
     """Returns a caller's text, cut to `most` characters; a cut text ends with an ellipsis.
 
     Messages, log lines and traces must use it for every text of a caller: names of models,
@@ -45,9 +45,9 @@ def shortened(text: str, most: int = MOST_QUOTED) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def quoted(text: str, most: int = 50) -> str:
-    """Returns a caller's text in quotes, escaped, and cut as by `shortened`."""
-    return repr(shortened(text, most))
+def quote(text: str, most: int = 50) -> str:
+    """Returns a caller's text in quotes, escaped, and cut as by `shorten`."""
+    return repr(shorten(text, most))
 
 
 class ImagemintError(Exception):
@@ -103,7 +103,7 @@ class ModelNotFound(ImagemintError):
 
     def __init__(self, model: str, known: Sequence[str]) -> None:
         self.known = tuple(known)
-        model = shortened(model)
+        model = shorten(model)
         metadata = {"model": model, "known": ",".join(known)}
         super().__init__(
             f"no model {model!r}; {_list_existing(self.known)}{suggest(model, self.known)}",
@@ -124,7 +124,7 @@ class VersionNotFound(ImagemintError):
 
     def __init__(self, model: str, version: str | int, known: Sequence[str | int]) -> None:
         self.known = tuple(str(v) for v in known)
-        model, version = shortened(model), shortened(str(version))
+        model, version = shorten(model), shorten(str(version))
         metadata = {"model": model, "version": version, "known": ",".join(self.known)}
         named = version if version.isdecimal() else repr(version)
         super().__init__(
@@ -208,7 +208,7 @@ class VariantMismatch(ImagemintError):
     reason = "VARIANT_MISMATCH"
 
     def __init__(self, model: str, version: int, running: str, asked: str) -> None:
-        asked = shortened(asked)
+        asked = shorten(asked)
         super().__init__(
             f"this server runs variant {running!r} of {model}@{version}, not {asked!r}: its pixels "
             "would be different",

@@ -66,7 +66,7 @@ class Many:
     """Do one of many things."""
 
     @classmethod
-    def variants(cls):
+    def list_variants(cls):
         return {"show": "Show the settings.", "fail": "Fail as told."}
 
     @classmethod

@@ -70,7 +70,7 @@ class Train(BaseModel):
     """Trains a network by recipe: imagemint train RECIPE --out RUN."""
 
     @classmethod
-    def variants(cls) -> dict[str, str]:
+    def list_variants(cls) -> dict[str, str]:
         """Returns the recipes by name, each with one line of help, without importing them."""
         table = TABLE | TRANSLATION_TABLE | CLASSIFIER_TABLE
         lines = {name: f"Trains {each.summary} ({each.dataset})." for name, each in table.items()}
@@ -91,7 +91,7 @@ class Train(BaseModel):
         command = create_model(
             f"Train{recipe.__name__}",
             __base__=(base, recipe),
-            __doc__=cls.variants()[name],
+            __doc__=cls.list_variants()[name],
             __module__=__name__,
         )
         # Set afterwards, because create_model takes no ClassVar.

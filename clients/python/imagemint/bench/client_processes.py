@@ -147,7 +147,7 @@ def _serve(pipe: "Pipe[ClientResult | Exception | None, Plan | int]", target: Ta
 def _answer(pipe: "Pipe[ClientResult | Exception | None, Plan | int]", target: Target) -> None:
     """Runs a client process: measures every plan it receives, until the pipe is closed."""
 
-    async def gate() -> int:
+    async def wait_for_start() -> int:
         pipe.send(None)
         begin_ns = pipe.recv()
         if not isinstance(begin_ns, int):
@@ -159,7 +159,7 @@ def _answer(pipe: "Pipe[ClientResult | Exception | None, Plan | int]", target: T
             plan = pipe.recv()
             if not isinstance(plan, Plan):
                 raise TypeError(f"{plan!r} is not a plan")
-            pipe.send(_run(target, plan, gate))
+            pipe.send(_run(target, plan, wait_for_start))
         except EOFError:
             return
         except CallFailed as error:

@@ -12,7 +12,7 @@ The contract of a subcommand, for every part that registers one:
 - The first line of its docstring is its help. The docstrings of its fields
   (`ConfigDict(use_attribute_docstrings=True)`) are the help of its options.
 - `run(self) -> int | None` does the work and returns the exit status.
-- Instead of `run`, it may have two class methods: `variants()` returns the names of further
+- Instead of `run`, it may have two class methods: `list_variants()` returns the names of further
   subcommands, each with one line of help, and `load_variant(name)` returns the `BaseModel` of one.
   The first argument then selects it, as in `imagemint train mnist --out RUN`. Only the selected one
   is loaded, so listing them stays quick.
@@ -53,7 +53,7 @@ class _Runnable(Protocol):
 @runtime_checkable
 class _HasVariants(Protocol):
     @classmethod
-    def variants(cls) -> dict[str, str]: ...
+    def list_variants(cls) -> dict[str, str]: ...
     @classmethod
     def load_variant(cls, name: str) -> type[BaseModel]: ...
 
@@ -122,7 +122,7 @@ def _run(prog: str, command: type[BaseModel], arguments: list[str]) -> int:
 
 
 def _run_variant(prog: str, command: type[_HasVariants], arguments: list[str]) -> int:
-    variants = command.variants()
+    variants = command.list_variants()
     match arguments:
         case ["--help" | "-h", *_]:
             print(_format_overview(prog, "SUBCOMMAND", variants))

@@ -153,7 +153,7 @@ class Caller:
         if self._client is not None and self._client.rate_images_per_s and self._usage:
             self._usage.give_back(self.name, images)
 
-    def chunk_size(self, usual: int) -> int:
+    def choose_chunk_size(self, usual: int) -> int:
         """Returns the number of images per chunk for a stream that names no chunk size.
 
         With a rate, a chunk has at most the images of one second, because a chunk that takes

@@ -13,7 +13,7 @@ class Sign(BaseModel):
     """Signs bundles, and makes the keys for it."""
 
     @classmethod
-    def variants(cls) -> dict[str, str]:
+    def list_variants(cls) -> dict[str, str]:
         """Returns the subcommands, each with one line of help."""
         return {name: _get_first_line(kind) for name, kind in _KINDS.items()}
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagemint.engine.errors import MOST_QUOTED, quoted, shortened
+from imagemint.engine.errors import MOST_QUOTED, quote, shorten
 from imagemint.server.http import openapi, page
 from imagemint.server.http.generation import PICTURES, SERIAL_HEADER, SERVICE, Generation
 from imagemint.server.http.images import Images
@@ -193,20 +193,20 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        path = quoted(request.url.path, MOST_QUOTED)
+        path = quote(request.url.path, MOST_QUOTED)
         detail = f"there is no {path}; /openapi.json describes all paths"
     elif "Allow" in headers:
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))  # a set until here
-        detail = f"{shortened(request.method)} is not allowed here; use {headers['Allow']}"
+        detail = f"{shorten(request.method)} is not allowed here; use {headers['Allow']}"
     problem = Problem(error.status_code, detail, code)
-    headers = problem.headers() | headers
+    headers = problem.make_headers() | headers
     return Response(problem.encode(), problem.status, headers)
 
 
 async def _answer_fault(_: Request, __: Exception) -> Response:
     """Answers a request that failed because of a bug; Starlette logs the exception."""
     problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed", "INTERNAL")
-    return Response(problem.encode(), problem.status, problem.headers())
+    return Response(problem.encode(), problem.status, problem.make_headers())
 
 
 class _SharedHeaders:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, shorten
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named
 from imagemint.server.http.json_messages import encode_line
@@ -92,7 +92,7 @@ class Exchange:
         coding = self.headers.get("content-encoding", "").strip().lower()
         if coding not in ("", "identity"):
             self.failure_status = 415
-            why = f"{shortened(coding)!r} is not supported; send the body as it is"
+            why = f"{shorten(coding)!r} is not supported; send the body as it is"
             raise InvalidRequest([Violation("content-encoding", why)])
         if int(self.headers.get("content-length", "0")) > self._most_bytes:
             raise self._refuse_size()
@@ -162,7 +162,7 @@ class Exchange:
             await self._send_piece(encode_line({"error": problem.as_dict()}))
             await self._end()
             return
-        await self.answer(problem.encode(), status=problem.status, headers=problem.headers())
+        await self.answer(problem.encode(), status=problem.status, headers=problem.make_headers())
 
     async def end_stream(self) -> None:
         """Ends a stream, even one without any line."""
@@ -218,13 +218,13 @@ def _read_timeout(headers: Headers) -> float | None:
         except ValueError:
             seconds = math.nan
         if not 0 < seconds <= _LONGEST_TIMEOUT_S:
-            why = f"{shortened(text)!r} is not a number of seconds above 0, up to 1000000"
+            why = f"{shorten(text)!r} is not a number of seconds above 0, up to 1000000"
             raise InvalidRequest([Violation(_TIMEOUT_HEADER, why)])
         return seconds
     if text := headers.get(_GRPC_TIMEOUT_HEADER):
         found = _GRPC_TIMEOUT.fullmatch(text)
         if found is None:
-            why = f"{shortened(text)!r} is not a time such as 500m"
+            why = f"{shorten(text)!r} is not a time such as 500m"
             raise InvalidRequest([Violation(_GRPC_TIMEOUT_HEADER, why)])
         return int(found[1]) * _UNITS_S[found[2]]
     return None

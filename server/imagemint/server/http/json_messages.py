@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from imagemint.engine.errors import InvalidRequest, Violation, quoted, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, quote, shorten
 from imagemint.engine.spelling import suggest
 from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
 
@@ -71,7 +71,7 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(
             name for name, count in Counter(name for name, _ in pairs).items() if count > 1
         )
-        raise _refuse(f"the name {quoted(twice)} is there more than once in an object")
+        raise _refuse(f"the name {quote(twice)} is there more than once in an object")
     return members
 
 
@@ -105,9 +105,9 @@ def _find_faults(
     by_name = {each.json_name: each for each in descriptor.fields}
     for name, value in members.items():
         field = by_name.get(name) or descriptor.fields_by_name.get(name)
-        path = f"{prefix}{shortened(name)}"
+        path = f"{prefix}{shorten(name)}"
         if field is None:
-            yield Violation(path, f"there is no such field{suggest(shortened(name), by_name)}")
+            yield Violation(path, f"there is no such field{suggest(shorten(name), by_name)}")
         elif field.message_type is None or value is None:
             continue
         elif isinstance(value, dict):
@@ -133,7 +133,7 @@ def _describe(text: str) -> Violation:
     if found := _PLACE.search(text):
         text = text[: found.start()]
         names = [found[1]]
-    return Violation(shortened(".".join(names)) or "body", shortened(text.rstrip(".")))
+    return Violation(shorten(".".join(names)) or "body", shorten(text.rstrip(".")))
 
 
 def _check_size(members: dict[str, Any]) -> None:
@@ -155,4 +155,4 @@ def _check_size(members: dict[str, Any]) -> None:
 
 
 def _refuse(why: str) -> InvalidRequest:
-    return InvalidRequest([Violation("body", shortened(why))])
+    return InvalidRequest([Violation("body", shorten(why))])

@@ -62,7 +62,7 @@ class Models:
             content = await asyncio.to_thread(_read_file, version.bundle.directory / name)
         except OSError:
             problem = Problem(404, f"the bundle of {model}@{number} has no {name}", "NOT_FOUND")
-            return Reply(problem.encode(), problem.headers(), problem.status)
+            return Reply(problem.encode(), problem.make_headers(), problem.status)
         headers = {"etag": make_etag(content), "cache-control": "no-cache"}
         if exchange.has_copy(headers["etag"]):
             return Reply(b"", headers, NOT_MODIFIED)
@@ -77,7 +77,7 @@ def resolve_allowed(repository: ModelRepository, model: str, version: str) -> Se
         ModelNotFound, VersionNotFound, ModelNotReady: as in `ModelRepository.resolve`.
     """
     current_caller.get().check_model(model)
-    current_call.get().model = repository.model(model).name
+    current_call.get().model = repository.get_model(model).name
     return repository.resolve(model, version)
 
 

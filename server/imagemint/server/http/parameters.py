@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, shorten
 
 ValueT = TypeVar("ValueT")
 
@@ -39,7 +39,7 @@ def set_parameters(items: Iterable[tuple[str, str]], setters: Mapping[str, Sette
             seen.add(name)
             why = _call(known, text)
         if why:
-            wrong.setdefault(name, Violation(shortened(name), why))
+            wrong.setdefault(name, Violation(shorten(name), why))
     if wrong:
         raise InvalidRequest(list(wrong.values())[:_MOST_FAULTS])
 
@@ -49,7 +49,7 @@ def _call(setter: Setter, text: str) -> str:
     try:
         setter(text)
     except (ValueError, OverflowError) as error:  # protobuf raises both for its ranges
-        return shortened(str(error))
+        return shorten(str(error))
     return ""
 
 
@@ -63,7 +63,7 @@ def parse_integer(text: str) -> int:
     """
     if _INTEGER.fullmatch(text) is None or len(text) > _MOST_DIGITS:
         raise ValueError(
-            f"{shortened(text)!r} is not an integer of up to 20 digits, without zeros before them"
+            f"{shorten(text)!r} is not an integer of up to 20 digits, without zeros before them"
         )
     return int(text)
 
@@ -75,7 +75,7 @@ def parse_decimal(text: str) -> float:
         ValueError: the text is something else.
     """
     if _DECIMAL.fullmatch(text) is None:
-        raise ValueError(f"{shortened(text)!r} is not a decimal number")
+        raise ValueError(f"{shorten(text)!r} is not a decimal number")
     return float(text)
 
 
@@ -86,5 +86,5 @@ def parse_choice(text: str, choices: Mapping[str, ValueT]) -> ValueT:
         ValueError: the text is none of them.
     """
     if text not in choices:
-        raise ValueError(f"{shortened(text)!r} is none of {', '.join(choices)}")
+        raise ValueError(f"{shorten(text)!r} is none of {', '.join(choices)}")
     return choices[text]

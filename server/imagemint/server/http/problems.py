@@ -78,7 +78,7 @@ class Problem:
         """Returns the JSON of the problem."""
         return json.dumps(self.as_dict()).encode()
 
-    def headers(self) -> dict[str, str]:
+    def make_headers(self) -> dict[str, str]:
         """Returns the headers of an answer with the problem, except its length."""
         found = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
         if self.retry_delay_s is not None:  # the header has whole seconds

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, shorten
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import (
     JSON,
@@ -97,7 +97,7 @@ class Translation:
             case _:
                 exchange.failure_status = _UNSUPPORTED
                 known = ", ".join((JSON, FORM, *SOURCE_TYPES))
-                why = f"{shortened(kind)!r} is none of {known}"
+                why = f"{shorten(kind)!r} is none of {known}"
                 raise InvalidRequest([Violation("content-type", why)])
         if len(exchange.body) < LARGE_BYTES:
             request = work()

@@ -240,7 +240,7 @@ class Lifecycle:
         """Removes the metrics of a version unless another version of that number uses them."""
         name, number = served.spec.name, served.version
         with self._labels:
-            now = self._catalogue.version(name, number)
+            now = self._catalogue.get_version(name, number)
             if now is not None and now.served is not None:
                 if now.served.bundle.sha256 != served.bundle.sha256:
                     self._metrics.forget_bundle(name, number, served.bundle.sha256)

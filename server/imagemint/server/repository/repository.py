@@ -164,13 +164,13 @@ class ModelRepository:
         """
         return self._catalogue.resolve(name, version)
 
-    def model(self, name: str) -> Model:
+    def get_model(self, name: str) -> Model:
         """Returns one model, loaded or not.
 
         Raises:
             ModelNotFound: there is no such model.
         """
-        return self._catalogue.model(name)
+        return self._catalogue.get_model(name)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Calls a function on any thread after every change; returns a function that stops it."""
@@ -300,7 +300,7 @@ class ModelRepository:
             ModelNotFound: there is no such model.
         """
         with self._model_locks[name]:
-            model = self.model(name)
+            model = self.get_model(name)
             if self._wanted is not None:
                 self._wanted.discard(name)
             self._update(name, {each.number: each.directory for each in model.versions.values()})
@@ -425,7 +425,7 @@ class ModelRepository:
                 if number in loading
                 else Version(number, directory, State.UNLOADED, _NOT_LOADED)
                 for number, directory in directories.items()
-                if self._catalogue.version(name, number) is None
+                if self._catalogue.get_version(name, number) is None
             ]
             if new:
                 self._catalogue.put(name, *new)
@@ -483,7 +483,7 @@ class ModelRepository:
 
         Returns None if the version needs a trial and `may_try` is false.
         """
-        version = self._catalogue.version(name, number) or Version(number, directory)
+        version = self._catalogue.get_version(name, number) or Version(number, directory)
         signature = self._source.read_signature(directory)
         tried = version.state in (State.READY, State.FAILED)
         is_due = version.retry_at is not None and version.retry_at <= time.monotonic()

@@ -27,7 +27,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
 
-    def model(self, name: str) -> Model:
+    def get_model(self, name: str) -> Model:
         """Returns one model.
 
         Raises:
@@ -38,14 +38,14 @@ class Catalogue:
             raise ModelNotFound(name, list(models))
         return models[name]
 
-    def version(self, name: str, number: int) -> Version | None:
+    def get_version(self, name: str, number: int) -> Version | None:
         """Returns one version; None if it does not exist."""
         model = self.models.get(name)
         return model.versions.get(number) if model else None
 
     def resolve(self, name: str, version: str) -> ServedVersion:
         """Returns the version that serves a request; see `ModelRepository.resolve`."""
-        model = self.model(name)
+        model = self.get_model(name)
         if not model.versions:
             raise ModelNotReady(name, model.problem, _RETRY_S)
         if not version:
@@ -81,7 +81,7 @@ class Catalogue:
     def exchange(self, name: str, old: Version, new: Version | None) -> None:
         """Replaces `old` by `new`, or removes it for None, unless `old` was replaced before."""
         with self._lock:
-            if self.version(name, old.number) is not old:
+            if self.get_version(name, old.number) is not old:
                 return
             self._put(name, {old.number: new})
         self.notify()

@@ -100,4 +100,4 @@ def make_server_credentials(
 
     return Certificates(
         settings.tls_certificate, settings.tls_key, settings.tls_client_ca, count
-    ).credentials()
+    ).make_credentials()

@@ -219,7 +219,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         ) -> Any:  # noqa: ANN401 - any answer
             call, caller = current_call.get(), current_caller.get()
             if tracing is not None:
-                call.span = tracing.call(f"{service}/{method}", _text_metadata(context))
+                call.span = tracing.begin_call(
+                    f"{service}/{method}", _select_text_metadata(context)
+                )
             if call.given_id:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.given_id),))
             code = grpc.StatusCode.OK
@@ -347,7 +349,7 @@ def _get_trace_fields(call: Call) -> dict[str, str]:
     return {} if call.span is None else {"trace_id": call.span.trace_id}
 
 
-def _text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+def _select_text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}
 

@@ -66,7 +66,7 @@ class Certificates:
         assert first is not None  # noqa: S101 - for the type checker: the first read is a change
         self._configuration = first
 
-    def credentials(self) -> grpc.ServerCredentials:
+    def make_credentials(self) -> grpc.ServerCredentials:
         """Returns the credentials for a listener."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration,

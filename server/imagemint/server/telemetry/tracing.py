@@ -66,7 +66,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("imagemint.server", version("imagemint"))
 
-    def call(self, method: str, metadata: Mapping[str, str]) -> "CallSpan | None":
+    def begin_call(self, method: str, metadata: Mapping[str, str]) -> "CallSpan | None":
         """Begins and returns the span of a call; returns None if the call is not sampled.
 
         Args:

@@ -30,7 +30,7 @@ def test_violations_and_retry_delay_are_members():
     full = make(QueueFull("mnist", 1.25))
     assert json.loads(full.encode())["retry_delay_s"] == pytest.approx(1.25)
     assert json.loads(full.encode())["metadata"]["model"] == "mnist"
-    assert full.headers()["retry-after"] == "2"
+    assert full.make_headers()["retry-after"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,6 @@ def test_errors_have_status_and_headers(error, status):
     """Errors reveal no more than in gRPC and are not cached."""
     problem = make(error)
     assert problem.status == status
-    assert problem.headers()["cache-control"] == "no-store"
+    assert problem.make_headers()["cache-control"] == "no-store"
     assert b"secret" not in problem.encode()
-    assert ("www-authenticate" in problem.headers()) is (status == 401)
+    assert ("www-authenticate" in problem.make_headers()) is (status == 401)

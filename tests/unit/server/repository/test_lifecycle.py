@@ -42,12 +42,12 @@ def parse_policies(general="all", pins=None, **own):
 
 def read_states(repository, name="tiny"):
     """Returns the state of each version of a model."""
-    return {each.number: each.state for each in repository.model(name).versions.values()}
+    return {each.number: each.state for each in repository.get_model(name).versions.values()}
 
 
 def read_reason(repository, number, name="tiny"):
     """Returns the reason of a version's state."""
-    return repository.model(name).versions[number].reason
+    return repository.get_model(name).versions[number].reason
 
 
 def wait_for_unloads(repository):
@@ -423,7 +423,7 @@ def test_star_loads_the_models_of_the_start(tmp_path, new_repository):
     repository = new_repository(tmp_path, wanted=["*"])
     write_bundle(tmp_path, "late")
     repository.refresh()
-    assert [name for name in repository.models if repository.model(name).default_version] == [
+    assert [name for name in repository.models if repository.get_model(name).default_version] == [
         "other",
         "tiny",
     ]

@@ -28,7 +28,7 @@ def test_invalid_bundle_does_not_affect_others(tmp_path, new_repository):
     repository = new_repository(tmp_path)
     assert repository.resolve("good").version == 1
     assert repository.resolve("tiny").version == 1
-    refused = repository.model("tiny").versions[2]
+    refused = repository.get_model("tiny").versions[2]
     assert refused.state is State.FAILED
     assert "truncated or altered" in refused.reason
     assert str(tmp_path) not in refused.reason
@@ -41,7 +41,7 @@ def test_newest_ready_version_is_the_default(tmp_path, new_repository):
     repository = new_repository(tmp_path)
     assert repository.resolve("tiny").version == 10
     assert repository.resolve("tiny", "9").version == 9
-    assert list(repository.model("tiny").versions) == [2, 9, 10]
+    assert list(repository.get_model("tiny").versions) == [2, 9, 10]
 
 
 def test_unknown_model_is_not_found(models, new_repository):
@@ -103,8 +103,8 @@ def test_folder_that_is_no_version_is_reported(tmp_path, new_repository, caplog,
         write_bundle(tmp_path, "other", stray)
         write_bundle(tmp_path, "tiny", stray)
     repository = new_repository(tmp_path)
-    assert repository.model("tiny").problem == ""
-    assert stray in repository.model("other").problem
+    assert repository.get_model("tiny").problem == ""
+    assert stray in repository.get_model("other").problem
     with pytest.raises(ModelNotReady, match="it contains no version"):
         repository.resolve("other")
     with pytest.raises(ModelNotReady, match="it contains no version"):
@@ -124,19 +124,19 @@ def test_unreadable_entries_are_listed(tmp_path, new_repository):
         (tmp_path / dangling).symlink_to(tmp_path / "nowhere")
     (tmp_path / "tiny/5").symlink_to("/dev/null")
     repository = new_repository(tmp_path)
-    states = {number: each.state for number, each in repository.model("tiny").versions.items()}
+    states = {number: each.state for number, each in repository.get_model("tiny").versions.items()}
     failed = dict.fromkeys((2, 4, 5), State.FAILED)
     assert states == {1: State.READY, **failed}
-    assert "symbolic links" in repository.model("tiny").versions[2].reason
-    assert "symbolic links" in repository.model("loop").problem
-    assert repository.model("dangling").problem == "broken link"
+    assert "symbolic links" in repository.get_model("tiny").versions[2].reason
+    assert "symbolic links" in repository.get_model("loop").problem
+    assert repository.get_model("dangling").problem == "broken link"
     with pytest.raises(ModelNotReady, match="broken link"):
         repository.resolve("dangling")
     (tmp_path / "loop").unlink()
     write_bundle(tmp_path, "loop")
     repository.refresh()
     assert repository.resolve("loop").version == 1
-    assert repository.model("loop").problem == ""
+    assert repository.get_model("loop").problem == ""
 
 
 def test_name_that_is_not_utf8_is_logged(tmp_path, new_repository, caplog):
@@ -164,7 +164,7 @@ def test_unreadable_folder_is_listed(tmp_path, new_repository, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", iterdir)
     repository = new_repository(tmp_path)
     assert repository.resolve("tiny").version == 1
-    assert repository.model("private").problem == "Permission denied"
+    assert repository.get_model("private").problem == "Permission denied"
 
 
 def test_failed_version_leaves_no_thread(tmp_path, new_repository):
@@ -181,7 +181,7 @@ def test_failed_version_leaves_no_thread(tmp_path, new_repository):
         return backend
 
     repository = new_repository(tmp_path, open_backend=open_backend)
-    failed = repository.model("failing").versions[1]
+    failed = repository.get_model("failing").versions[1]
     assert failed.state is State.FAILED
     assert "0xdeadbeef" not in failed.reason
     assert opened["failing"].closed
@@ -197,7 +197,7 @@ def test_failed_batcher_fails_only_its_version(tmp_path, new_repository):
         raise RuntimeError("can't start new thread")
 
     repository = new_repository(tmp_path, open_batcher=open_batcher)
-    assert repository.model("tiny").versions[1].state is State.FAILED
+    assert repository.get_model("tiny").versions[1].state is State.FAILED
 
 
 def test_large_images_reduce_the_limit(tmp_path, new_repository):

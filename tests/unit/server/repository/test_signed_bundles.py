@@ -27,7 +27,7 @@ def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
     repository = new_repository(models, keys=KeyFile(keys))
     assert repository.resolve("good").version == 1
     assert repository.resolve("tiny").version == 1
-    refused = repository.model("tiny").versions[2]
+    refused = repository.get_model("tiny").versions[2]
     assert refused.state is State.FAILED
     assert refused.reason == "it is not signed: SHA256SUMS.sig is missing"
     OLD.sign(unsigned)
@@ -42,14 +42,14 @@ def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
     repository = new_repository(models, keys=KeyFile(keys))
     NEW.sign(write_bundle(models, "tiny", 2))
     repository.refresh()
-    assert repository.model("tiny").versions[2].state is State.FAILED
+    assert repository.get_model("tiny").versions[2].state is State.FAILED
     keys.write_bytes(OLD.to_public_pem() + NEW.to_public_pem())
     NEW.sign(write_bundle(models, "tiny", 3))
     repository.refresh()
     assert repository.resolve("tiny").version == 3
-    assert repository.model("tiny").versions[2].state is State.FAILED
+    assert repository.get_model("tiny").versions[2].state is State.FAILED
     repository.load_model("tiny")
-    assert repository.model("tiny").versions[2].state is State.READY
+    assert repository.get_model("tiny").versions[2].state is State.READY
 
 
 def test_lost_keys_refuse_every_new_bundle(tmp_path, keys, new_repository):
@@ -61,7 +61,7 @@ def test_lost_keys_refuse_every_new_bundle(tmp_path, keys, new_repository):
     OLD.sign(write_bundle(models, "tiny", 2))
     repository.refresh()
     assert repository.resolve("tiny").version == 1
-    reason = repository.model("tiny").versions[2].reason
+    reason = repository.get_model("tiny").versions[2].reason
     assert "the trusted keys are not readable; next attempt in 5 s" in reason
 
 

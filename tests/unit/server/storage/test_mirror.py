@@ -104,7 +104,7 @@ def test_incomplete_upload_does_not_count(objects, new_mirror, new_repository, m
     objects.put("tiny", 2, weights_seed=2, without=[missing])
     mirror = new_mirror()
     repository = new_repository(mirror)
-    assert list(repository.model("tiny").versions) == [1]
+    assert list(repository.get_model("tiny").versions) == [1]
     assert missing in mirror.list_present().ignored["tiny/2"]
     gauge = "imagemint_repository_incomplete_versions"
     assert metrics.registry.get_sample_value(gauge) == 1
@@ -122,7 +122,7 @@ def test_file_with_another_digest_is_refused(objects, new_mirror, new_repository
     objects.put_file("tiny/2/model.onnx", content[:1000])
     mirror = new_mirror()
     repository = new_repository(mirror)
-    refused = repository.model("tiny").versions[2]
+    refused = repository.get_model("tiny").versions[2]
     assert refused.state is State.FAILED
     assert "model.onnx in the object store is not the file" in refused.reason
     assert repository.resolve("tiny").version == 1
@@ -158,7 +158,7 @@ def test_copy_that_fails_is_tried_again(objects, new_mirror, new_repository):
     mirror.scan()
     SwitchedStore.is_down = True
     repository = new_repository(mirror)
-    version = repository.model("tiny").versions[1]
+    version = repository.get_model("tiny").versions[1]
     assert version.state is State.FAILED
     assert "next attempt in 5 s" in version.reason
     assert "bucket" not in version.reason
@@ -205,7 +205,7 @@ def test_damaged_copy_is_copied_again(objects, new_mirror, new_repository, metri
     (bundle,) = bundles_in(mirror)
     (bundle / "model.onnx").write_bytes(b"damaged")
     repository = new_repository(new_mirror())
-    assert "its copy on this machine was damaged" in repository.model("tiny").versions[1].reason
+    assert "its copy on this machine was damaged" in repository.get_model("tiny").versions[1].reason
     repository.load_model("tiny")
     assert repository.resolve("tiny").version == 1
     assert copied(metrics) == 2
@@ -219,7 +219,7 @@ def test_version_stays_immutable(objects, new_mirror, new_repository):
     objects.put("tiny", 1, weights_seed=5)
     repository.refresh()
     assert repository.resolve("tiny").bundle.sha256 == digest
-    assert "is immutable" in repository.model("tiny").versions[1].reason
+    assert "is immutable" in repository.get_model("tiny").versions[1].reason
 
 
 def test_removed_version_leaves_server_and_disk(objects, new_mirror, new_repository):
@@ -231,7 +231,7 @@ def test_removed_version_leaves_server_and_disk(objects, new_mirror, new_reposit
     objects.remove("tiny/1")
     repository.refresh()
     repository._lifecycle._unloading.close()  # waits for the deletion
-    assert list(repository.model("tiny").versions) == [2]
+    assert list(repository.get_model("tiny").versions) == [2]
     assert len(bundles_in(mirror)) == 2
     age(mirror)
     repository.refresh()
@@ -246,7 +246,7 @@ def test_only_wanted_versions_are_copied(objects, new_mirror, new_repository):
     mirror = new_mirror()
     repository = new_repository(mirror, policies=Policies.parse("latest:1", {}, {}))
     assert len(bundles_in(mirror)) == 1
-    states = {number: each.state for number, each in repository.model("tiny").versions.items()}
+    states = {number: each.state for number, each in repository.get_model("tiny").versions.items()}
     assert states == {1: State.UNLOADED, 2: State.UNLOADED, 3: State.READY}
 
 
@@ -274,7 +274,7 @@ def test_every_model_means_those_of_the_first_listing(objects, new_mirror, new_r
     assert repository.resolve("tiny").version == 1
     objects.put("late", 1)
     repository.refresh()
-    assert repository.model("late").versions[1].state is State.UNLOADED
+    assert repository.get_model("late").versions[1].state is State.UNLOADED
 
 
 def test_emptied_store_is_no_order_to_unload(objects, new_mirror, new_repository):

@@ -14,8 +14,8 @@ from imagemint.engine.errors import (
     ImagemintError,
     InvalidRequest,
     Violation,
-    quoted,
-    shortened,
+    quote,
+    shorten,
 )
 from imagemint.engine.sampling import Run, draw_classes_at, group_runs
 from imagemint.engine.serial import hash_source
@@ -135,7 +135,7 @@ def _check_sizes(request: messages.ModelInferRequest) -> Iterator[Violation]:
         if count > _MOST_PARTS:
             yield Violation(name, f"{count} of them; a request has at most {_MOST_PARTS}")
     if len(request.id) > MOST_ID_CHARACTERS:
-        given = f"{shortened(request.id, 20)!r} has {len(request.id)} characters"
+        given = f"{shorten(request.id, 20)!r} has {len(request.id)} characters"
         yield Violation("id", f"{given}; at most {MOST_ID_CHARACTERS}")
 
 
@@ -239,7 +239,7 @@ def _check_outputs(
         where = f"outputs[{number}]"
         if output.name not in known:
             listed = ", ".join(known)
-            yield Violation(f"{where}.name", f"no output {quoted(output.name)}; there are {listed}")
+            yield Violation(f"{where}.name", f"no output {quote(output.name)}; there are {listed}")
         elif output.name in seen:
             yield Violation(f"{where}.name", f"{output.name} is asked for twice")
         elif output.name == "serial" and not by_seed:

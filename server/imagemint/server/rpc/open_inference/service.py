@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import structlog
 
-from imagemint.engine.errors import InvalidRequest, Violation, shortened
+from imagemint.engine.errors import InvalidRequest, Violation, shorten
 from imagemint.open_inference import grpc_service_pb2 as messages
 from imagemint.open_inference import grpc_service_pb2_grpc
 from imagemint.server.access.caller import current_caller
@@ -181,7 +181,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> tuple[Model, ServedVersion]:
         _require(field, name)
         current_caller.get().check_model(name)
-        model = self._repository.model(name)
+        model = self._repository.get_model(name)
         current_call.get().model = model.name
         return model, self._repository.resolve(name, version)
 
@@ -236,9 +236,9 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
             answer.error_message = outcome.message
-            answer.infer_response.id = shortened(request.id, MOST_ID_CHARACTERS)
-            answer.infer_response.model_name = shortened(request.model_name)
-            answer.infer_response.model_version = shortened(request.model_version)
+            answer.infer_response.id = shorten(request.id, MOST_ID_CHARACTERS)
+            answer.infer_response.model_name = shorten(request.model_name)
+            answer.infer_response.model_version = shorten(request.model_version)
         # Triton sets this in the last answer to a request. Here, each request has one answer.
         answer.infer_response.parameters["triton_final_response"].bool_param = True
         return answer

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import Violation, quoted
+from imagemint.engine.errors import Violation, quote
 from imagemint.engine.spec import ANY_SIDE, ModelSpec
 from imagemint.open_inference import grpc_service_pb2 as messages
 
@@ -140,14 +140,14 @@ def _check_form(
     form = forms.get(tensor.name)
     if form is None:
         known = ", ".join(forms)
-        yield Violation(f"{where}.name", f"no input {quoted(tensor.name)}; there are {known}")
+        yield Violation(f"{where}.name", f"no input {quote(tensor.name)}; there are {known}")
         return
     if tensor.name in seen:
         yield Violation(f"{where}.name", f"{tensor.name} is given twice")
     if tensor.datatype != form.datatype:
         yield Violation(
             f"{where}.datatype",
-            f"{form.name} is {form.datatype}, not {quoted(tensor.datatype)}",
+            f"{form.name} is {form.datatype}, not {quote(tensor.datatype)}",
         )
     shape = tuple(tensor.shape[:_LONGEST_SHAPE])  # enough to find and quote a violation
     if not form.fits(shape[1:]) or not shape or not 1 <= shape[0] <= most_rows:

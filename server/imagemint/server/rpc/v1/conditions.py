@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from imagemint.engine.errors import CaptionUnsupported, ClassUnsupported, quoted
+from imagemint.engine.errors import CaptionUnsupported, ClassUnsupported, quote
 from imagemint.engine.spec import ModelSpec
 from imagemint.engine.spelling import suggest
 from imagemint.server.images.conditions import (
@@ -128,7 +128,7 @@ def _read_class_label(label: str, spec: ModelSpec, checks: Checks) -> int:
         return spec.class_labels.index(label)
     known = ", ".join(spec.class_labels[:50])
     hint = suggest(label, spec.class_labels)
-    checks.fail("images.class_label", f"no class {quoted(label, 100)}; there are {known}{hint}")
+    checks.fail("images.class_label", f"no class {quote(label, 100)}; there are {known}{hint}")
     return 0
 
 

@@ -141,7 +141,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             call = read_stream(request, version)
             first = most = call.chunk_size
             if not request.HasField("chunk_size"):
-                most = current_caller.get().chunk_size(most)
+                most = current_caller.get().choose_chunk_size(most)
                 small = UNPROVEN_BYTES // version.spec.image_bytes
                 first = max(1, min(_FIRST_CHUNK, small, most))
             await self._stream(call, images.first_index, (first, most), context)

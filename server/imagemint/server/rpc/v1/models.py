@@ -10,7 +10,7 @@ from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.access.caller import current_caller
 from imagemint.server.repository import Model, ModelRepository, State, Version
 from imagemint.server.rpc.call import current_call
-from imagemint.server.rpc.v1.requests import default_chunk_size
+from imagemint.server.rpc.v1.requests import choose_default_chunk_size
 from imagemint.v1 import model_service_pb2 as messages
 from imagemint.v1 import model_service_pb2_grpc
 
@@ -72,7 +72,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         if not request.model:
             raise InvalidRequest([Violation("model", "required")])
         current_caller.get().check_model(request.model)
-        model = self._repository.model(request.model)
+        model = self._repository.get_model(request.model)
         current_call.get().model = model.name
         return messages.GetModelResponse(model=self._describe_model(model))
 
@@ -87,7 +87,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         if default is not None:
             answer.default_version = str(default.version)
             answer.limits.max_images_per_request = default.max_images
-            answer.limits.default_chunk_size = default_chunk_size(default)
+            answer.limits.default_chunk_size = choose_default_chunk_size(default)
             answer.limits.max_queue_images = self._max_queue_images
         return answer
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imagemint.engine.bundle.variants import AUTO
-from imagemint.engine.errors import ScoreUnsupported, SourceRequired, VariantMismatch, quoted
+from imagemint.engine.errors import ScoreUnsupported, SourceRequired, VariantMismatch, quote
 from imagemint.engine.filtering import INDEX_END, ImageFilter
 from imagemint.engine.manifest_checks import VARIANT_NAME
 from imagemint.engine.sampling import Run
@@ -131,7 +131,7 @@ def read_stream(
     listed = request.images.WhichOneof("source") == "latents"
     checks.check_count(request.images, version.max_images if listed else None)
     image_request = read_images(request.images, version, request.priority, checks)
-    chunk_size = default_chunk_size(version)
+    chunk_size = choose_default_chunk_size(version)
     if request.HasField("chunk_size"):
         chunk_size = request.chunk_size
         if not 1 <= chunk_size <= version.max_images:
@@ -140,7 +140,7 @@ def read_stream(
     return StreamCall(image_request, output, chunk_size)
 
 
-def default_chunk_size(version: ServedVersion) -> int:
+def choose_default_chunk_size(version: ServedVersion) -> int:
     """Returns the number of images per chunk for a stream that names no chunk size."""
     return min(_DEFAULT_CHUNK, version.max_images)
 
@@ -201,9 +201,7 @@ def _read_filter(
 
 def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:
     if not VARIANT_NAME.fullmatch(asked) or asked == AUTO:
-        checks.fail(
-            "images.variant", f"{quoted(asked)} is neither 'reference' nor a variant's name"
-        )
+        checks.fail("images.variant", f"{quote(asked)} is neither 'reference' nor a variant's name")
         return
     running = version.backend.variant
     if not running.is_named(asked):
