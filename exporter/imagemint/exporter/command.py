@@ -30,7 +30,7 @@ _ONLY_FROM_ONNX = (
     *("latent_input", "class_input", "truncation_input", "fix_input", "ignore_input"),
     *("image_output", "distribution", "dataset"),
 )
-_ONLY_FOR_VARIANTS = ("inception", "judged_images", "judged_seeds")
+_ONLY_FOR_VARIANTS = ("judged_images", "judged_seeds")
 
 
 class Export(BaseModel):
@@ -172,8 +172,6 @@ class Export(BaseModel):
         judging = self._list_given(_ONLY_FOR_VARIANTS)
         if judging and not variants:
             raise ValueError(f"{judging[0]} needs --precision int8 or fp16: it compares variants")
-        if self.classifier is not None and not variants and not self.critic:
-            raise ValueError("--classifier needs --critic, or --precision int8 or fp16")
         return self
 
     @model_validator(mode="after")
@@ -225,6 +223,7 @@ class Export(BaseModel):
         return 0
 
     def _export_run(self) -> "tuple[Bundle, str]":
+        from imagemint.exporter.errors import ExportError  # noqa: PLC0415 - onnxruntime
         from imagemint.exporter.export import export_generator  # noqa: PLC0415 - torch
         from imagemint.exporter.parity import Tolerance  # noqa: PLC0415 - torch
         from imagemint.training.trained import read_generator  # noqa: PLC0415 - torch
@@ -233,6 +232,8 @@ class Export(BaseModel):
         assert self.source is not None  # noqa: S101 - for the type checker; _check made sure
         if is_translator(self.source):
             return self._export_translator(self.source), "PyTorch"
+        if "direction" in self.model_fields_set:
+            raise ExportError(f"--direction needs a translator, and {self.source} is a generator")
         bundle = export_generator(
             read_generator(self.source),
             name=self.name,

@@ -85,7 +85,7 @@ def test_graph_of_other_size_refused(tmp_path):
         manifest.source.step, manifest.source.max_height, manifest.source.max_width = 2, 6, 8
 
     directory = write_translator(tmp_path, size=(6, 8), edit_manifest=free)
-    with pytest.raises(BundleRefused, match=r"input 'source' is not uint8 \[N, \?, \?, 3\]"):
+    with pytest.raises(BundleRefused, match=r"input 'source' is .*, not uint8 \[N, \?, \?, 3\]"):
         read_bundle(directory)
 
 

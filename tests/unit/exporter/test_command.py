@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.signatures import SigningKey, TrustedKeys
 from imagemint.exporter.command import Export
+from imagemint.exporter.errors import ExportError
 from imagemint.training import evaluation
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.errors import CheckpointError
@@ -106,7 +107,6 @@ def test_missing_checkpoint_is_an_error(tmp_path):
         ({"source": "run", "image_shape": (8, 8, 1)}, "--image-shape needs --from-onnx"),
         ({"source": __file__}, "is a file, and a run is a directory. For an ONNX file, use"),
         ({"source": "run", "judged_images": 200}, "--judged-images needs --precision"),
-        ({"source": "run", "classifier": "judge"}, "--classifier needs --critic, or --precision"),
         ({"source": "run", "accepted_share": 0.5}, "--accepted-share needs --critic discriminator"),
         ({**ADOPTED, "direction": "back"}, "--direction needs a training run of a translator"),
         (
@@ -127,6 +127,12 @@ def test_contradictory_options_are_refused(options, said):
     """Options that exclude or require each other are checked before anything is read."""
     with pytest.raises(ValidationError, match=said):
         Export(name="digits", **options)
+
+
+def test_direction_of_a_generator_is_refused(run, tmp_path):
+    """Only translators have a direction; the option would have no effect."""
+    with pytest.raises(ExportError, match="--direction needs a translator"):
+        Export(source=run, name="digits", repository=tmp_path, direction="back").run()
 
 
 def test_critic_is_exported(run, tmp_path):

@@ -154,7 +154,9 @@ def test_invalid_option_is_refused_early(trained, tmp_path, changed, said):
 def test_wrong_image_size_is_refused(trained, tmp_path):
     """A run that records another image size than its network has is refused with the reason."""
     wrong = dataclasses.replace(trained, image_size=32)
-    with pytest.raises(ExportError, match=r"cannot be served: output 'image' is not uint8"):
+    with pytest.raises(
+        ExportError, match=r"output 'image' is uint8 \[N, 28, 28, 1\], not uint8 \[N, 32"
+    ):
         export_generator(wrong, name="digits", repository=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

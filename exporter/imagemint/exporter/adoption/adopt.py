@@ -13,6 +13,7 @@ from imagemint.engine.onnx.session import create_cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
 from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.model_file import read_model
+from imagemint.exporter.adoption.operators import drop_unused_nodes, prepare_operators
 from imagemint.exporter.adoption.original import (
     LEVELS,
     OriginalModel,
@@ -74,6 +75,8 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
     check_declared_range(foreign.value_range)
     model, sha256 = read_model(foreign.path)
     signature = read_signature(model.graph, foreign)
+    drop_unused_nodes(model.graph, signature.output)
+    prepare_operators(model.graph, foreign.path)
     original = OriginalModel(model, signature, foreign)
     warnings = []
     if foreign.check_value_range:

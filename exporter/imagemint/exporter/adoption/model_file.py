@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper
 
-from imagemint.exporter.adoption.operators import inline_functions, prepare_operators
+from imagemint.exporter.adoption.operators import inline_functions
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import OPSET
 
@@ -25,7 +25,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
 
     Raises:
         ExportError: the file cannot be read, is not an ONNX model, its weights are missing, or it
-            has operators that no bundle may have.
+            has operators that ONNX Runtime does not ship.
     """
     try:
         content = path.read_bytes()
@@ -44,7 +44,6 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise _make_error(path, error) from error
     _drop_constant_inputs(model.graph)
-    prepare_operators(model.graph, path)
     return model, digest.hexdigest()
 
 
@@ -94,6 +93,13 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check_and_convert(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in initialized and not _has_shape(value):
+            raise ExportError(f"Input {value.name!r} of {path} has no shape. Export it with one")
+    if not all(map(_has_shape, model.graph.output)):
+        # ONNX Runtime needs no declared shapes of outputs, but the checker does.
+        model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model)
     # The converter knows neither functions nor domains of others.
     model = inline_functions(model, path)
@@ -101,6 +107,10 @@ def _check_and_convert(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if max(versions, default=OPSET) >= OPSET:
         return model
     return onnx.version_converter.convert_version(model, OPSET)
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return not value.type.HasField("tensor_type") or value.type.tensor_type.HasField("shape")
 
 
 def _drop_constant_inputs(graph: onnx.GraphProto) -> None:

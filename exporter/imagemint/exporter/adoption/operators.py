@@ -35,6 +35,27 @@ def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return model
 
 
+def drop_unused_nodes(graph: onnx.GraphProto, output: str) -> None:
+    """Removes the nodes and weights of other outputs; changes the graph in place.
+
+    Graphs within nodes read values of the outer graph, which are kept.
+    """
+    needed, kept = {output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(*(inner.input for inner in _list_nodes_of(node)))
+            kept.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+    outputs = [value for value in graph.output if value.name == output]
+    del graph.output[:]
+    graph.output.extend(outputs)
+
+
 def prepare_operators(graph: onnx.GraphProto, path: Path) -> None:
     """Replaces Dropout in inference mode by Identity, and checks that the graph is deterministic.
 
@@ -71,7 +92,11 @@ def prepare_operators(graph: onnx.GraphProto, path: Path) -> None:
 def _list_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yields the nodes of a graph and of the graphs within it."""
     for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _list_nodes(inner)
+        yield from _list_nodes_of(node)
+
+
+def _list_nodes_of(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    yield node
+    for attribute in node.attribute:
+        for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            yield from _list_nodes(inner)

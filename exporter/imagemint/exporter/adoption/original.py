@@ -116,7 +116,7 @@ class OriginalModel:
                 f"{self._foreign.path}: an image differs by up to {levels:.0f} levels of 255 if"
                 " other images are in its batch, and a serial must always give the same image."
                 " Batch normalization in training mode does this: export the model in evaluation"
-                " mode (model.eval() in PyTorch)"
+                " mode (model.eval() in PyTorch). So does dynamic quantization: quantize statically"
             )
 
     def compute_pixels(self, batch: Batch) -> npt.NDArray[np.uint8]:

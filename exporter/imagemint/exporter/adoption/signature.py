@@ -274,7 +274,7 @@ def _read_z_dim(latent: Input) -> int:
         raise ExportError(
             f"Input {latent} is no batch of latents [N, z]: it has"
             f" {len(long) if long and long[0] else 'no'} axes of more than one number. Export the"
-            " model with one latent for each image"
+            " model with one latent for each image. A model that takes pictures cannot be adopted"
         )
     return long[0]
 

@@ -138,7 +138,22 @@ def _find_value_faults(
         wanted = f"{element} [{', '.join(['N', *sides])}]"
         if not _is_batch_of(found[name], dtype, tail):
             dynamic = "N and ? dynamic" if ANY_SIDE in tail else "N dynamic"
-            yield f"{kind} {name!r} is not {wanted}, {dynamic}"
+            yield f"{kind} {name!r} is {_format_type(found[name])}, not {wanted}, {dynamic}"
+
+
+def _format_type(found: onnx.TypeProto) -> str:
+    if not found.HasField("tensor_type"):
+        return "no tensor"
+    tensor = found.tensor_type
+    sides = [
+        str(d.dim_value) if d.HasField("dim_value") else d.dim_param[:32] or "?"
+        for d in tensor.shape.dim[:16]
+    ]
+    known = TensorProto.DataType.values()
+    element = (
+        TensorProto.DataType.Name(tensor.elem_type).lower() if tensor.elem_type in known else "?"
+    )
+    return f"{element} [{', '.join(sides)}]"
 
 
 def _is_batch_of(found: onnx.TypeProto, dtype: int, tail: tuple[int, ...]) -> bool:

@@ -353,7 +353,8 @@ def _read_manifest(directory: Path, model: onnx.ModelProto) -> tuple[pb.BundleMa
     if len(texts) != 1:
         raise BundleRefused(
             directory,
-            f"metadata_props has {len(texts)} entries {MANIFEST_KEY!r}; exactly one is required",
+            f"metadata_props has {len(texts)} entries {MANIFEST_KEY!r}; exactly one is required."
+            " Make a bundle of a plain ONNX file with `imagemint export --from-onnx`",
         )
     try:
         # Ignores unknown fields; a manifest that needs them has a newer format version.

@@ -359,11 +359,14 @@ def _add_second_output(model):
         (lambda m: setattr(m.graph.input[0], "name", "noise"), "inputs are class_id, noise"),
         (lambda m: m.graph.input.pop(), "inputs are z; the manifest requires class_id, z"),
         (_add_second_output, "outputs are image, x"),
-        (_change_type("z", TensorProto.DOUBLE), "input 'z' is not float [N, 8]"),
-        (_change_type("class_id", TensorProto.INT32), "input 'class_id' is not int64 [N, 1]"),
+        (_change_type("z", TensorProto.DOUBLE), "input 'z' is double [N, 8], not float [N, 8]"),
+        (
+            _change_type("class_id", TensorProto.INT32),
+            "'class_id' is int32 [N, 1], not int64 [N, 1]",
+        ),
         (_change_dimension("z", 1, 9), "input 'z'"),
-        (_change_dimension("z", 0, 64), "N dynamic"),
-        (_change_dimension("image", 3, 3), "output 'image' is not uint8 [N, 4, 6, 1]"),
+        (_change_dimension("z", 0, 64), "is float [64, 8], not float [N, 8], N dynamic"),
+        (_change_dimension("image", 3, 3), "'image' is uint8 [N, 4, 6, 3], not uint8 [N, 4, 6, 1]"),
         (_drop_axis, "input 'class_id'"),
         (_drop_shape, "output 'image'"),
     ],
@@ -376,9 +379,12 @@ def test_graph_must_match_its_manifest(tmp_path, edit, said):
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda m: setattr(m.latent, "z_dim", 9), "input 'z' is not float [N, 9]"),
+        (lambda m: setattr(m.latent, "z_dim", 9), "input 'z' is float [N, 8], not float [N, 9]"),
         (lambda m: m.ClearField("class_labels"), "the manifest requires z"),
-        (lambda m: setattr(m.image, "height", 5), "output 'image' is not uint8 [N, 5, 6, 1]"),
+        (
+            lambda m: setattr(m.image, "height", 5),
+            "'image' is uint8 [N, 4, 6, 1], not uint8 [N, 5, 6, 1]",
+        ),
     ],
 )
 def test_manifest_must_match_its_graph(tmp_path, edit, said):

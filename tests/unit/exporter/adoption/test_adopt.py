@@ -159,6 +159,19 @@ def test_invalid_file_is_refused(tmp_path):
         adopt(ForeignModel(path, (-1, 1)))
 
 
+def test_missing_shapes(tmp_path):
+    """The shape of an output is found out, and an input without a shape is named."""
+    path = write_foreign_file(tmp_path)
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    assert adopt(ForeignModel(path, (-1, 1))).shape == (4, 5, 3)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match=r"Input 'noise' of .* has no shape"):
+        adopt(ForeignModel(path, (-1, 1)))
+
+
 def test_licence_is_required(tmp_path):
     """Weights of another author need a licence."""
     foreign = ForeignModel(write_foreign_file(tmp_path), (-1, 1))

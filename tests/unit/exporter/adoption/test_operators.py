@@ -23,8 +23,13 @@ def make_body(*nodes, inputs=(), outputs):
     )
 
 
-def write_file(path, *middle, constants=(), functions=(), opset=18, ir_version=8, domain=""):
-    """Writes a generator tanh(f(z @ w)) of 8x8 gray images, where `middle` computes y = f(x)."""
+def write_file(
+    path, *middle, constants=(), functions=(), opset=18, ir_version=8, domain="", outputs=()
+):
+    """Writes a generator tanh(f(z @ w)) of 8x8 gray images, where `middle` computes y = f(x).
+
+    `outputs` are names of more outputs.
+    """
     tensors = {"w": WEIGHTS, "s": np.array([-1, 1, 8, 8]), **dict(constants)}
     inputs = [VALUE("z", TensorProto.FLOAT, ["n", 16])]
     if ir_version < 4:
@@ -41,7 +46,10 @@ def write_file(path, *middle, constants=(), functions=(), opset=18, ir_version=8
         ],
         "g",
         inputs,
-        [VALUE("out", TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [
+            VALUE("out", TensorProto.FLOAT, ["n", 1, 8, 8]),
+            *(VALUE(name, TensorProto.FLOAT, ["n", 64]) for name in outputs),
+        ],
         [numpy_helper.from_array(each, name) for name, each in tensors.items()],
     )
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
@@ -147,6 +155,23 @@ def test_graph_that_decides_otherwise_is_refused(tmp_path, middle, constants, sa
     path = write_file(tmp_path / "g.onnx", middle, constants=constants)
     with pytest.raises(ExportError, match=said):
         adopt(ForeignModel(path, (-1, 1)))
+
+
+def test_nodes_of_other_outputs_are_dropped(tmp_path):
+    """What only another output needs is neither checked nor kept."""
+    path = write_file(
+        tmp_path / "g.onnx",
+        NODE("Identity", ["x"], ["y"]),
+        NODE("RandomNormalLike", ["x"], ["noise"]),
+        NODE("Mul", ["noise", "k"], ["other"]),
+        constants={"k": np.float32(2)},
+        outputs=["other"],
+    )
+    adopted = adopt(ForeignModel(path, (-1, 1), output="out"))
+    names = {tensor.name for tensor in adopted.model.graph.initializer}
+    assert "adopted.w" in names
+    assert "adopted.k" not in names
+    assert "RandomNormalLike" not in {node.op_type for node in adopted.model.graph.node}
 
 
 def test_custom_operator_is_refused(tmp_path):
