@@ -71,7 +71,7 @@ def draw(options: argparse.Namespace, name: str, seed: int, path: Path) -> float
     """Writes the images of a condition as an npz, and returns the share of candidates that pass."""
     source = open_source(options, seed, CONDITIONS[name])
     count, rejected, images, classes = options.images, 0, [], []
-    for block in Share().blocks(count, _BLOCK):
+    for block in Share().list_blocks(count, _BLOCK):
         part = source.read(block.start, block.size)
         images.append(part.image)
         none = np.full(len(part), UNCONDITIONAL)

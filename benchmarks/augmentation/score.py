@@ -98,7 +98,7 @@ def draw_images(source: ImageSource, count: int, like: LabelledImages) -> Labell
             raise SystemExit(f"{source.identity.model} has no classes")
         return images.image, images.class_id
 
-    blocks = Share().blocks(count, BLOCK)
+    blocks = Share().list_blocks(count, BLOCK)
     images, labels = map(np.concatenate, zip(*Prefetch(read, blocks, 4), strict=True))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     name = f"{source.identity.model}@{source.identity.version}/{source.identity.seed}"

@@ -134,7 +134,7 @@ async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypat
     loop = asyncio.get_running_loop()
 
     class Recorded:
-        def delay_s(self, failures, asked_s):
+        def compute_delay_s(self, failures, asked_s):
             loop.call_soon_threadsafe(waits.put_nowait, (failures, asked_s))
             return 0.01
 
@@ -165,7 +165,7 @@ async def test_stopped_source_waits_for_no_server(serve, models, tmp_path, monke
     loop = asyncio.get_running_loop()
 
     class Long:
-        def delay_s(self, failures, asked_s):
+        def compute_delay_s(self, failures, asked_s):
             loop.call_soon_threadsafe(waits.put_nowait, (failures, asked_s))
             return 3600.0
 

@@ -125,12 +125,12 @@ def test_child_of_a_parent_without_clients_uses_grpc(run):
     """A fork without a live client needs no helper process."""
     program = """
 from imagemint.client import forks
-print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
+print(in_fork(lambda: (fresh(), forks.is_grpc_broken())))
 with Client(ADDRESS) as client:
     client.generate("tiny")
 del client
 gc.collect()
-print(in_fork(lambda: (fresh(), forks.grpc_is_broken())))
+print(in_fork(lambda: (fresh(), forks.is_grpc_broken())))
 """
     assert run(program) == [f"('{SERIAL}', False)"] * 2
 

@@ -18,7 +18,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 @pytest.fixture(autouse=True)
 def _simulate_fork(monkeypatch):
     """Simulates a fork of a process in which gRPC was running."""
-    monkeypatch.setattr(forks, "grpc_is_broken", lambda: True)
+    monkeypatch.setattr(forks, "is_grpc_broken", lambda: True)
 
 
 @pytest.fixture

@@ -174,5 +174,5 @@ def test_backoff_grows_and_respects_the_server():
     """Delays double up to a maximum and are never shorter than the server's retry delay."""
     backoff = Backoff(initial_s=1, longest_s=4)
     for failures, wait_s in ((1, 1), (2, 2), (3, 4), (9, 4)):
-        assert wait_s <= backoff.delay_s(failures, None) <= wait_s * 1.25
-    assert 30 <= backoff.delay_s(1, 30.0) <= 30.25
+        assert wait_s <= backoff.compute_delay_s(failures, None) <= wait_s * 1.25
+    assert 30 <= backoff.compute_delay_s(1, 30.0) <= 30.25

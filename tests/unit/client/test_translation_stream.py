@@ -28,7 +28,7 @@ def _shorten_backoff(monkeypatch):
 @pytest.fixture(params=[False, True], ids=["direct", "relayed"])
 def relayed(request, monkeypatch):
     """Whether calls go through the helper of a forked process."""
-    monkeypatch.setattr(forks, "grpc_is_broken", lambda: request.param)
+    monkeypatch.setattr(forks, "is_grpc_broken", lambda: request.param)
     return request.param
 
 

@@ -161,9 +161,9 @@ class Bench(Connection):
             parse_targets(self.server),
             self.model,
             self.version,
-            tls=self.encryption(),
+            tls=self.make_tls(),
             timeout_s=self.timeout_s,
-            metadata=tuple(self.metadata()),
+            metadata=tuple(self.make_metadata()),
         )
 
     def _make_bound(self) -> Bound:

@@ -15,7 +15,7 @@ from imagemint.client import channel, forks, images, models, requests, streams
 from imagemint.client.arguments import parse_number, parse_text, parse_whole_number
 from imagemint.client.channel import MetadataLike
 from imagemint.client.duplex import DuplexCall, FaithfulCall
-from imagemint.client.errors import ClientClosed, DeadlineExceeded, invalid
+from imagemint.client.errors import ClientClosed, DeadlineExceeded, make_invalid_request
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
@@ -220,7 +220,7 @@ class AsyncClient:
             ImagemintError: any other failure.
         """
         request = generation_service_pb2.GenerateRequest(
-            images=_images(model, count, selection), priority=requests.parse_priority(priority)
+            images=_make_images(model, count, selection), priority=requests.parse_priority(priority)
         )
         answer = await self._generate(request, timeout_s)
         return images.parse_image_batch(answer.batch, answer.timing)
@@ -251,7 +251,7 @@ class AsyncClient:
             ImagemintError: as generate().
         """
         request = generation_service_pb2.GenerateRequest(
-            images=_images(model, count, selection),
+            images=_make_images(model, count, selection),
             output=requests.make_output_spec(format, quality),
             priority=requests.parse_priority(priority),
         )
@@ -286,7 +286,7 @@ class AsyncClient:
             ImagemintError: as generate().
         """
         request = generation_service_pb2.GenerateRequest(
-            images=_images(model, count, selection),
+            images=_make_images(model, count, selection),
             output=requests.make_output_spec(format, quality),
             layout=image_pb2.IMAGE_LAYOUT_SHEET,
             columns=None if columns is None else parse_whole_number("columns", columns),
@@ -330,7 +330,7 @@ class AsyncClient:
             make_source_message(source, f"sources[{at}]")
             for at, source in enumerate(check_sources(sources))
         ]
-        request = _translation(model, given, fit, priority, selection)
+        request = _make_translation_request(model, given, fit, priority, selection)
         return parse_translated(await self._translate(request, timeout_s))
 
     async def translate_encoded(
@@ -364,7 +364,7 @@ class AsyncClient:
             make_source_message(source, f"sources[{at}]")
             for at, source in enumerate(check_sources(sources))
         ]
-        request = _translation(model, given, fit, priority, selection)
+        request = _make_translation_request(model, given, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return parse_translated_files(await self._translate(request, timeout_s))
 
@@ -402,9 +402,9 @@ class AsyncClient:
                 seven that the server received in one message with the wrong one.
             OSError: likewise.
         """
-        request = _translation_stream(model, fit, priority, selection)
+        request = _make_translation_stream(model, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
-        return self._translations(
+        return self._stream_translations(
             request, check_sources(sources), timeout_s, parse_translated_files
         )
 
@@ -432,10 +432,12 @@ class AsyncClient:
             ImagemintError: as translate_many().
             OSError: likewise.
         """
-        request = _translation_stream(model, fit, priority, selection)
-        return self._translations(request, check_sources(sources), timeout_s, parse_translated)
+        request = _make_translation_stream(model, fit, priority, selection)
+        return self._stream_translations(
+            request, check_sources(sources), timeout_s, parse_translated
+        )
 
-    async def _translations(
+    async def _stream_translations(
         self,
         request: messages.StreamTranslateRequest,
         sources: Iterable[SourceLike],
@@ -453,9 +455,9 @@ class AsyncClient:
             request,
             cut_into_messages(sources),
             lifetime=self._lifetime,
-            timeout_s=self._limit(timeout_s),
+            timeout_s=self._choose_timeout(timeout_s),
         )
-        async with aclosing(stream.answers()) as answers:
+        async with aclosing(stream.read_answers()) as answers:
             async for answer in answers:
                 for each in parse(answer):
                     yield each
@@ -533,8 +535,8 @@ class AsyncClient:
         Raises:
             ImagemintError: as generate().
         """
-        request = _stream_request(model, count, chunk_size, priority, selection)
-        return self._batches(request, timeout_s)
+        request = _make_stream_request(model, count, chunk_size, priority, selection)
+        return self._stream_batches(request, timeout_s)
 
     def stream_encoded(
         self,
@@ -563,9 +565,9 @@ class AsyncClient:
         Raises:
             ImagemintError: as generate().
         """
-        request = _stream_request(model, count, chunk_size, priority, selection)
+        request = _make_stream_request(model, count, chunk_size, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
-        return self._pictures(request, timeout_s)
+        return self._stream_pictures(request, timeout_s)
 
     def interpolate(
         self,
@@ -588,8 +590,8 @@ class AsyncClient:
         Raises:
             ImagemintError: as generate().
         """
-        request = _path_request(serials, frames, priority)
-        return self._frames(request, timeout_s)
+        request = _make_path_request(serials, frames, priority)
+        return self._stream_frames(request, timeout_s)
 
     async def animate(
         self,
@@ -619,14 +621,14 @@ class AsyncClient:
         Raises:
             ImagemintError: as generate().
         """
-        request = _path_request(serials, frames, priority)
+        request = _make_path_request(serials, frames, priority)
         request.animation.CopyFrom(
             requests.make_animation_spec(format, quality, frame_ms, bounces=bounces)
         )
         async with aclosing(self._walk(request, timeout_s)) as chunks:
             return b"".join([chunk.animation async for chunk in chunks])
 
-    async def _frames(
+    async def _stream_frames(
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
     ) -> AsyncGenerator[ImageBatch, None]:
         async with aclosing(self._walk(request, timeout_s)) as chunks:
@@ -636,7 +638,7 @@ class AsyncClient:
     async def _walk(
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
     ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
-        timeout_s = self._limit(timeout_s)
+        timeout_s = self._choose_timeout(timeout_s)
         stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
         with self._lifetime.translate(timeout_s):
             call = stub.Interpolate(request, timeout=timeout_s, metadata=self._metadata)
@@ -651,14 +653,14 @@ class AsyncClient:
             if not self._lifetime.forked:
                 call.cancel()
 
-    async def _batches(
+    async def _stream_batches(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[ImageBatch, None]:
         async with aclosing(await self._stream(request, timeout_s)) as chunks:
             async for chunk in chunks:
                 yield images.parse_image_batch(chunk.batch, chunk.timing)
 
-    async def _pictures(
+    async def _stream_pictures(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[list[EncodedPicture], None]:
         async with aclosing(await self._stream(request, timeout_s)) as chunks:
@@ -673,7 +675,7 @@ class AsyncClient:
             lambda each: stub.StreamGenerate(each, metadata=self._metadata),
             request,
             lifetime=self._lifetime,
-            timeout_s=self._limit(timeout_s),
+            timeout_s=self._choose_timeout(timeout_s),
         )
 
     async def _generate(
@@ -700,12 +702,12 @@ class AsyncClient:
         request: RequestT,
         timeout_s: float | None,
     ) -> AnswerT:
-        timeout_s = self._limit(timeout_s)
+        timeout_s = self._choose_timeout(timeout_s)
         opened = await self._open()
         with self._lifetime.translate(timeout_s):
             return await method(opened)(request, timeout=timeout_s, metadata=self._metadata)
 
-    def _limit(self, timeout_s: float | None) -> float | None:
+    def _choose_timeout(self, timeout_s: float | None) -> float | None:
         """Returns the seconds that a call may take; None for no limit.
 
         Raises:
@@ -716,7 +718,7 @@ class AsyncClient:
         if seconds is None or seconds > _LONGEST_TIMEOUT_S:
             return None
         if math.isnan(seconds):
-            raise invalid("timeout_s", f"{seconds} is not a time")
+            raise make_invalid_request("timeout_s", f"{seconds} is not a time")
         if seconds <= 0:
             raise DeadlineExceeded(f"no time is left for the call: timeout_s is {seconds:g}")
         return seconds
@@ -744,13 +746,13 @@ class AsyncClient:
     async def _open_channel(self) -> aio.Channel:
         """Opens a channel: directly, or through a helper if this process must not use gRPC."""
         plan = await channel.plan_channel(self._targets, self._tls)
-        if forks.grpc_is_broken():
+        if forks.is_grpc_broken():
             # The relay has the methods of a channel that the stubs use.
             return cast("aio.Channel", await RelayChannel.start(plan))
         return forks.open_channel(plan.open)
 
 
-def _path_request(
+def _make_path_request(
     serials: Sequence[SerialLike], frames: int, priority: Priority
 ) -> generation_service_pb2.InterpolateRequest:
     """Returns the request for a path; the server checks the serial numbers.
@@ -759,7 +761,9 @@ def _path_request(
         InvalidRequest: an argument does not fit the message.
     """
     if isinstance(serials, str):
-        raise invalid("serials", "interpolation needs two or more serial numbers, not one text")
+        raise make_invalid_request(
+            "serials", "interpolation needs two or more serial numbers, not one text"
+        )
     return generation_service_pb2.InterpolateRequest(
         serials=spell_serials("serials", serials),
         frames=parse_whole_number("frames", frames),
@@ -785,7 +789,7 @@ def run_selection(run: Run) -> Selection:
     )
 
 
-def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
+def _make_images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec:
     known = Selection.__annotations__
     for name in selection:
         if name not in known:
@@ -797,7 +801,7 @@ def _images(model: str, count: int, selection: Selection) -> image_pb2.ImageSpec
     return requests.make_image_spec(model, count, **selection)
 
 
-def _translation(
+def _make_translation_request(
     model: str,
     sources: Sequence[messages.Source],
     fit: Fit,
@@ -805,14 +809,14 @@ def _translation(
     selection: Selection,
 ) -> messages.TranslateRequest:
     return messages.TranslateRequest(
-        images=_images(model, len(sources), selection),
+        images=_make_images(model, len(sources), selection),
         sources=sources,
         fit=parse_fit(fit),
         priority=requests.parse_priority(priority),
     )
 
 
-def _translation_stream(
+def _make_translation_stream(
     model: str, fit: Fit, priority: Priority, selection: Selection
 ) -> messages.StreamTranslateRequest:
     """Returns the first message of a stream. All its calls have one seed.
@@ -821,22 +825,22 @@ def _translation_stream(
         InvalidRequest: an argument is wrong, or lists a value for each source.
     """
     if selection.get("latents") is not None or isinstance(selection.get("condition"), PerImage):
-        raise invalid("selection", "latents and PerImage need translate(), one call")
+        raise make_invalid_request("selection", "latents and PerImage need translate(), one call")
     options = Selection(**selection)
     if options.get("seed") is None:
         options["seed"] = secrets.randbits(64)
     return messages.StreamTranslateRequest(
-        images=_images(model, 0, options),
+        images=_make_images(model, 0, options),
         fit=parse_fit(fit),
         priority=requests.parse_priority(priority),
     )
 
 
-def _stream_request(
+def _make_stream_request(
     model: str, count: int, chunk_size: int | None, priority: Priority, selection: Selection
 ) -> streams.Request:
     return streams.Request(
-        images=_images(model, count, selection),
+        images=_make_images(model, count, selection),
         chunk_size=None if chunk_size is None else parse_whole_number("chunk_size", chunk_size),
         priority=requests.parse_priority(priority),
     )

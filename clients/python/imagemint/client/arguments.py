@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from imagemint.client.errors import invalid
+from imagemint.client.errors import make_invalid_request
 
 INT32_MAX = 2**31 - 1
 UINT64_MAX = 2**64 - 1
@@ -36,11 +36,11 @@ def parse_text(name: str, value: object) -> str:
         InvalidRequest: it is no str, or has a surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(value, str):
-        raise invalid(name, f"{describe(value)} is not a str")
+        raise make_invalid_request(name, f"{describe(value)} is not a str")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise invalid(name, f"{describe(value)} is not valid Unicode") from None
+        raise make_invalid_request(name, f"{describe(value)} is not valid Unicode") from None
     return str(value)  # not a subclass of str, such as NumPy's or an enum
 
 
@@ -51,7 +51,7 @@ def parse_choice(name: str, value: object, choices: Mapping[str, ValueT]) -> Val
         InvalidRequest: `value` is none of them.
     """
     if not isinstance(value, str) or value not in choices:
-        raise invalid(name, f"{describe(value)} is none of {', '.join(choices)}")
+        raise make_invalid_request(name, f"{describe(value)} is none of {', '.join(choices)}")
     return choices[value]
 
 
@@ -62,7 +62,7 @@ def parse_flag(name: str, value: object) -> bool:
         InvalidRequest: it is no bool.
     """
     if not isinstance(value, bool | np.bool_):
-        raise invalid(name, f"{describe(value)} is not a bool")
+        raise make_invalid_request(name, f"{describe(value)} is not a bool")
     return bool(value)
 
 
@@ -84,10 +84,10 @@ def parse_whole_number(name: str, value: Any, largest: int = INT32_MAX) -> int: 
         InvalidRequest: it is not an integer from 0 to `largest`.
     """
     if not is_whole_number(value):
-        raise invalid(name, f"{describe(value)} is not a whole number")
+        raise make_invalid_request(name, f"{describe(value)} is not a whole number")
     number = int(value.__index__())
     if not 0 <= number <= largest:
-        raise invalid(name, f"{describe(number)} is outside 0 to {largest}")
+        raise make_invalid_request(name, f"{describe(number)} is outside 0 to {largest}")
     return number
 
 
@@ -99,13 +99,13 @@ def parse_number(name: str, value: Any) -> float:  # noqa: ANN401 - NumPy's too
     """
     is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
     if isinstance(value, bool | np.bool_ | str | bytes) or _is_array(value) or not is_number:
-        raise invalid(name, f"{describe(value)} is not a number")
+        raise make_invalid_request(name, f"{describe(value)} is not a number")
     try:
         return float(value)
     except (TypeError, ValueError):  # a class itself, for example
-        raise invalid(name, f"{describe(value)} is not a number") from None
+        raise make_invalid_request(name, f"{describe(value)} is not a number") from None
     except OverflowError:
-        raise invalid(name, f"{describe(value)} is too large") from None
+        raise make_invalid_request(name, f"{describe(value)} is too large") from None
 
 
 def _is_array(value: object) -> bool:
@@ -125,5 +125,5 @@ def parse_items(name: str, value: object, what: str) -> list[Any]:
         InvalidRequest: it is no iterable, or one text.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise invalid(name, f"{describe(value)} is not a sequence of {what}")
+        raise make_invalid_request(name, f"{describe(value)} is not a sequence of {what}")
     return list(value)

@@ -55,7 +55,7 @@ def _iterate(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[It
     # must not be closed while it runs.
     turn = asyncio.Lock()
 
-    async def step() -> tuple[ItemT] | None:
+    async def read_next() -> tuple[ItemT] | None:
         async with turn:
             async for item in items:
                 return (item,)
@@ -66,7 +66,7 @@ def _iterate(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[It
             await items.aclose()
 
     try:
-        while (found := portal.wait(step())) is not None:
+        while (found := portal.wait(read_next())) is not None:
             yield found[0]
     finally:
         # Without waiting: the garbage collector may run this on any thread, even the portal's.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from imagemint.client.errors import InvalidRequest, invalid
+from imagemint.client.errors import InvalidRequest, make_invalid_request
 from imagemint.client.requests import Condition, Cycle
 from imagemint.client.spelling import suggest
 
@@ -63,7 +63,7 @@ def _parse_class(text: str, labels: Sequence[str]) -> int | None:
     if by_label is None:
         return _check_index(int(text), labels)
     if int(text) != by_label and 0 <= int(text) < len(labels):
-        raise invalid(
+        raise make_invalid_request(
             "class",
             f"{text} is the label of class {by_label} and the index of class "
             f"{labels[int(text)]!r}; use label:{text} or index:{text}",
@@ -73,7 +73,7 @@ def _parse_class(text: str, labels: Sequence[str]) -> int | None:
 
 def _check_index(index: int, labels: Sequence[str]) -> int:
     if not 0 <= index < len(labels):
-        raise invalid("class", f"{index} is outside 0 to {len(labels) - 1}")
+        raise make_invalid_request("class", f"{index} is outside 0 to {len(labels) - 1}")
     return index
 
 
@@ -82,4 +82,6 @@ def _make_unknown_error(text: str, labels: Sequence[str]) -> InvalidRequest:
     known = ", ".join(labels[:_MOST_LISTED])
     more = f" and {len(labels) - _MOST_LISTED} more" if len(labels) > _MOST_LISTED else ""
     hint = suggest(name, labels)
-    return invalid("class", f"there is no class {name!r}; the classes are {known}{more}{hint}")
+    return make_invalid_request(
+        "class", f"there is no class {name!r}; the classes are {known}{more}{hint}"
+    )

@@ -69,16 +69,16 @@ class Connection(BaseModel):
             raise ValueError("set tls_private_key and tls_certificate_chain together")
         return self
 
-    def client(self) -> Client:
+    def open_client(self) -> Client:
         """Returns a client of the server."""
         return Client(
             self.server,
-            tls=self.encryption(),
+            tls=self.make_tls(),
             timeout_s=self.timeout_s,
-            metadata=self.metadata(),
+            metadata=self.make_metadata(),
         )
 
-    def encryption(self) -> Tls | None:
+    def make_tls(self) -> Tls | None:
         """Returns the encryption settings; None for plain text."""
         tls = Tls(
             root_certificates_path=self.tls_root_certificates,
@@ -88,7 +88,7 @@ class Connection(BaseModel):
         )
         return tls if self.tls or tls != Tls() else None
 
-    def metadata(self) -> list[tuple[str, str]]:
+    def make_metadata(self) -> list[tuple[str, str]]:
         """Returns the metadata of every call: the API key, if there is one."""
         if self.api_key is None:
             return []
@@ -130,7 +130,7 @@ class Models(Connection):
 
     def run(self) -> int:
         """Prints the list."""
-        with self.client() as client:
+        with self.open_client() as client:
             found = client.models()
         if self.json_:
             print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))

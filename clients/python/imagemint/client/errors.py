@@ -263,7 +263,7 @@ def _is_about_size(code: grpc.StatusCode, text: str) -> bool:
     return code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(sign in text for sign in signs)
 
 
-def invalid(field: str, description: str) -> InvalidRequest:
+def make_invalid_request(field: str, description: str) -> InvalidRequest:
     """Returns the error for an invalid argument that the client detects before a call."""
     return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
 

@@ -30,7 +30,7 @@ _SWITCH = "GRPC_ENABLE_FORK_SUPPORT"
 
 
 @contextlib.contextmanager
-def _without_fork_support() -> Iterator[None]:
+def _disable_fork_support() -> Iterator[None]:
     """Sets the variable while gRPC is imported, because gRPC reads its environment then."""
     if _SWITCH in os.environ or "grpc" in sys.modules:
         yield
@@ -44,7 +44,7 @@ def _without_fork_support() -> Iterator[None]:
 
 _imported_too_late = "grpc" in sys.modules and _SWITCH not in os.environ
 
-with _without_fork_support():
+with _disable_fork_support():
     from grpc import aio
 
 # Names of gRPC's threads on Linux, where the kernel keeps 15 characters.
@@ -57,12 +57,12 @@ _opening: set[object] = set()
 _channels: "weakref.WeakSet[aio.Channel]" = weakref.WeakSet()
 
 
-def generation() -> int:
+def count_forks() -> int:
     """Returns the number of forks since the first process that imported this module."""
     return _generation
 
 
-def grpc_is_broken() -> bool:
+def is_grpc_broken() -> bool:
     """Returns whether this process was forked while gRPC ran, so that it must not use gRPC."""
     return _grpc_is_broken
 

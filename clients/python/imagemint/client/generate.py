@@ -118,7 +118,7 @@ class Generate(FilteredConnection):
             *("max_tries", "scores"),
         }
         if self.interpolate:
-            outputs.animation_format(Path(self.out))
+            outputs.choose_animation_format(Path(self.out))
             if self.serial:
                 raise ValueError("--interpolate and --serial exclude each other")
         elif self._kind is Kind.ANIMATION:
@@ -150,7 +150,7 @@ class Generate(FilteredConnection):
         serials = [Serial.parse(text) for each in self.serial for text in each.split(",")]
         report = _Report(len(serials) or self.count, show=False if self.quiet else self.progress)
         try:
-            with self._report_failures(report), self.client() as client:
+            with self._report_failures(report), self.open_client() as client:
                 self._write(client, serials, report)
         except KeyboardInterrupt:
             ignore_unstarted_calls()
@@ -163,11 +163,11 @@ class Generate(FilteredConnection):
     def _write_walk(self, path: Path) -> int:
         """Writes the animation of a walk, and prints a summary."""
         began = time.perf_counter()
-        with self.client() as client:
+        with self.open_client() as client:
             picture = client.animate(
                 [text for each in self.interpolate for text in each.split(",")],
                 self.frames,
-                format=outputs.animation_format(path),
+                format=outputs.choose_animation_format(path),
                 frame_ms=self.frame_ms,
                 bounces=self.bounce,
                 priority=self.priority,
@@ -194,7 +194,7 @@ class Generate(FilteredConnection):
                     job.model,
                     job.images,
                     columns=self.columns,
-                    format=outputs.sheet_format(path),
+                    format=outputs.choose_sheet_format(path),
                     priority=self.priority,
                     **job.selection,
                 )

@@ -20,7 +20,7 @@ from imagemint.client.errors import (
     QueueFull,
     ServerError,
     Unavailable,
-    invalid,
+    make_invalid_request,
 )
 from imagemint.client.images import ImageBatch
 from imagemint.client.models import Model, ModelVersion
@@ -166,7 +166,9 @@ class ServerSource:
         metadata: MetadataLike = (),
     ) -> None:
         if isinstance(condition, PerImage):
-            raise invalid("condition", "ServerSource does not take PerImage; use Cycle")
+            raise make_invalid_request(
+                "condition", "ServerSource does not take PerImage; use Cycle"
+            )
         # Checked here, and not by the first read, which may happen in another process.
         spec = make_image_spec(
             model,
@@ -232,7 +234,7 @@ class ServerSource:
                 raise
             except _TRANSIENT as error:
                 failures += 1
-                wait_s = BACKOFF.delay_s(failures, error.retry_delay_s)
+                wait_s = BACKOFF.compute_delay_s(failures, error.retry_delay_s)
                 if deadline is not None and time.monotonic() + wait_s >= deadline:
                     raise
             if connection.closed.wait(wait_s):
@@ -243,7 +245,7 @@ class ServerSource:
 
         The next read opens a new one.
         """
-        connection = self._connections.pop(forks.generation(), None)
+        connection = self._connections.pop(forks.count_forks(), None)
         if connection is not None:
             connection.close()
 
@@ -284,7 +286,7 @@ class ServerSource:
 
         It takes no lock, because a fork could copy a lock that another thread holds.
         """
-        generation = forks.generation()
+        generation = forks.count_forks()
         connection = self._connections.get(generation)
         if connection is None:
             fresh = _Connection(Client(self._target, **self._settings))

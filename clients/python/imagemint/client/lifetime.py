@@ -20,12 +20,12 @@ class Lifetime:
     def __init__(self, server: str) -> None:
         self.server = server
         self.closed = False
-        self._generation = forks.generation()
+        self._generation = forks.count_forks()
 
     @property
     def forked(self) -> bool:
         """Whether this process inherited the client from its parent."""
-        return self._generation != forks.generation()
+        return self._generation != forks.count_forks()
 
     def check(self) -> None:
         """Checks that the client is open.

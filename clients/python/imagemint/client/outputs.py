@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.client.errors import invalid
+from imagemint.client.errors import make_invalid_request
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.requests import AnimationFormat, Format
 
@@ -75,7 +75,7 @@ def parse_kind(text: str) -> Kind:
     return Kind.FOLDER
 
 
-def animation_format(path: Path) -> AnimationFormat:
+def choose_animation_format(path: Path) -> AnimationFormat:
     """Returns the encoding of an animation.
 
     Raises:
@@ -87,7 +87,7 @@ def animation_format(path: Path) -> AnimationFormat:
     return found
 
 
-def sheet_format(path: Path) -> Format:
+def choose_sheet_format(path: Path) -> Format:
     """Returns the encoding of a sheet."""
     return _SHEETS[path.suffix.lower()]
 
@@ -127,7 +127,7 @@ def _list_pictures(path: Path) -> list[Path]:
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Opens a temporary file that replaces `path` at the end, and is deleted after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = _make_partial_path(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -136,7 +136,7 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def _partial(path: Path) -> Path:
+def _make_partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
@@ -147,7 +147,7 @@ def check_writable(path: Path) -> None:
         OSError: it cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
+    partial = _make_partial_path(path)
     partial.open("wb").close()
     partial.unlink()
 
@@ -286,7 +286,7 @@ def write_sheet(path: Path, count: int, columns: int | None, batches: Iterable[I
         _, height, width, channels = batch.image.shape
         if canvas is None:
             rows = math.ceil(count / columns)
-            _check_size(sheet_format(path), rows * height, columns * width)
+            _check_size(choose_sheet_format(path), rows * height, columns * width)
             canvas = np.zeros((rows, height, columns, width, channels), np.uint8)
         for image in batch.image:
             canvas[done // columns, :, done % columns] = image
@@ -305,7 +305,7 @@ def _save_picture(path: Path, pixels: NDArray[np.uint8], serial_range: str) -> N
 
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     with write_atomically(path) as file:
-        match sheet_format(path):
+        match choose_sheet_format(path):
             case "png":
                 info = PngInfo()
                 info.add_text("imagemint:serial-range", serial_range)
@@ -320,7 +320,7 @@ def _save_picture(path: Path, pixels: NDArray[np.uint8], serial_range: str) -> N
 def _check_size(picture_format: Format, height: int, width: int) -> None:
     longest = _LONGEST_SIDE.get(picture_format)
     if longest is not None and max(height, width) > longest:
-        raise invalid(
+        raise make_invalid_request(
             "out",
             f"a sheet of {width}x{height} pixels is too large for {picture_format}, which holds "
             f"{longest} along a side; use .png, or a folder",

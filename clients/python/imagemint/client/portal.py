@@ -35,7 +35,7 @@ class Portal:
 
     def __init__(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._state = _State()
-        self._generation = forks.generation()
+        self._generation = forks.count_forks()
         self._thread = threading.Thread(
             target=_run,
             args=(self._state, farewell),
@@ -96,7 +96,7 @@ class Portal:
 
     @property
     def _forked(self) -> bool:
-        return self._generation != forks.generation()
+        return self._generation != forks.count_forks()
 
     def _submit(
         self, coroutine: Coroutine[Any, Any, ResultT]
@@ -151,7 +151,7 @@ async def _run_loop(state: _State, farewell: Callable[[], Coroutine[Any, Any, No
 
 def _stop(state: _State, generation: int) -> None:
     """Tells the loop to end, without waiting: the garbage collector may call this anywhere."""
-    if generation != forks.generation():
+    if generation != forks.count_forks():
         return  # the loop and its self-pipe belong to the parent
     state.stopping = True
     loop, stop = state.started.result()

@@ -41,7 +41,7 @@ class Prefetch(Generic[ItemT, ResultT]):
         self._items = iter(items)
         self._depth = depth
         self._reads: deque[Future[ResultT]] = deque()
-        self._generation = forks.generation()
+        self._generation = forks.count_forks()
 
     def __iter__(self) -> Iterator[ResultT]:
         return self
@@ -52,7 +52,7 @@ class Prefetch(Generic[ItemT, ResultT]):
         Raises:
             ClientForked: a forked child inherited this iterator. Its threads are the parent's.
         """
-        if self._generation != forks.generation():
+        if self._generation != forks.count_forks():
             raise ClientForked
         if self._depth == 0:
             return self._read(next(self._items))

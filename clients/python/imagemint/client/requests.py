@@ -18,7 +18,7 @@ from imagemint.client.arguments import (
     parse_text,
     parse_whole_number,
 )
-from imagemint.client.errors import invalid
+from imagemint.client.errors import make_invalid_request
 from imagemint.v1 import generation_service_pb2, image_pb2
 
 FILTERED_END = 2**48
@@ -183,17 +183,17 @@ def make_image_spec(
         spec.truncation = parse_number("truncation", truncation)
     if latents is not None:
         if seed is not None:
-            raise invalid("latents", "a seed and latents exclude each other")
-        spec.latents.values.extend(_latents(latents, count).ravel().tolist())
+            raise make_invalid_request("latents", "a seed and latents exclude each other")
+        spec.latents.values.extend(_parse_latents(latents, count).ravel().tolist())
     if image_filter is not None:
         if not isinstance(image_filter, Filter):
-            raise invalid("image_filter", f"{describe(image_filter)} is not a Filter")
+            raise make_invalid_request("image_filter", f"{describe(image_filter)} is not a Filter")
         spec.filter.CopyFrom(image_filter.to_message())
     _set_condition(spec, condition)
     return spec
 
 
-def remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
+def make_remaining(spec: image_pb2.ImageSpec, done: int) -> image_pb2.ImageSpec:
     """Returns `spec` without its first `done` images, to request the rest after a failure.
 
     Only `class_per_image` and `latents`, which list a value for each image, are cut: a cycle
@@ -270,10 +270,10 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
         case str():
             spec.class_label = parse_text("condition", condition)
         case PerImage(class_ids):
-            spec.class_per_image.class_ids.extend(_class_ids(class_ids))
+            spec.class_per_image.class_ids.extend(_parse_class_ids(class_ids))
         case Cycle(class_ids):
             spec.class_cycle.SetInParent()
-            spec.class_cycle.class_ids.extend(_class_ids(class_ids))
+            spec.class_cycle.class_ids.extend(_parse_class_ids(class_ids))
         case Caption(text):
             spec.caption = parse_text("condition", text)
         case Weights(weights):
@@ -283,22 +283,24 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
             spec.class_id = parse_whole_number("condition", condition)
         case _:
             kinds = "a class index, a class label, PerImage, Cycle, Weights nor Caption"
-            raise invalid("condition", f"{describe(condition)} is neither {kinds}")
+            raise make_invalid_request("condition", f"{describe(condition)} is neither {kinds}")
 
 
-def _class_ids(values: Sequence[Any]) -> list[int]:
+def _parse_class_ids(values: Sequence[Any]) -> list[int]:
     items = parse_items("condition", values, "class indices")
     return [parse_whole_number("condition", each) for each in items]
 
 
-def _latents(values: ArrayLike, count: int) -> NDArray[np.float32]:
+def _parse_latents(values: ArrayLike, count: int) -> NDArray[np.float32]:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
-        raise invalid("latents", f"no array: {error}") from None
+        raise make_invalid_request("latents", f"no array: {error}") from None
     if array.dtype.kind not in _REAL_KINDS:
-        raise invalid("latents", f"an array of {array.dtype}, wanted float32")
+        raise make_invalid_request("latents", f"an array of {array.dtype}, wanted float32")
     if array.ndim != _LATENT_DIMENSIONS or len(array) != count:
-        raise invalid("latents", f"shape {array.shape}, wanted (count, z_dim) with count {count}")
+        raise make_invalid_request(
+            "latents", f"shape {array.shape}, wanted (count, z_dim) with count {count}"
+        )
     with np.errstate(over="ignore"):  # the server refuses values that are not finite
         return array.astype(np.float32)

@@ -60,7 +60,7 @@ class Backoff:
     longest_s: float = 2.0
     """Longest delay in seconds, unless the server asks for more."""
 
-    def delay_s(self, failures: int, asked_s: float | None) -> float:
+    def compute_delay_s(self, failures: int, asked_s: float | None) -> float:
         """Returns the delay after this many failures in a row: at least what the server asked for.
 
         A jitter of up to a quarter prevents many clients from retrying at the same moment.
@@ -118,7 +118,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
             ServerError: it is not the next answer, or the stream ended too early.
         """
 
-    async def answers(self) -> AsyncGenerator[AnswerT, None]:
+    async def read_answers(self) -> AsyncGenerator[AnswerT, None]:
         """Yields the answers in order.
 
         Raises:
@@ -158,7 +158,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
                 failures += 1
             else:
                 return self.accept(answer)
-            wait_s = self._backoff.delay_s(failures, failure.retry_delay_s)
+            wait_s = self._backoff.compute_delay_s(failures, failure.retry_delay_s)
             if deadline is not None:
                 left_s = deadline - loop.time()
                 if left_s <= 0 or (failure.retry_delay_s or 0) > left_s:

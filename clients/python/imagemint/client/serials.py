@@ -8,7 +8,7 @@ from typing import Self, TypeAlias
 from urllib.parse import quote, unquote
 
 from imagemint.client.arguments import describe, parse_items, parse_text
-from imagemint.client.errors import InvalidRequest, invalid
+from imagemint.client.errors import InvalidRequest, make_invalid_request
 
 # Without leading zeros, because an image has one serial number. The server checks the ranges.
 _INTEGER = "(?:0|[1-9][0-9]{0,19})"
@@ -78,24 +78,24 @@ class Serial:
         """
         match = _FORM.fullmatch(parse_text("serial", text))
         if match is None or match["variant"] in _NOT_VARIANTS:
-            raise _malformed(text)
+            raise _make_error(text)
         terms = match["terms"].split("&") if match["terms"] else []
         class_id, caption, source, truncation = (
             terms.pop(0) if terms and form.fullmatch(terms[0]) else None
             for form in (_CLASS, _CAPTION, _SOURCE, _TRUNCATION)
         )
-        if terms or (truncation and math.isinf(float(_value(truncation)))):
-            raise _malformed(text)
+        if terms or (truncation and math.isinf(float(_read_value(truncation)))):
+            raise _make_error(text)
         return cls(
             model=match["model"],
             version=match["version"],
             seed=int(match["seed"]),
             index=int(match["index"]),
-            class_id=int(_value(class_id)) if class_id else None,
-            truncation=float(_value(truncation)) if truncation else None,
+            class_id=int(_read_value(class_id)) if class_id else None,
+            truncation=float(_read_value(truncation)) if truncation else None,
             variant=match["variant"],
-            caption=unquote(_value(caption)) if caption else None,
-            source=_value(source) if source else None,
+            caption=unquote(_read_value(caption)) if caption else None,
+            source=_read_value(source) if source else None,
         )
 
 
@@ -116,14 +116,16 @@ def parse_serials(serial: SerialLike | Sequence[SerialLike]) -> list[Serial]:
         given = parse_items("serial", serial, "serial numbers")
     serials = [each if isinstance(each, Serial) else Serial.parse(each) for each in given]
     if not serials:
-        raise invalid("serial", "no serial numbers are given")
+        raise make_invalid_request("serial", "no serial numbers are given")
     if any(each.source for each in serials):
         why = "an image of a translation is made again from its source: call translate"
-        raise invalid("serial", why)
+        raise make_invalid_request("serial", why)
     kinds = sorted({each.maker for each in serials})
     if len(kinds) > 1:
         named = ", ".join(kinds)
-        raise invalid("serial", f"one call takes one model, version and variant, not {named}")
+        raise make_invalid_request(
+            "serial", f"one call takes one model, version and variant, not {named}"
+        )
     return serials
 
 
@@ -193,10 +195,12 @@ def _quote(caption: str) -> str:
     return re.sub("[_.~]", lambda found: f"%{ord(found[0]):02X}", quote(caption, safe=""))
 
 
-def _value(term: str) -> str:
+def _read_value(term: str) -> str:
     return term.partition("=")[2]
 
 
-def _malformed(text: str) -> InvalidRequest:
+def _make_error(text: str) -> InvalidRequest:
     example = "mnist@3/42/17?class=7&truncation=0.7"
-    return invalid("serial", f"{describe(text)} is not a serial number, such as {example}")
+    return make_invalid_request(
+        "serial", f"{describe(text)} is not a serial number, such as {example}"
+    )

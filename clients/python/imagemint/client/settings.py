@@ -81,7 +81,7 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
         _Origin(variables, "{variable}"),
         _Origin(keys, f"{{key}} in {path}"),
     )
-    known = {_setting_name(name, field) for name, field in command.model_fields.items()}
+    known = {_get_setting_name(name, field) for name, field in command.model_fields.items()}
     unknown = [
         f"{key} in {path}: there is no such setting{suggest(key, known)}"
         for key in keys
@@ -131,7 +131,7 @@ def find_misspelt_variables(
         environment: names of the variables.
     """
     fields = command.model_fields.items()
-    known = [_setting_name(name, field).upper() for name, field in fields]
+    known = [_get_setting_name(name, field).upper() for name, field in fields]
     found = {}
     for variable in sorted(environment):
         name = variable.removeprefix(PREFIX)
@@ -188,7 +188,8 @@ def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[
     if not complaint:
         return []
     fields = {
-        _to_flag(_setting_name(name, field)): field for name, field in command.model_fields.items()
+        _to_flag(_get_setting_name(name, field)): field
+        for name, field in command.model_fields.items()
     }
     placed = {flag for flag, field in fields.items() if _PLACED in field.metadata}
     known = [*(flag for flag in fields if flag not in placed), "--config", "--help"]
@@ -212,7 +213,7 @@ def _describe_faults(
 ) -> list[str]:
     """Returns a line for each error, which names the flag, variable or key of the value."""
     secret = {
-        _setting_name(name, field)
+        _get_setting_name(name, field)
         for name, field in command.model_fields.items()
         if SecretStr.__name__ in str(field.annotation)
     }
@@ -236,7 +237,7 @@ def _describe_faults(
     return lines
 
 
-def _setting_name(name: str, field: FieldInfo) -> str:
+def _get_setting_name(name: str, field: FieldInfo) -> str:
     """Returns the name of a field in flags, variables and files: its alias, or its own name."""
     return field.alias or name
 

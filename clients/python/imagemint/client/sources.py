@@ -45,7 +45,7 @@ class RemoteModel:
             raise NotFound(f"{address!r} is not HOST:PORT/MODEL or HOST:PORT/MODEL@VERSION")
         self._client = read_environment(
             Connection, server=parts["target"], timeout_s=_TIMEOUT_S
-        ).client()
+        ).open_client()
         try:
             model = self._client.model(parts["model"])
             self._version = parts["version"] or model.default_version

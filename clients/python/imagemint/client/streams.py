@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from imagemint.client.errors import ServerError
 from imagemint.client.lifetime import Lifetime
-from imagemint.client.requests import remaining
+from imagemint.client.requests import make_remaining
 from imagemint.client.resuming import BACKOFF, Backoff, Call, ResumedStream, check_origin
 from imagemint.v1 import generation_service_pb2, image_pb2
 
@@ -37,7 +37,7 @@ async def resume_stream(
         ImagemintError: as `ResumedStream.answers`.
     """
     stream = _Stream(open_call, request, lifetime, timeout_s, backoff)
-    async with aclosing(stream.answers()) as chunks:
+    async with aclosing(stream.read_answers()) as chunks:
         async for chunk in chunks:
             yield chunk
 
@@ -74,7 +74,7 @@ class _Stream(ResumedStream[Response]):
             return self._open(self._request)
         rest = Request()
         rest.CopyFrom(self._request)
-        rest.images.CopyFrom(remaining(self._wanted, self._done))
+        rest.images.CopyFrom(make_remaining(self._wanted, self._done))
         rest.images.version = self._first.version
         if self._first.HasField("seed"):
             rest.images.seed = self._first.seed

@@ -17,7 +17,7 @@ from imagemint.client import outputs
 from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import Connection
-from imagemint.client.errors import InvalidRequest, invalid
+from imagemint.client.errors import InvalidRequest, make_invalid_request
 from imagemint.client.requests import Caption, Condition, Priority
 from imagemint.client.translation import Fit, Source, SourceLike
 
@@ -91,7 +91,7 @@ class Translate(Connection):
         """Translates the pictures, writes the results and prints a summary."""
         began = time.perf_counter()
         paths = list(_list_pictures(self.source))
-        with self.client() as client:
+        with self.open_client() as client:
             manifest = client.model(self.model).manifest(self.version)
             # Without a manifest or a source, the server says what is wrong.
             shape = None if manifest is None else manifest.source
@@ -103,7 +103,7 @@ class Translate(Connection):
                 self.model,
                 sources,
                 fit=self.fit,
-                format=outputs.sheet_format(targets[0]),
+                format=outputs.choose_sheet_format(targets[0]),
                 priority=self.priority,
                 seed=self.seed,
                 first_index=self.first_index,
@@ -140,7 +140,7 @@ class Translate(Connection):
         """
         if len(paths) % frames:
             why = f"{len(paths)} pictures; the model takes {frames} for each source"
-            raise invalid("source", why)
+            raise make_invalid_request("source", why)
         if frames == 1 and self.mask is None:
             return list(paths)
         groups = [paths[start : start + frames] for start in range(0, len(paths), frames)]
@@ -176,14 +176,16 @@ class Translate(Connection):
         out = Path(self.out)
         if outputs.parse_kind(self.out) is outputs.Kind.SHEET and not out.is_dir():
             if len(paths) > 1:
-                raise invalid("out", f"{len(paths)} results for one file; name a folder")
+                raise make_invalid_request(
+                    "out", f"{len(paths)} results for one file; name a folder"
+                )
             targets = [out]
         else:
             targets = [out / f"{path.stem}.png" for path in paths]
             if equal := [each for each, times in Counter(targets).items() if times > 1]:
                 named = ", ".join(str(each) for each in paths if each.stem == equal[0].stem)
                 why = f"several have the same name: {named}; translate them separately"
-                raise invalid("source", why)
+                raise make_invalid_request("source", why)
         taken = [each for each in targets if each.exists()]
         if taken and not self.overwrite:
             raise FileExistsError(f"{taken[0]} exists; --overwrite replaces it")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imagemint.client.arguments import describe, parse_choice, parse_items
-from imagemint.client.errors import ServerError, invalid
+from imagemint.client.errors import ServerError, make_invalid_request
 from imagemint.client.images import FORMATS, EncodedPicture, Origin, read_origin
 from imagemint.v1 import image_pb2
 from imagemint.v1 import translation_service_pb2 as messages
@@ -72,7 +72,7 @@ def check_sources(sources: Iterable[SourceLike]) -> Iterable[SourceLike]:
     """
     is_single = _is_file(sources) or isinstance(sources, Source) or hasattr(sources, "getbands")
     if is_single or not isinstance(sources, Iterable) or 0 < getattr(sources, "ndim", 0) < _PIXELS:
-        raise invalid("sources", f"{describe(sources)} is not a sequence of sources")
+        raise make_invalid_request("sources", f"{describe(sources)} is not a sequence of sources")
     return sources
 
 
@@ -90,7 +90,7 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
     if isinstance(source, Source):
         mask = b"" if source.mask is None else _read(source.mask, f"{name}.mask")
         if _is_file(source.frames):
-            raise invalid(f"{name}.frames", "one file is not a sequence of files")
+            raise make_invalid_request(f"{name}.frames", "one file is not a sequence of files")
         frames = parse_items(f"{name}.frames", source.frames, "files")
         pictures = [_read(each, f"{name}.frames[{at}]") for at, each in enumerate(frames)]
         return messages.Source(encoded=messages.EncodedSource(pictures=pictures, mask=mask))
@@ -102,18 +102,18 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
 def _make_raw_message(source: Any, name: str) -> messages.Source:  # noqa: ANN401 - any array
     mode = getattr(source, "mode", "") if hasattr(source, "getbands") else ""
     if mode not in ("", "L", "RGB"):  # the pixels of mode P, for example, are no colours
-        raise invalid(name, f"a Pillow image of mode {mode}; convert it to L or RGB")
+        raise make_invalid_request(name, f"a Pillow image of mode {mode}; convert it to L or RGB")
     try:
         pixels = np.asarray(source)
     except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
-        raise invalid(name, f"no array: {error}") from None
+        raise make_invalid_request(name, f"no array: {error}") from None
     if pixels.dtype == object:
-        raise invalid(name, f"{describe(source)} is neither a file, a path nor pixels")
+        raise make_invalid_request(name, f"{describe(source)} is neither a file, a path nor pixels")
     if pixels.ndim == _PLANES:
         pixels = pixels[..., np.newaxis]
     if pixels.ndim != _PIXELS or pixels.dtype != np.uint8:
         found = f"{pixels.dtype} {list(pixels.shape)}"
-        raise invalid(name, f"pixels are uint8 [height, width, channels], not {found}")
+        raise make_invalid_request(name, f"pixels are uint8 [height, width, channels], not {found}")
     height, width, channels = pixels.shape
     message = messages.Source(raw=messages.RawSource(pixels=pixels.tobytes()))
     message.raw.shape.height, message.raw.shape.width = height, width
@@ -130,7 +130,9 @@ def _is_file(source: object) -> TypeGuard[File]:
 
 def _read(file: File, name: str) -> bytes:
     if not _is_file(file):
-        raise invalid(name, f"{describe(file)} is neither the bytes of a file nor its path")
+        raise make_invalid_request(
+            name, f"{describe(file)} is neither the bytes of a file nor its path"
+        )
     return bytes(file) if isinstance(file, _BYTES) else Path(file).read_bytes()
 
 

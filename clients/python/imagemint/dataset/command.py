@@ -262,8 +262,8 @@ class Dataset(FilteredConnection):
         spec = ServerSpec(
             tuple(each.strip() for each in self.server.split(",")),
             self.timeout_s,
-            self.encryption(),
-            tuple(self.metadata()),
+            self.make_tls(),
+            tuple(self.make_metadata()),
         )
         offer, absent = spec.read_offer(model, version, variant)
         for error in absent:

@@ -186,4 +186,4 @@ def _make_plan(
 
 
 def _identify_process() -> tuple[int, int]:
-    return os.getpid(), forks.generation()
+    return os.getpid(), forks.count_forks()

@@ -257,7 +257,7 @@ class ServerSource:
                 self._at = (self._at + 1) % len(self._addresses)
                 rounds, others = divmod(failures, len(self._addresses))
                 if rounds and not others:
-                    wait_s = BACKOFF.delay_s(rounds, error.retry_delay_s)
+                    wait_s = BACKOFF.compute_delay_s(rounds, error.retry_delay_s)
                     if time.monotonic() + wait_s >= since + self._spec.timeout_s:
                         raise
                     self._stopped.wait(wait_s)

@@ -61,7 +61,7 @@ class _LongDelay:
     def __init__(self):
         self.begun = threading.Event()
 
-    def delay_s(self, failures, asked_s):
+    def compute_delay_s(self, failures, asked_s):
         """Returns more than the timeout of a test."""
         self.begun.set()
         return 600

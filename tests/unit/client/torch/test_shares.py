@@ -29,7 +29,7 @@ def test_every_position_belongs_to_one_share(sizes):
     found = [
         at
         for share in list_shares(world_size, num_workers)
-        for at in list_positions(share.blocks(count, block_size))
+        for at in list_positions(share.list_blocks(count, block_size))
     ]
     assert sorted(found) == list(range(count))
 
@@ -39,7 +39,7 @@ def test_drop_last_gives_ranks_equal_shares(sizes):
     """All ranks have the same number of full blocks, so none waits for another."""
     count, block_size, world_size, _ = sizes
     blocks = [
-        list(Share(rank, world_size).blocks(count, block_size, drop_last=True))
+        list(Share(rank, world_size).list_blocks(count, block_size, drop_last=True))
         for rank in range(world_size)
     ]
     assert len({len(each) for each in blocks}) == 1
@@ -51,14 +51,16 @@ def test_skip_omits_the_first_images(sizes, skip):
     """A share that resumes continues where it stopped."""
     count, block_size, world_size, num_workers = sizes
     for share in list_shares(world_size, num_workers):
-        everything = list_positions(share.blocks(count, block_size))
-        assert list_positions(share.blocks(count, block_size, skip=skip)) == everything[skip:]
+        everything = list_positions(share.list_blocks(count, block_size))
+        assert list_positions(share.list_blocks(count, block_size, skip=skip)) == everything[skip:]
 
 
 def test_alternating_workers_keep_the_order():
     """A DataLoader takes a block from each worker in turn, which keeps the order."""
-    workers = [list(Share(1, 2, worker, 2).blocks(80, 10)) for worker in range(2)]
+    workers = [list(Share(1, 2, worker, 2).list_blocks(80, 10)) for worker in range(2)]
     turns = [block for pair in zip(*workers, strict=True) for block in pair]
     assert (
-        turns == list(Share(1, 2).blocks(80, 10)) == [Block(each, 10) for each in (10, 30, 50, 70)]
+        turns
+        == list(Share(1, 2).list_blocks(80, 10))
+        == [Block(each, 10) for each in (10, 30, 50, 70)]
     )

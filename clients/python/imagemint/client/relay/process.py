@@ -63,12 +63,12 @@ class _Helper:
         number = frame.header["call"]
         match frame.header["do"]:
             case "unary":
-                self._calls[number] = self._unary(frame)
+                self._calls[number] = self._call_unary(frame)
                 tasks.create_task(self._answer(number, self._calls[number]))
             case "stream":
-                self._calls[number] = self._stream(frame)
+                self._calls[number] = self._call_stream(frame)
             case "duplex":
-                self._calls[number] = self._duplex(frame)
+                self._calls[number] = self._call_duplex(frame)
             case "write" if number in self._calls:
                 writing = self._calls[number].write(frame.body)
                 tasks.create_task(self._answer(frame.header["answer"], writing))
@@ -85,15 +85,15 @@ class _Helper:
         for call in self._calls.values():
             call.cancel()
 
-    def _unary(self, frame: Frame) -> Any:  # noqa: ANN401 - gRPC leaves messages of bytes untyped
+    def _call_unary(self, frame: Frame) -> Any:  # noqa: ANN401 - gRPC leaves messages of bytes untyped
         method: Any = self._channel.unary_unary(frame.header["method"])
         return method(frame.body, timeout=frame.header["timeout"], metadata=_read_metadata(frame))
 
-    def _stream(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
+    def _call_stream(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
         method: Any = self._channel.unary_stream(frame.header["method"])
         return method(frame.body, metadata=_read_metadata(frame))
 
-    def _duplex(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
+    def _call_duplex(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
         method: Any = self._channel.stream_stream(frame.header["method"])
         return FaithfulCall(method(metadata=_read_metadata(frame)))
 

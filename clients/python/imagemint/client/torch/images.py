@@ -69,11 +69,11 @@ class SyntheticImages(Dataset[Any]):
         if not 0 <= count <= self._count:
             raise ValueError(f"{count} of {self._count} synthetic images")
         class_ids = None if self._class_ids is None else self._class_ids[:count]
-        return self._with(count, class_ids)
+        return self._replace(count, class_ids)
 
     def choose(self, class_ids: Sequence[int]) -> "SyntheticImages":
         """Returns one image for each of `class_ids`, from the same indices on, in this format."""
-        return self._with(len(class_ids), class_ids)
+        return self._replace(len(class_ids), class_ids)
 
     def __len__(self) -> int:
         return self._count
@@ -95,7 +95,7 @@ class SyntheticImages(Dataset[Any]):
             items |= zip(range(run.start, run.start + run.size), found, strict=True)
         return [items[self._check(each)] for each in positions]
 
-    def _with(self, count: int, class_ids: Sequence[int] | None) -> "SyntheticImages":
+    def _replace(self, count: int, class_ids: Sequence[int] | None) -> "SyntheticImages":
         return SyntheticImages(
             self._source,
             count,

@@ -94,23 +94,23 @@ class MixedSampler(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._share(self._dataset.real_count)) + len(
-            self._share(len(self._dataset.synthetic))
+        return len(self._take_share(self._dataset.real_count)) + len(
+            self._take_share(len(self._dataset.synthetic))
         )
 
     def __iter__(self) -> Iterator[int]:
         order = random.Random(f"{self._seed}/{self._epoch}")  # noqa: S311 - an order, no secret
         real = list(range(self._dataset.real_count))
         order.shuffle(real)
-        chosen = self._share(len(real))
+        chosen = self._take_share(len(real))
         positions = iter(real[self._rank :: self._world_size][: len(chosen)])
-        synthetic = iter(self._share(len(self._dataset.synthetic)))
-        kinds = [False] * len(chosen) + [True] * len(self._share(len(self._dataset.synthetic)))
+        synthetic = iter(self._take_share(len(self._dataset.synthetic)))
+        kinds = [False] * len(chosen) + [True] * len(self._take_share(len(self._dataset.synthetic)))
         order.shuffle(kinds)
         for is_synthetic in kinds:
             yield self._dataset.real_count + next(synthetic) if is_synthetic else next(positions)
 
-    def _share(self, count: int) -> range:
+    def _take_share(self, count: int) -> range:
         """Returns the consecutive positions out of `count` that this rank takes."""
         each, more = divmod(count, self._world_size)
         more = 0 if self._drop_last else more

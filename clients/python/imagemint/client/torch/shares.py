@@ -31,7 +31,7 @@ class Share:
     worker: int = 0
     num_workers: int = 1
 
-    def blocks(
+    def list_blocks(
         self, count: int, block_size: int, *, skip: int = 0, drop_last: bool = False
     ) -> Iterator[Block]:
         """Yields the blocks of this share.

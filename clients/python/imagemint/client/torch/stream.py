@@ -118,7 +118,7 @@ class SyntheticStream(IterableDataset[Any]):
     def __len__(self) -> int:
         """Returns the items of this rank: images, or blocks if `batched`."""
         rank, world_size = self._find_rank()
-        blocks = Share(rank, world_size).blocks(
+        blocks = Share(rank, world_size).list_blocks(
             self._count, self._block_size, drop_last=self._drop_last
         )
         return sum(1 if self._batched else block.size for block in blocks)
@@ -128,7 +128,9 @@ class SyntheticStream(IterableDataset[Any]):
         skip, self._resume_at = self._resume_at, 0
         self._done = skip
         share = Share(*self._find_rank(), *find_worker())
-        blocks = share.blocks(self._count, self._block_size, skip=skip, drop_last=self._drop_last)
+        blocks = share.list_blocks(
+            self._count, self._block_size, skip=skip, drop_last=self._drop_last
+        )
         start = self._first_index + (self.epoch * self._count if self._advance else 0)
 
         def read(block: Block) -> SourceImages:
@@ -138,7 +140,7 @@ class SyntheticStream(IterableDataset[Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns epoch and position of this worker, and what determines the images."""
-        return {"epoch": self.epoch, "images_done": self._done, "plan": self._plan()}
+        return {"epoch": self.epoch, "images_done": self._done, "plan": self._make_plan()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the next iteration where `state` was taken.
@@ -146,7 +148,7 @@ class SyntheticStream(IterableDataset[Any]):
         Raises:
             ValueError: the state belongs to other images, or to another division among ranks.
         """
-        plan = {name: value for name, value in self._plan().items() if _is_known(name, state)}
+        plan = {name: value for name, value in self._make_plan().items() if _is_known(name, state)}
         other = [name for name in plan if state["plan"].get(name) != plan[name]]
         if other:
             changes = ", ".join(
@@ -173,7 +175,7 @@ class SyntheticStream(IterableDataset[Any]):
     def _find_rank(self) -> tuple[int, int]:
         return self._rank or find_rank() or (0, 1)
 
-    def _plan(self) -> dict[str, Any]:
+    def _make_plan(self) -> dict[str, Any]:
         rank, world_size = self._find_rank()
         return {
             **dataclasses.asdict(self._source.identity),
