@@ -116,7 +116,7 @@ def test_point_is_complete_if_the_metrics_fail(bench, metrics_address, tmp_path)
         (("--plot", "a.txt"), 2, "--plot: a.txt is none of NAME.png, NAME.svg, NAME.pdf"),
         (("--json", "there.json"), 1, "there.json exists; --overwrite replaces it"),
         (("--plot", "there.png"), 1, "there.png exists; --overwrite replaces it"),
-        (("--json", "there.json/a.json"), 1, "'there.json'"),
+        (("--json", "there.json/a.json"), 1, "there.json: "),
         (("--json", "/proc/a.json"), 1, "/proc/.a.json.partial"),
     ],
 )
