@@ -208,6 +208,21 @@ def test_lists_and_switches_are_parsed(run_command, monkeypatch):
     assert run_command("show --out x --no-loud")[1] == "0 None False ['a', 'b'] x\n"
 
 
+@pytest.mark.parametrize("given", ["--names true,None,ab", "--names=true,None,ab"])
+def test_words_of_json_are_texts_in_a_list(run_command, given):
+    """A list of texts can contain true, false, null and None, in any form of the flag."""
+    done = run_command(f"show --out x {given}")
+    assert done[1] == "0 None False ['true', 'None', 'ab'] x\n"
+    done = run_command('show --out x --names ["null","b"] --names false')
+    assert done[1] == "0 None False ['null', 'b', 'false'] x\n"
+
+
+def test_variable_of_one_number_is_a_list(run_command, monkeypatch):
+    """One item of a list in a variable needs no comma, also if it is a number."""
+    monkeypatch.setenv("IMAGEMINT_NAMES", "5")
+    assert run_command("show --out x")[1] == "0 None False ['5'] x\n"
+
+
 def test_every_fault_is_a_line(run_command, monkeypatch, tmp_path):
     """Faults of all sources are reported at once with their option, variable or key."""
     file = tmp_path / "settings.toml"

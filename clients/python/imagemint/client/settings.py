@@ -1,5 +1,6 @@
 """Gathers the settings of a command from flags, environment and file, and reports all errors."""
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -27,6 +28,8 @@ _PAIRS = 'must be NAME=VALUE as a flag, {"NAME": "VALUE"} as a variable, a table
 
 _LIKENESS = 0.85
 """Of a misspelt variable and a setting, from 0 to 1; higher than for names that are typed."""
+_JSON_WORDS = {"true", "false", "null", "None"}
+"""Words that pydantic-settings reads as other values than texts, also in a list of texts."""
 _PLACED = get_args(CliPositionalArg[str])[1]  # the mark of an argument without a flag
 
 CommandT = TypeVar("CommandT", bound=BaseModel)
@@ -66,7 +69,10 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
     sources = _build_sources(command)
     try:
         flags: dict[str, Any] = CliSettingsSource(
-            sources, cli_prog_name=prog, cli_parse_args=list(arguments), cli_exit_on_error=False
+            sources,
+            cli_prog_name=prog,
+            cli_parse_args=_quote_words(command, arguments),
+            cli_exit_on_error=False,
         )()
         variables = _Variables(sources)()
     except SettingsError as error:
@@ -146,11 +152,37 @@ class _Variables(EnvSettingsSource):
     """Environment variables. Values of a list are comma-separated, as in a flag."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ANN401 - theirs
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except ValueError:
-            # If the field is not a list, validation fails and names the variable.
-            return str(value).split(",")
+        with contextlib.suppress(ValueError):
+            decoded = super().decode_complex_value(field_name, field, value)
+            if isinstance(decoded, list | dict):
+                return decoded
+        # If the field is not a list, validation fails and names the variable.
+        return str(value).split(",")
+
+
+def _quote_words(command: type[BaseModel], arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with those words in lists of texts quoted that JSON gives a meaning.
+
+    pydantic-settings would read `--labels true,None` as a boolean and nothing.
+    """
+    fields = command.model_fields.items()
+    flags = {_to_flag(_get_setting_name(n, f)) for n, f in fields if f.annotation == list[str]}
+    quoted = []
+    for before, each in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = each.partition("=")
+        if before in flags:
+            quoted.append(_quote_list(each))
+        else:
+            quoted.append(f"{flag}={_quote_list(value)}" if equals and flag in flags else each)
+    return quoted
+
+
+def _quote_list(text: str) -> str:
+    if '"' in text or text.startswith("["):
+        return text  # a list of JSON
+    return ",".join(
+        f'"{word.strip()}"' if word.strip() in _JSON_WORDS else word for word in text.split(",")
+    )
 
 
 def _build_sources(command: type[BaseModel]) -> type[BaseSettings]:
