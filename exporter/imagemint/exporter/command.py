@@ -30,6 +30,8 @@ _ONLY_FROM_ONNX = (
     *("latent_input", "class_input", "truncation_input", "fix_input", "ignore_input"),
     *("image_output", "distribution", "dataset"),
 )
+_THRESHOLDS = ("threshold_minimum", "threshold_maximum")
+_ONLY_FOR_GENERATORS = (*_THRESHOLDS, "critic")
 _ONLY_FOR_VARIANTS = ("judged_images", "judged_seeds")
 
 
@@ -144,6 +146,8 @@ class Export(BaseModel):
             raise ValueError(
                 "--from-onnx needs --license and --value-range: an ONNX file contains neither"
             )
+        if self.distribution != "normal" and (extra := self._list_given(_THRESHOLDS)):
+            raise ValueError(f"{extra[0]} needs --distribution normal")
         if self.from_onnx is not None and "direction" in self.model_fields_set:
             raise ValueError("--direction needs a training run of a translator")
         return self
@@ -231,11 +235,23 @@ class Export(BaseModel):
 
         assert self.source is not None  # noqa: S101 - for the type checker; _check made sure
         if is_translator(self.source):
+            if extra := self._list_given(_ONLY_FOR_GENERATORS):
+                raise ExportError(
+                    f"{extra[0]} needs a generator, and {self.source} is a translator"
+                )
             return self._export_translator(self.source), "PyTorch"
         if "direction" in self.model_fields_set:
             raise ExportError(f"--direction needs a translator, and {self.source} is a generator")
+        trained = read_generator(self.source)
+        extra = self._list_given(_THRESHOLDS)
+        if extra and (trained.truncation == "psi" or trained.distribution.value != "normal"):
+            raise ExportError(
+                f"{extra[0]} needs normal latents and truncation by threshold: {self.source} has"
+                f" {trained.distribution.value} latents"
+                + (" and truncation by psi" if trained.truncation == "psi" else "")
+            )
         bundle = export_generator(
-            read_generator(self.source),
+            trained,
             name=self.name,
             repository=self.repository,
             title=self.title,

@@ -1,6 +1,7 @@
 """Tests of imagemint.exporter.command: from a checkpoint to a bundle."""
 
 import copy
+import dataclasses
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from imagemint.engine import Distribution
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.signatures import SigningKey, TrustedKeys
 from imagemint.exporter.command import Export
@@ -120,6 +122,10 @@ def test_missing_checkpoint_is_an_error(tmp_path):
         ({"source": "run", "precision": ["int8"], "target": "cuda"}, "int8 is for cpu"),
         ({"source": "run", "critic": ["class"]}, "need a --classifier"),
         ({"source": "run", "critic": ["copies"]}, "need a --classifier"),
+        (
+            {**ADOPTED, "distribution": "uniform", "threshold_maximum": 2.0},
+            "--threshold-maximum needs --distribution normal",
+        ),
         ({**ADOPTED, "critic": ["discriminator"]}, "needs a training run"),
     ],
 )
@@ -127,6 +133,14 @@ def test_contradictory_options_are_refused(options, said):
     """Options that exclude or require each other are checked before anything is read."""
     with pytest.raises(ValidationError, match=said):
         Export(name="digits", **options)
+
+
+def test_threshold_of_uniform_latents_is_refused(run, tmp_path, monkeypatch):
+    """Only normal latents are truncated by a threshold; the option would have no effect."""
+    trained = dataclasses.replace(read_generator(run), distribution=Distribution.UNIFORM)
+    monkeypatch.setattr("imagemint.training.trained.read_generator", lambda _: trained)
+    with pytest.raises(ExportError, match=r"--threshold-minimum needs normal latents.*uniform"):
+        Export(source=run, name="digits", repository=tmp_path, threshold_minimum=0.5).run()
 
 
 def test_direction_of_a_generator_is_refused(run, tmp_path):

@@ -102,6 +102,14 @@ def test_export_command_writes_everything(run_of, tmp_path, capsys):
     assert [value.name for value in graph.input] == ["source"]
 
 
+@pytest.mark.parametrize("given", [["--critic", "discriminator"], ["--threshold-minimum", "0.5"]])
+def test_command_refuses_options_of_generators(run_of, tmp_path, capsys, given):
+    """Options that have no effect on a translator are named."""
+    arguments = ["--name", "s", "--repository", str(tmp_path), *given]
+    assert main(["export", str(run_of("pix2pix")), *arguments]) == 1
+    assert f"{given[0]} needs a generator, and" in capsys.readouterr().err
+
+
 def test_command_refuses_variants(run_of, tmp_path, monkeypatch, capsys):
     """The command says that a translator has no variants."""
     monkeypatch.setattr(evaluation, "open_extractor", lambda *_: (None, None))
