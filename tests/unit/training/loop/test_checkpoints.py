@@ -249,8 +249,21 @@ def test_checkpoint_is_flushed_to_disk(tmp_path, state, about, monkeypatch):
 
 def test_missing_checkpoint_is_refused(tmp_path):
     """The error names the directory without a checkpoint."""
-    with pytest.raises(CheckpointError, match=f"no checkpoint under {tmp_path}"):
+    with pytest.raises(CheckpointError, match=f"no checkpoint under {tmp_path}.*saved none yet"):
         read_generator(tmp_path)
+
+
+def test_absent_checkpoint_is_explained(tmp_path):
+    """The error says if the directory is absent, is a classifier, or contains runs."""
+    with pytest.raises(CheckpointError, match="nothing does not exist"):
+        find_latest_checkpoint(tmp_path / "nothing")
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "classifier.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="it is a classifier, not a run"):
+        find_latest_checkpoint(tmp_path / "judge")
+    (tmp_path / "mnist" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"name a run in it, such as .*/mnist$"):
+        find_latest_checkpoint(tmp_path)
 
 
 def test_checkpoint_of_another_run_is_refused(saved, state, about):

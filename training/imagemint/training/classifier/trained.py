@@ -34,7 +34,13 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
         model.load_state_dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{directory} holds no classifier ({error}); `imagemint train mnist-classifier --out"
-            f" {directory}` makes one"
+            f"{directory} holds no classifier ({_format_reason(error)}); `imagemint train"
+            " mnist-classifier --out DIR` makes one"
         ) from error
     return model.to(device).eval(), about
+
+
+def _format_reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -162,8 +162,19 @@ def find_latest_checkpoint(run: Path) -> Path:
     """
     found = list_checkpoints(run)
     if not found:
-        raise CheckpointError(f"no checkpoint under {run / 'checkpoints'}")
+        raise CheckpointError(f"no checkpoint under {run / 'checkpoints'}: {_explain_absence(run)}")
     return found[-1]
+
+
+def _explain_absence(run: Path) -> str:
+    if not run.exists():
+        return f"{run} does not exist"
+    if (run / "classifier.json").is_file():
+        return "it is a classifier, not a run of a generator"
+    inner = sorted(each.parent.name for each in run.glob("*/checkpoints") if each.is_dir())
+    if inner:
+        return f"name a run in it, such as {run / inner[0]}"
+    return "the run saved none yet, or it is no run"
 
 
 def read_description(checkpoint: Path) -> dict[str, Any]:
