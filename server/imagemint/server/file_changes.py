@@ -67,7 +67,7 @@ class WatchedFiles:
         return contents
 
     def forget(self) -> None:
-        """Makes the next `changed` read and return every file."""
+        """Makes the next `read_changed` read and return every file."""
         self._seen = self._contents = None
 
 

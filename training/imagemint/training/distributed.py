@@ -101,7 +101,7 @@ class Batchwise:
     """A layer or loss that needs the whole batch, not only the part of its process.
 
     Attributes:
-        processes: the collectives of the run; set by `start.initial_state`.
+        processes: the collectives of the run; set by `start.make_initial_state`.
     """
 
     processes: Distributed = SINGLE_PROCESS

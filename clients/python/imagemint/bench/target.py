@@ -42,7 +42,7 @@ class Reply(NamedTuple):
     images: int
     """Number of images in the answer."""
     content: object
-    """The argument of `Connection.fingerprint`; opaque to the generator."""
+    """The argument of `Connection.compute_fingerprint`; opaque to the generator."""
 
 
 class Unary(Protocol):
@@ -82,7 +82,7 @@ class Connection(Protocol):
         ...
 
     def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
-        """Prepares streams of one kind; arguments as `unary`.
+        """Prepares streams of one kind; arguments as `prepare_unary`.
 
         Raises:
             CallFailed: with the code UNIMPLEMENTED, the server has no streams.

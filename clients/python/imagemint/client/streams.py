@@ -34,7 +34,7 @@ async def resume_stream(
         backoff: delays between calls.
 
     Raises:
-        ImagemintError: as `ResumedStream.answers`.
+        ImagemintError: as `ResumedStream.read_answers`.
     """
     stream = _Stream(open_call, request, lifetime, timeout_s, backoff)
     async with aclosing(stream.read_answers()) as chunks:

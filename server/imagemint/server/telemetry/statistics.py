@@ -123,7 +123,7 @@ class Statistics:
     """The statistics of one version; thread-safe.
 
     Args:
-        catch_up: called before `sums` reads, to add values that are still buffered.
+        catch_up: called before `copy_sums` reads, to add values that are still buffered.
     """
 
     def __init__(self, catch_up: Callable[[], None] = lambda: None) -> None:

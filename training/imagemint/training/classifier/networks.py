@@ -39,7 +39,7 @@ class Classifier(nn.Module, ABC):
         return data.labels
 
     def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `targets`."""
+        """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `make_targets`."""
         return F.cross_entropy(self(x), y)
 
     def report(self, test: LabelledImages) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TrainingState:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Loads the result of `tensors`.
+        """Loads the result of `collect_tensors`.
 
         Raises:
             CheckpointError: names or shapes do not fit these networks.

@@ -100,7 +100,7 @@ class AdaptiveAugmentation(Augmentation):
     blitting, geometric and colour transformations (``bgc``) with the distributions of appendix B:
     mirroring, quarter turns, shifts by whole pixels; scale, rotation, stretching, shifts by
     fractions; brightness, contrast, luma flip, hue, saturation. If D recognises real images
-    (`losses.AdversarialLoss.signs`), it overfits, and the probability rises.
+    (`losses.AdversarialLoss.compute_signs`), it overfits, and the probability rises.
 
     Resampling is bilinear. The authors first upsample through a wavelet filter, which prevents
     aliasing at many megapixels but would be most of the work at 28 to 64 pixels.

@@ -109,7 +109,7 @@ class MovingImages(Pairs):
     """Four frames of a sequence, and the next one.
 
     Each image moves along its own path of LENGTH frames. A source of training begins anywhere on
-    the path, and one of `examples` at its start.
+    the path, and one of `make_examples` at its start.
 
     Args:
         task: name of the task.
@@ -148,7 +148,7 @@ class MovingImages(Pairs):
         return _split(self._render_sequences(rows, FRAMES + 1))
 
     def roll_out(self, rows: NDArray[np.int64], steps: int = LENGTH - FRAMES) -> Images:
-        """Returns the frames that follow the sources of `examples`: uint8 [N, steps, H, W, C]."""
+        """Returns the frames after the sources of `make_examples`: uint8 [N, steps, H, W, C]."""
         return self._render_sequences(rows, FRAMES + steps)[:, FRAMES:]
 
     def _render_sequences(self, rows: NDArray[np.int64], length: int) -> Images:

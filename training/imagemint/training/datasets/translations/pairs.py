@@ -26,7 +26,7 @@ class Pairs(ABC):
         form: form of the sources.
         target_shape: height, width and channels of the targets.
         paired: whether a target that `draw` returns belongs to its source.
-        data: the labelled images that the sources of `examples` were made from, row by row.
+        data: the labelled images that the sources of `make_examples` were made from, row by row.
     """
 
     paired = True
@@ -76,7 +76,7 @@ class DegradedImages(Pairs):
         task: name of the task.
         data: the targets.
         degradation: makes the sources.
-        truth: the true targets of `examples`, row by row, where they are not ``data`` itself:
+        truth: the true targets of `make_examples`, row by row, where they are not ``data`` itself:
             uint8 [N, H, W, C].
 
     Raises:

@@ -14,7 +14,7 @@ from imagemint.training.rng import ShuffledOrder, Stream
 class UnpairedImages(Pairs):
     """Sources and targets in two independent orders.
 
-    The true target of a source is known here, but only `examples` returns it, to measure.
+    The true target of a source is known here, but only `make_examples` returns it, to measure.
 
     Attributes:
         targets: the labelled images of the targets.

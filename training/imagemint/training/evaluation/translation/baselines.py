@@ -31,7 +31,7 @@ class Baseline:
         name: short name, such as ``bicubic``.
         how: its method, for the protocol.
         translate: returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth], which
-            are those of ``examples`` at the rows int64 [N].
+            are those of ``make_examples`` at the rows int64 [N].
     """
 
     name: str
