@@ -11,8 +11,9 @@ from imagemint.engine import BackendFailed, BundleRefused, Distribution, draw_la
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.session import create_cpu_session
 from imagemint.exporter.adoption.batch_axis import free_batch_axis
+from imagemint.exporter.adoption.conversion import get_operator_set
 from imagemint.exporter.adoption.foreign_model import ForeignModel
-from imagemint.exporter.adoption.model_file import read_model
+from imagemint.exporter.adoption.model_file import ModelFile, read_model
 from imagemint.exporter.adoption.operators import drop_unused_nodes, prepare_operators
 from imagemint.exporter.adoption.original import (
     LEVELS,
@@ -73,14 +74,17 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
             states what was found, and which option helps.
     """
     check_declared_range(foreign.value_range)
-    model, sha256 = read_model(foreign.path)
+    file = read_model(foreign.path)
+    model = file.model
     signature = read_signature(model.graph, foreign)
     drop_unused_nodes(model.graph, signature.output)
     prepare_operators(model.graph, foreign.path)
-    original = OriginalModel(model, signature, foreign)
+    original = OriginalModel(file.written, signature, foreign)
     warnings = []
     if foreign.check_value_range:
         warnings = check_value_range(original.trial, foreign.value_range)
+    if file.is_converted:
+        _check_conversion(file, signature, original, foreign)
     ours = _make_graph(model, signature, original, foreign)
     if original.batch is not None:
         _check_any_batch(ours, signature, original, foreign)
@@ -89,13 +93,28 @@ def adopt(foreign: ForeignModel) -> AdoptedModel:
         original=Original(foreign.path.name, original.compute_pixels),
         z_dim=signature.z_dim,
         shape=original.shape,
-        sha256=sha256,
+        sha256=file.sha256,
         takes_psi=signature.truncation is not None,
         class_labels=foreign.class_labels,
         distribution=foreign.distribution,
         dataset=foreign.dataset,
         warnings=tuple(warnings),
     )
+
+
+def _check_conversion(
+    file: ModelFile, signature: Signature, original: OriginalModel, foreign: ForeignModel
+) -> None:
+    """Compares the model with the file, whose operator set is older."""
+    converted = OriginalModel(file.model, signature, foreign)
+    low, high = foreign.value_range
+    levels = float(np.abs(converted.trial - original.trial).max()) / (high - low) * float(LEVELS)
+    if levels > 1:
+        raise ExportError(
+            f"{foreign.path} has operator set {get_operator_set(file.written)}, and its conversion"
+            f" to {OPSET} changes images by up to {levels:.0f} levels of 255. Export it with"
+            f" operator set {OPSET} or a later one"
+        )
 
 
 def _check_any_batch(

@@ -3,21 +3,43 @@
 import hashlib
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper
 
+from imagemint.exporter.adoption.conversion import convert_operator_set, get_operator_set
 from imagemint.exporter.adoption.operators import inline_functions
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.graph import OPSET
 
+_OLDEST_THAT_RUNS = 7  # operator set; ONNX Runtime runs no older one
 _REMEDY = "Put it there, or export again with external_data=False"
 
 
-def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
-    """Returns the model, complete and at our operator set or a newer one, and its SHA-256.
+@dataclass(frozen=True)
+class ModelFile:
+    """A foreign file with its weights.
+
+    Attributes:
+        written: the model as its file has it, or as converted if ONNX Runtime does not run that.
+        model: the model at our operator set or a newer one, without functions.
+        sha256: SHA-256 of the file and of its files of weights.
+    """
+
+    written: onnx.ModelProto
+    model: onnx.ModelProto
+    sha256: str
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the model has another operator set than the file."""
+        return get_operator_set(self.written) != get_operator_set(self.model)
+
+
+def read_model(path: Path) -> ModelFile:
+    """Returns the model of a file, complete.
 
     Weights in a second file are read if that file is in the directory of the model, under a plain
     name. No other place is searched, such as the current directory or parent directories. The
@@ -40,11 +62,17 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         digest.update((path.absolute().parent / name).read_bytes())
     _load_weights(model, path)
     try:
-        model = _check_and_convert(model, path)
+        written = _check(model, path)
+        # The converter knows neither functions nor domains of others.
+        model = convert_operator_set(inline_functions(written, path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise _make_error(path, error) from error
+    if get_operator_set(written) < _OLDEST_THAT_RUNS:
+        written = model
+    # A copy, because adoption changes the model.
+    model = onnx.ModelProto.FromString(model.SerializeToString())
     _drop_constant_inputs(model.graph)
-    return model, digest.hexdigest()
+    return ModelFile(written, model, digest.hexdigest())
 
 
 def _make_error(path: Path, error: Exception) -> ExportError:
@@ -92,7 +120,8 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(f"{path}: its weights cannot be read: {error}") from error
 
 
-def _check_and_convert(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def _check(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Returns the model with the shapes of its outputs, after onnx has checked it."""
     initialized = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in initialized and not _has_shape(value):
@@ -101,12 +130,7 @@ def _check_and_convert(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         # ONNX Runtime needs no declared shapes of outputs, but the checker does.
         model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model)
-    # The converter knows neither functions nor domains of others.
-    model = inline_functions(model, path)
-    versions = [o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}]
-    if max(versions, default=OPSET) >= OPSET:
-        return model
-    return onnx.version_converter.convert_version(model, OPSET)
+    return model
 
 
 def _has_shape(value: onnx.ValueInfoProto) -> bool:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -80,6 +81,41 @@ def test_file_of_ir_version_3_is_adopted(tmp_path, opset):
     path = write_file(tmp_path / "g.onnx", middle, opset=opset, ir_version=3)
     images, z = compute_served_images(path, tmp_path / "r")
     assert np.abs(images - compute_expected_images(z)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(("kind", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_coordinates_of_old_resizes_are_kept(tmp_path, kind, opset, mode):
+    """Upsample and the first Resize place their pixels as ONNX Runtime does for the file."""
+    middle = [
+        NODE("Reshape", ["x", "small"], ["r"]),
+        NODE(kind, ["r", "scales"], ["u"], mode=mode),
+        NODE("Reshape", ["u", "flat"], ["y"]),
+    ]
+    constants = {
+        "w": WEIGHTS[:, :16],
+        "small": np.array([-1, 1, 4, 4]),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "flat": np.array([-1, 64]),
+    }
+    path = write_file(tmp_path / "g.onnx", *middle, constants=constants, opset=opset)
+    images, z = compute_served_images(path, tmp_path / "r")
+    (values,) = ort.InferenceSession(path).run(None, {"z": z})
+    expected = np.rint((values.transpose(0, 2, 3, 1) + 1) * 127.5)
+    assert np.abs(images - expected).max() <= 1
+
+
+def test_conversion_that_changes_images_is_refused(tmp_path):
+    """The file itself is the original, and not its conversion, which is wrong for Hardmax."""
+    middle = [
+        NODE("Reshape", ["x", "rows"], ["r"]),
+        NODE("Hardmax", ["r"], ["h"]),  # over the last two axes before operator set 13
+        NODE("Reshape", ["h", "flat"], ["y"]),
+    ]
+    constants = {"rows": np.array([-1, 4, 16]), "flat": np.array([-1, 64])}
+    path = write_file(tmp_path / "g.onnx", *middle, constants=constants, opset=12)
+    with pytest.raises(ExportError, match=r"operator set 12, and its conversion to 18 changes im"):
+        adopt(ForeignModel(path, (0, 1)))
 
 
 def test_functions_are_inlined(tmp_path):
