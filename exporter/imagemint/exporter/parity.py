@@ -1,6 +1,7 @@
 """Measures parity: how much the served pixels differ from those of the exported network."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,9 @@ from imagemint.v1 import manifest_pb2 as pb
 SAMPLES = 1000
 BATCH_SIZES = (1, 3, 64)
 SEED = 0
+_PART = math.lcm(
+    *BATCH_SIZES
+)  # 192: all sizes divide it, so only the last part has smaller batches
 
 _Pixels = npt.NDArray[np.uint8]
 
@@ -70,16 +74,17 @@ def measure_parity(
             The message gives the figures.
     """
     compared = [make_inputs(spec)] if inputs is None else inputs
-    differences = [
-        np.abs(_check_sizes(backend, batch).astype(np.int16) - original.pixels(batch)).ravel()
-        for batch in compared
-    ]
-    difference = np.concatenate(differences)
+    largest, differing, values = 0, 0, 0
+    for part in _split(compared):
+        difference = np.abs(_check_sizes(backend, part).astype(np.int16) - original.pixels(part))
+        largest = max(largest, int(difference.max()))
+        differing += int(np.count_nonzero(difference))
+        values += difference.size
     parity = pb.Parity(
         samples=sum(map(len, compared)),
         batch_sizes=BATCH_SIZES,
-        max_difference=int(difference.max()),
-        differing_share=float(np.count_nonzero(difference) / difference.size),
+        max_difference=largest,
+        differing_share=differing / values,
         tolerance_difference=tolerance.levels,
         tolerance_share=tolerance.share,
         backend=backend.description,
@@ -94,13 +99,21 @@ def measure_parity(
     return parity
 
 
-def check_batch_independence(spec: ModelSpec, backend: Backend) -> _Pixels:
-    """Returns the images of the first 1,000 serials of seed 0, equal in all batch sizes.
+def check_batch_independence(spec: ModelSpec, backend: Backend) -> None:
+    """Checks that the images of the first 1,000 serials of seed 0 are equal in all batch sizes.
 
     Raises:
         ExportError: the images depend on the batch size.
     """
-    return _check_sizes(backend, make_inputs(spec))
+    for part in _split([make_inputs(spec)]):
+        _check_sizes(backend, part)
+
+
+def _split(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Yields parts whose images fit into memory, also those of 1024 x 1024 pixels."""
+    for batch in batches:
+        for start in range(0, len(batch), _PART):
+            yield batch[start : start + _PART]
 
 
 def _check_sizes(backend: Backend, inputs: Batch) -> _Pixels:
@@ -108,8 +121,9 @@ def _check_sizes(backend: Backend, inputs: Batch) -> _Pixels:
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
             raise ExportError(
-                f"{backend.description}: {differing:,} pixel values differ between batches of "
-                f"{size} and of {BATCH_SIZES[-1]}; a serial would change its picture"
+                f"{backend.description}: {differing:,} pixel values of {len(inputs):,} images"
+                f" differ between batches of {size} and of {BATCH_SIZES[-1]}; a serial would change"
+                " its picture"
             )
     return served[-1]
 

@@ -5,7 +5,7 @@ import pytest
 
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.parity import Tolerance, make_pytorch_original, measure_parity
+from imagemint.exporter.parity import Original, Tolerance, make_pytorch_original, measure_parity
 
 
 class _Disturbed:
@@ -49,6 +49,19 @@ def test_parity_is_measured(measure_with_fault, backend):
     assert parity.backend == backend.description
 
 
+def test_few_images_are_in_memory_at_once(trained, exported, backend):
+    """The comparison is made in parts, so that large images fit into memory."""
+    asked = []
+    pytorch = make_pytorch_original(trained)
+
+    def compute(batch):
+        asked.append(len(batch))
+        return pytorch.pixels(batch)
+
+    measure_parity(Original("PyTorch", compute), exported.spec, backend, Tolerance())
+    assert asked == [192] * 5 + [40]
+
+
 def _add_two_levels_to_one_pixel(images):
     images[:, 3, 3, 0] = np.where(images[:, 3, 3, 0] < 128, images[:, 3, 3, 0] + 2, 0)
     return images
@@ -87,6 +100,6 @@ def test_dependence_on_the_batch_is_refused(measure_with_fault):
         return images
 
     with pytest.raises(
-        ExportError, match="1,000 pixel values differ between batches of 1 and of 64"
+        ExportError, match="192 pixel values of 192 images differ between batches of 1 and of 64"
     ):
         measure_with_fault(Tolerance(), fault)

@@ -17,6 +17,9 @@ from imagemint.exporter.errors import ExportError
 
 LEVELS = np.float32(255)
 _TRIAL_ROWS = 32
+# Activations of many large images do not fit into memory. A prime, because an axis of the image is
+# rarely as long, and would be taken for the batch.
+_MOST_ROWS = 7
 _IMAGE_AXES = 4
 _GRAY_AXES = 3
 _CHANNELS = (1, 3)
@@ -84,13 +87,12 @@ class OriginalModel:
         """Returns the error of a run that failed, with the first class that fails alone."""
         path, labels = self._foreign.path, self._foreign.class_labels
         if classes is not None and self._can_run(z, np.zeros_like(classes)):
-            each = next(
-                c for c in range(len(labels)) if not self._can_run(z, np.full_like(classes, c))
-            )
-            return ExportError(
-                f"{path} takes class {each - 1} but not {each}, {labels[each]!r}: it has fewer than"
-                f" {len(labels)} classes. Correct --labels or --labels-file"
-            )
+            for each, label in enumerate(labels):
+                if not self._can_run(z, np.full_like(classes, each)):
+                    return ExportError(
+                        f"{path} takes class {each - 1} but not {each}, {label!r}: it has fewer"
+                        f" than {len(labels)} classes. Correct --labels or --labels-file"
+                    )
         return ExportError(f"{path} does not run: {error.__cause__}")
 
     def _can_run(self, z: _Floats, classes: _Classes) -> bool:
@@ -107,7 +109,10 @@ class OriginalModel:
             ExportError: an image depends on the other images of its batch.
         """
         # Without the first row, each batch has other rows, also if the file takes one batch size.
-        others = self._run(z[1:], None if classes is None else classes[1:], None)
+        try:
+            others = self._run(z[1:], None if classes is None else classes[1:], None)
+        except BackendFailed as error:
+            raise self._explain_failure(error, z, classes) from error
         low, high = self._foreign.value_range
         with np.errstate(invalid="ignore"):  # values that are not finite are reported later
             levels = float(np.nanmax(np.abs(others - output[1:]))) / (high - low) * 255
@@ -148,11 +153,12 @@ class OriginalModel:
         return output.transpose(0, 2, 3, 1) if self.layout == "nchw" else output
 
     def _run(self, z: _Floats, classes: _Classes | None, psi: _Floats | None) -> _Floats:
-        size = self.batch or len(z)
+        step = self.batch or _MOST_ROWS
         parts = []
-        for start in range(0, len(z), size):
-            part = slice(start, start + size)
+        for start in range(0, len(z), step):
+            part = slice(start, start + step)
             rows = len(z[part])
+            size = self.batch or rows
             feed = self._feed(
                 _pad(z[part], size),
                 None if classes is None else _pad(classes[part], size),

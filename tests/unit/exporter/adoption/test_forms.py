@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.onnx.session import Session
 from imagemint.exporter.adoption import ForeignModel, adopt
 from imagemint.exporter.adoption.value_range import check_value_range
 from imagemint.exporter.command import Export
@@ -154,6 +155,20 @@ def test_weights_outside_directory_are_refused(tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ExportError, match="no plain file name"):
         adopt(ForeignModel(path, (-1, 1)))
+
+
+def test_file_runs_few_images_at_once(tmp_path, monkeypatch):
+    """Activations of many large images do not fit into memory, so the file gets seven at once."""
+    rows = []
+    run = Session.run
+
+    def record(self, feed, output=None):
+        rows.append(len(feed.get("z.as_float32", [])))
+        return run(self, feed, output)
+
+    monkeypatch.setattr(Session, "run", record)
+    serve(write_plain_file(tmp_path / "g.onnx"), tmp_path / "r")
+    assert max(rows) == 7
 
 
 @pytest.mark.parametrize(("declared", "batch"), [(1, 1), (4, 4), ("n", 1)])
