@@ -131,12 +131,18 @@ class OriginalModel:
             ExportError: the file does not run.
             ValueError: the batch has no latents.
         """
-        if batch.z is None:
-            raise ValueError("an adopted generator needs latents")
+        step = self.batch or _MOST_ROWS
+        parts = [batch[start : start + step] for start in range(0, len(batch), step)]
         try:
-            values = self._arrange_images(self._run(batch.z, batch.class_id, batch.truncation))
+            # Converted in parts, because floats take four times the memory of levels.
+            return np.concatenate([self._compute_levels(part) for part in parts])
         except BackendFailed as error:
             raise ExportError(f"{self._foreign.path} does not run: {error.__cause__}") from error
+
+    def _compute_levels(self, batch: Batch) -> npt.NDArray[np.uint8]:
+        if batch.z is None:
+            raise ValueError("an adopted generator needs latents")
+        values = self._arrange_images(self._run(batch.z, batch.class_id, batch.truncation))
         low, high = map(np.float32, self._foreign.value_range)
         levels = (values - low) * (LEVELS / (high - low))
         pixels: npt.NDArray[np.uint8] = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
