@@ -19,7 +19,7 @@ COPY server server
 COPY exporter exporter
 COPY training training
 COPY clients/python clients/python
-COPY models/mnist/2 models/mnist/2
+COPY models/mnist/3 models/mnist/3
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
 
 # --- one environment for each target ------------------------------------------------------------

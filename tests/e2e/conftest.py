@@ -14,7 +14,7 @@ async def mnist_server(tmp_path_factory):
     """The address of the server."""
     repository = tmp_path_factory.mktemp("models")
     (repository / "mnist").mkdir()
-    (repository / "mnist/2").symlink_to(ROOT / "models/mnist/2")
+    (repository / "mnist/3").symlink_to(ROOT / "models/mnist/3")
     settings = (f"--repository={repository}", f"--start-timeout-s={WAIT_S}")
     async with process(*settings) as started:
         yield (await line_of(started, "ready"))["grpc_address"]

@@ -175,7 +175,7 @@ def test_wheel_has_every_part_the_stubs_and_one_model(tmp_path: Path):
     } <= names
     shipped = {
         f"imagemint/{path.relative_to(ROOT).as_posix()}"
-        for path in (ROOT / "models/mnist/2").rglob("*")
+        for path in (ROOT / "models/mnist/3").rglob("*")
         if path.is_file()
     }
     assert shipped == {name for name in names if name.startswith("imagemint/models/")}
