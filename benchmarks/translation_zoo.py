@@ -46,7 +46,10 @@ def record(run: Path, remark: str, name: str | None) -> Record:
         for key, value in trained.options.items()
         if key in fields and value != fields[key].default
     }
-    dataset = read_settings(run).get("dataset")
+    settings = read_settings(run)
+    if (precision := settings.get("precision", "auto")) != "auto":
+        changed |= {"precision": precision}
+    dataset = settings.get("dataset")
     if dataset not in (None, TRANSLATION_TABLE[trained.recipe].dataset):
         changed = {"dataset": dataset} | changed
     flags = [f"--{key.replace('_', '-')} {_spell(value)}" for key, value in changed.items()]

@@ -74,10 +74,10 @@ def test_run_is_recorded(recorded, tmp_path):
 def test_another_data_set_is_an_option(recorded, tmp_path):
     """The command names the data set, if it is not that of the recipe."""
     assert "--dataset" not in recorded.options
-    options = {"settings": {"dataset": "/somewhere/cifar10"}}
+    options = {"settings": {"dataset": "/somewhere/cifar10", "precision": "bf16"}}
     (tmp_path / "run/options.json").write_text(json.dumps(options))
     again = record(tmp_path / "run", "A remark.", "other")
-    assert again.options == f"--dataset cifar10 {recorded.options}"
+    assert again.options == f"--dataset cifar10 {recorded.options} --precision bf16"
 
 
 def test_page_shows_baselines_side_by_side(recorded):
