@@ -38,6 +38,12 @@ def _use_one_thread():
 
 
 @pytest.fixture(autouse=True)
+def _seed_torch():
+    """Seeds PyTorch, so that freshly initialised networks do not depend on the tests before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _shorten_and_fix_runs(monkeypatch):
     """Recalibrates on one batch and fixes the revision, as a commit may come between two runs."""
     monkeypatch.setattr(health, "RECALIBRATION_BATCHES", 1)
