@@ -123,7 +123,7 @@ def _check_sizes(backend: Backend, inputs: Batch) -> _Pixels:
             raise ExportError(
                 f"{backend.description}: {differing:,} pixel values of {len(inputs):,} images"
                 f" differ between batches of {size} and of {BATCH_SIZES[-1]}; a serial would change"
-                " its picture"
+                " its image"
             )
     return served[-1]
 
