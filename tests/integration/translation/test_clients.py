@@ -40,6 +40,23 @@ async def test_translations_as_pixels(translator, backends, tmp_path):
         assert each.seed is None
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+async def test_pillow_image_is_its_file(translator, mode):
+    """A Pillow image has the result of the file that it was read from, also turned by EXIF."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by 90 degrees
+    turned = np.rot90(draw(1))
+    image = Image.fromarray(turned).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(turned[..., 0]))
+    image.save(file, "PNG", exif=exif)
+    sources = [file.getvalue(), Image.open(file)]
+    of_file, of_image = await translator.translate("fixed", sources)
+    assert of_file.serials == of_image.serials
+    assert np.array_equal(of_file.image, of_image.image)
+
+
 async def test_selection_of_a_translation(translator, backends):
     """Seed, index and class are sent with the sources."""
     source = draw(1)
@@ -56,7 +73,12 @@ async def test_frames_as_files(translator, backends):
     source = draw(1, depth=10)
     source[..., -1] = np.where(source[..., -1] < 128, 0, 255)
     frames = [to_file(source[..., at : at + 3]) for at in (0, 3, 6)]
-    given = [Source(frames, mask=to_file(source[..., 9:])), source]
+    arrays = [source[..., at : at + 3] for at in (0, 3, 6)]
+    given = [
+        Source(frames, mask=to_file(source[..., 9:])),
+        Source(arrays, mask=source[..., 9] == 255),
+        source,
+    ]
     results = await translator.translate("sequence", given)
     expected = backends["sequence"].run(Batch(source=source[np.newaxis]))[0]
     assert all(np.array_equal(each.image, expected) for each in results)

@@ -1,11 +1,12 @@
 """Tests of imagemint.client.arguments: what a value of a wrong type raises."""
 
+import io
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from imagemint.client import (
     Caption,
@@ -30,6 +31,17 @@ from imagemint.client.arguments import (
 from imagemint.client.translation import make_source_message
 
 HUGE = 10**400
+FLAT = np.zeros(4, np.uint8)
+
+
+def _cut_png():
+    """Returns the first half of a PNG."""
+    file = io.BytesIO()
+    Image.effect_noise((16, 16), 64).save(file, "PNG")
+    return file.getvalue()[: file.tell() // 2]
+
+
+CUT = _cut_png()
 
 
 @pytest.fixture
@@ -151,8 +163,13 @@ def test_generate_names_the_argument(blocking, mint, field, arguments):
         ("sources", lambda client: client.translate_stream("tiny", Source([b"PNG"]))),
         ("sources[1]", lambda client: client.translate("tiny", [b"", None])),
         ("sources[0]", lambda client: client.translate("tiny", [[[1], [2, 3]]])),
-        ("sources[0]", lambda client: client.translate("tiny", [Image.new("P", (4, 4))])),
+        ("sources", lambda client: client.translate("tiny", {"face.png": b""})),
+        ("sources", lambda client: client.translate("tiny", np.zeros((4, 4, 3), np.uint8))),
+        ("sources[0]", lambda client: client.translate("tiny", [Image.new("CMYK", (4, 4))])),
+        ("sources[0]", lambda client: client.translate("tiny", [Image.open(io.BytesIO(CUT))])),
+        ("sources[0]", lambda client: client.translate("tiny", [["a.png", "b.png"]])),
         ("sources[0].frames", lambda client: client.translate("tiny", [Source("face.png")])),
+        ("sources[0].mask", lambda client: client.translate("tiny", [Source([b""], mask=FLAT)])),
         ("sources[0].frames[0]", lambda client: client.translate("tiny", [Source([3])])),
         ("sources[0].mask", lambda client: client.translate("tiny", [Source([b""], mask=3)])),
     ],
@@ -178,10 +195,39 @@ def test_bytes_like_source_is_a_file(kind):
     assert list(message.encoded.pictures) == [b"PNG"]
 
 
-def test_pillow_source_is_its_pixels():
-    """A Pillow image of mode RGB is sent as its pixels."""
-    message = make_source_message(Image.new("RGB", (2, 1), (1, 2, 3)), "sources[0]")
-    assert message.raw.pixels == bytes([1, 2, 3] * 2)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_pillow_source_is_its_file(mode):
+    """A Pillow image is sent with its depth, transparency and colour profile."""
+    image = Image.new(mode, (2, 1))
+    image.info["icc_profile"] = b"profile"
+    message = make_source_message(image, "sources[0]")
+    (content,) = message.encoded.pictures
+    sent = Image.open(io.BytesIO(content))
+    assert (sent.mode, sent.size, sent.tobytes()) == (mode, (2, 1), image.tobytes())
+    assert sent.info["icc_profile"] == b"profile"
+
+
+def test_pillow_source_is_upright():
+    """The orientation of EXIF is applied, as the server applies it to a file."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # turned by 90 degrees
+    Image.new("RGB", (2, 1)).save(file, "PNG", exif=exif)
+    message = make_source_message(Image.open(file), "sources[0]")
+    sent = Image.open(io.BytesIO(message.encoded.pictures[0]))
+    assert sent.size == (1, 2)
+    assert ExifTags.Base.Orientation not in sent.getexif()
+
+
+def test_pixels_are_pictures_of_a_source():
+    """Frames and mask may be arrays or Pillow images; a mask may be of truth values."""
+    colours = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    mask = np.array([[True, False]])
+    source = Source([colours, Image.fromarray(colours), colours[..., :1]], mask=mask)
+    encoded = make_source_message(source, "sources[0]").encoded
+    sent = [np.asarray(Image.open(io.BytesIO(each))) for each in (*encoded.pictures, encoded.mask)]
+    expected = [colours, colours, colours[..., 0], mask * np.uint8(255)]
+    assert all(map(np.array_equal, sent, expected))
 
 
 def test_parsed_serials_are_sent_as_text(blocking, mint):

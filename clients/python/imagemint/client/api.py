@@ -310,8 +310,8 @@ class AsyncClient:
 
         Args:
             model: name of a model that takes a source.
-            sources: PNG, JPEG or WebP as bytes or paths, pixels uint8 [height, width, channels], or
-                `Source` for models of several frames or with a mask.
+            sources: PNG, JPEG or WebP as bytes or paths, Pillow images, pixels uint8 [height,
+                width, channels], or `Source` for models of several frames or with a mask.
             fit: what happens to a source of a size that the model does not take: refuse, crop, pad
                 or stretch.
             priority: as for generate().

@@ -1,10 +1,11 @@
 """Sources of translations, their requests, and their answers."""
 
+import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 File: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 """The content of a PNG, JPEG or WebP, or the path of its file."""
 
+Picture: TypeAlias = "File | ArrayLike | Image"
+"""A file, a Pillow image, or pixels: uint8 [height, width] or [height, width, 1 or 3], or, for a
+mask, bool [height, width]."""
+
 Fit: TypeAlias = Literal["refuse", "crop", "pad", "stretch"]
 """What happens to a source of a size that the model does not take; see docs/translation.md."""
 
@@ -34,6 +39,8 @@ _FITS: dict[str, messages.SourceFit.ValueType] = {
     "stretch": messages.SOURCE_FIT_STRETCH,
 }
 _PLANES, _PIXELS = 2, 3
+_MOST_CHANNELS = 4  # of an image: colour with alpha
+_PNG_CHANNELS = (1, 3)
 _BYTES = (bytes, bytearray, memoryview)
 # Of one message of a stream: far below the 4 MB of a request, and few enough that an answer soon
 # follows.
@@ -43,17 +50,22 @@ _MESSAGE_SOURCES = 8
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of several files, for models of several frames or with a mask."""
+    """A source of several pictures, for models of several frames or with a mask.
 
-    frames: Sequence[File]
+    Each picture is a file, a Pillow image, or pixels uint8 [height, width] or [height, width, 1 or
+    3]. A mask may also be bool [height, width].
+    """
+
+    frames: "Sequence[Picture]"
     """One picture for each frame, the oldest first; all of one size."""
-    mask: File | None = None
+    mask: "Picture | None" = None
     """Picture of the same size: white where the source is to be filled. None for none."""
 
 
 SourceLike: TypeAlias = "File | Source | ArrayLike | Image"
-"""A file, several files, pixels uint8 [height, width] or [height, width, channels], or a Pillow
-image of mode L or RGB."""
+"""A file, a Pillow image, several pictures as a `Source`, or pixels uint8 [height, width] or
+[height, width, channels], with the channels of all frames and of the mask. A Pillow image gives the
+same result as its file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -70,9 +82,13 @@ def check_sources(sources: Iterable[SourceLike]) -> Iterable[SourceLike]:
     Raises:
         InvalidRequest: they are a single source, or no sources at all.
     """
-    is_single = _is_file(sources) or isinstance(sources, Source) or hasattr(sources, "getbands")
+    is_single = _is_file(sources) or isinstance(sources, Source | Mapping) or _is_image(sources)
     if is_single or not isinstance(sources, Iterable) or 0 < getattr(sources, "ndim", 0) < _PIXELS:
         raise make_invalid_request("sources", f"{describe(sources)} is not a sequence of sources")
+    shape: tuple[int, ...] = getattr(sources, "shape", ())
+    if len(shape) == _PIXELS and shape[-1] <= _MOST_CHANNELS:  # its rows would be the sources
+        why = f"an array {list(shape)} is one source; put it into a list"
+        raise make_invalid_request("sources", why)
     return sources
 
 
@@ -84,25 +100,37 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
         name: what errors call it, such as `sources[0]`.
 
     Raises:
-        InvalidRequest: a source is neither a file nor an array of the right type and shape.
+        InvalidRequest: a source is neither a picture nor an array of the right type and shape.
         OSError: a file cannot be read.
     """
     if isinstance(source, Source):
-        mask = b"" if source.mask is None else _read(source.mask, f"{name}.mask")
-        if _is_file(source.frames):
-            raise make_invalid_request(f"{name}.frames", "one file is not a sequence of files")
-        frames = parse_items(f"{name}.frames", source.frames, "files")
-        pictures = [_read(each, f"{name}.frames[{at}]") for at, each in enumerate(frames)]
+        mask = b"" if source.mask is None else _make_file(source.mask, f"{name}.mask")
+        if _is_file(source.frames) or _is_image(source.frames):
+            raise make_invalid_request(
+                f"{name}.frames", "one picture is not a sequence of pictures"
+            )
+        frames = parse_items(f"{name}.frames", source.frames, "pictures")
+        pictures = [_make_file(each, f"{name}.frames[{at}]") for at, each in enumerate(frames)]
         return messages.Source(encoded=messages.EncodedSource(pictures=pictures, mask=mask))
-    if _is_file(source):
-        return messages.Source(encoded=messages.EncodedSource(pictures=[_read(source, name)]))
-    return _make_raw_message(source, name)
+    if _is_file(source) or _is_image(source):
+        return messages.Source(encoded=messages.EncodedSource(pictures=[_make_file(source, name)]))
+    if isinstance(source, list | tuple) and any(
+        _is_file(each) or _is_image(each) for each in source
+    ):
+        why = (
+            "a list of pictures is not one source; for a model of several frames use Source(frames)"
+        )
+        raise make_invalid_request(name, why)
+    pixels = _read_pixels(source, name)
+    height, width, channels = pixels.shape
+    message = messages.Source(raw=messages.RawSource(pixels=pixels.tobytes()))
+    message.raw.shape.height, message.raw.shape.width = height, width
+    message.raw.shape.channels = channels
+    return message
 
 
-def _make_raw_message(source: Any, name: str) -> messages.Source:  # noqa: ANN401 - any array
-    mode = getattr(source, "mode", "") if hasattr(source, "getbands") else ""
-    if mode not in ("", "L", "RGB"):  # the pixels of mode P, for example, are no colours
-        raise make_invalid_request(name, f"a Pillow image of mode {mode}; convert it to L or RGB")
+def _read_pixels(source: object, name: str) -> NDArray[np.uint8]:
+    """Returns pixels as uint8 [height, width, channels]."""
     try:
         pixels = np.asarray(source)
     except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
@@ -114,11 +142,41 @@ def _make_raw_message(source: Any, name: str) -> messages.Source:  # noqa: ANN40
     if pixels.ndim != _PIXELS or pixels.dtype != np.uint8:
         found = f"{pixels.dtype} {list(pixels.shape)}"
         raise make_invalid_request(name, f"pixels are uint8 [height, width, channels], not {found}")
-    height, width, channels = pixels.shape
-    message = messages.Source(raw=messages.RawSource(pixels=pixels.tobytes()))
-    message.raw.shape.height, message.raw.shape.width = height, width
-    message.raw.shape.channels = channels
-    return message
+    return pixels
+
+
+def _make_file(picture: Picture, name: str) -> bytes:
+    """Returns the content of the file of a picture."""
+    if _is_file(picture):
+        return bytes(picture) if isinstance(picture, _BYTES) else Path(picture).read_bytes()
+    if _is_image(picture):
+        return _encode_image(picture, name)
+    from PIL import Image  # noqa: PLC0415 - Pillow is slow to import and often not wanted
+
+    is_mask = getattr(picture, "dtype", None) == np.bool_
+    pixels = _read_pixels(np.asarray(picture) * np.uint8(255) if is_mask else picture, name)
+    if pixels.shape[-1] not in _PNG_CHANNELS or not pixels.size:
+        why = f"a picture is uint8 [height, width, 1 or 3], not {list(pixels.shape)}"
+        raise make_invalid_request(name, why)
+    return _encode_image(
+        Image.fromarray(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels), name
+    )
+
+
+def _encode_image(image: "Image", name: str) -> bytes:
+    """Returns a Pillow image as a PNG, upright and with its colour profile and transparency.
+
+    So the server converts it as it converts the file that the image was read from.
+    """
+    from PIL import ImageOps  # noqa: PLC0415 - see above
+
+    file = io.BytesIO()
+    try:
+        ImageOps.exif_transpose(image).save(file, "PNG", compress_level=1)
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for a damaged or cut file
+        why = f"a Pillow image of mode {image.mode} cannot be sent: {error}"
+        raise make_invalid_request(name, why) from None
+    return file.getvalue()
 
 
 def _is_file(source: object) -> TypeGuard[File]:
@@ -128,12 +186,9 @@ def _is_file(source: object) -> TypeGuard[File]:
     return isinstance(source, bytes | bytearray | str | os.PathLike)
 
 
-def _read(file: File, name: str) -> bytes:
-    if not _is_file(file):
-        raise make_invalid_request(
-            name, f"{describe(file)} is neither the bytes of a file nor its path"
-        )
-    return bytes(file) if isinstance(file, _BYTES) else Path(file).read_bytes()
+def _is_image(source: object) -> "TypeGuard[Image]":
+    """Returns whether a source is a Pillow image, without an import of Pillow."""
+    return hasattr(source, "getbands")
 
 
 def parse_fit(fit: Fit) -> messages.SourceFit.ValueType:
