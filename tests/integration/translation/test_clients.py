@@ -183,7 +183,7 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
         (["--source", "{tmp}/none.png", "--out", "{tmp}/x.png"], "does not exist"),
         (["--source", "{tmp}/empty", "--out", "{tmp}/x"], "holds no PNG, JPEG or WebP"),
         (["--source", "{tmp}/in", "--out", "{tmp}/x.png"], "2 results for one file"),
-        (["--source", "{tmp}/in/a.png", "--out", "{tmp}/in"], "exists; --overwrite"),
+        (["--source", "{tmp}/a.png", "--out", "{tmp}/in"], "exists; --overwrite"),
         (
             ["--source", "{tmp}/in/a.png", "--source", "{tmp}/a.png", "--out", "{tmp}/x"],
             "several have the same name: {tmp}/in/a.png, {tmp}/a.png;",
@@ -192,6 +192,12 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
         (
             ["--source", "{tmp}/in", "--source", "{tmp}/cut.png", "--out", "{tmp}/x"],
             "translate: {tmp}/cut.png: a damaged picture",
+        ),
+        (["--source", "{tmp}/a.png", "--out", "{tmp}", "--overwrite"], "would replace its source"),
+        (["--source", "{tmp}/a.png", "--out", "{tmp}/in/b.png/"], "b.png exists and is not a fold"),
+        (
+            ["--source", "{tmp}/a.png", "--out", "{tmp}/x.jpg", "--format", "webp"],
+            "format: webp contradicts x.jpg",
         ),
         (
             ["--source", "{tmp}/a.png", "--mask", "{tmp}/in/b.png", "--out", "{tmp}/x"],
@@ -213,6 +219,72 @@ async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
     captured = capsys.readouterr()
     assert told.format(tmp=tmp_path) in captured.err
     assert captured.err.count("\n") == 1
+
+
+async def test_command_reads_a_folder_by_numbers(translating_app, tmp_path):
+    """Frame 2 comes before frame 10; folders and hidden files are left out."""
+    for number in (10, 9, 2):
+        (tmp_path / f"frame{number}.png").write_bytes(to_file(draw(number)))
+    (tmp_path / "._frame1.png").write_bytes(b"of macOS")
+    (tmp_path / "folder.png").mkdir()
+    mask = tmp_path / "mask.bin"
+    mask.write_bytes(to_file(draw(1, depth=1)))
+    words = ["--server", translating_app.grpc_address, "--model", "sequence", "--mask", mask]
+    frames = [tmp_path / f"frame{number}.png" for number in (2, 9, 10)]
+    for source, out in ([tmp_path], "folder/"), (frames, "files/"):
+        words_of = [*words, "--source", *source, "--out", tmp_path / out]
+        assert await run_command("translate", *words_of) == 0
+    made = [(tmp_path / each / "frame10.png").read_bytes() for each in ("folder", "files")]
+    assert made[0] == made[1]
+
+
+async def test_command_continues(translating_app, tmp_path, capsys):
+    """--skip-existing makes what is missing, with the indices of the whole."""
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(to_file(draw(number)))
+    out = tmp_path / "out"
+    words = ["--server", translating_app.grpc_address, "--model", "drawn", "--source", tmp_path]
+    words += ["--class", "1", "--out", out]
+    seed = ["--seed", "5"]
+    assert await run_command("translate", *words, *seed) == 0
+    whole = {each.name: each.read_bytes() for each in out.iterdir()}
+    for name in ("1.png", "3.png"):
+        (out / name).unlink()
+    (out / "2.png").write_bytes(b"kept")
+    assert await run_command("translate", *words, *seed) == 1
+    assert "--overwrite replaces it, --skip-existing keeps it" in capsys.readouterr().err
+    assert await run_command("translate", *words, "--skip-existing") == 1
+    assert "seed: the model draws at random" in capsys.readouterr().err
+    assert await run_command("translate", *words, *seed, "--skip-existing") == 0
+    assert ", 2 kept, first serial drawn@1/5/1?class=1" in capsys.readouterr().out
+    assert {each.name: each.read_bytes() for each in out.iterdir()} == whole | {"2.png": b"kept"}
+    assert await run_command("translate", *words, *seed, "--skip-existing") == 0
+    assert capsys.readouterr().out.startswith("0 images in ")
+    assert await run_command("translate", *words, "--skip-existing", "--overwrite") == 2
+
+
+async def test_command_chooses_the_encoding(translating_app, tmp_path):
+    """--format is that of the files in a folder, and --quality theirs."""
+    (tmp_path / "a.png").write_bytes(to_file(draw(1)))
+    server = ("--server", translating_app.grpc_address, "--model", "fixed")
+    sizes = []
+    for quality in (10, 100):
+        words = ["--source", tmp_path / "a.png", "--format", "jpeg", "--quality", quality]
+        out = tmp_path / f"q{quality}"
+        assert await run_command("translate", *server, *words, "--out", out) == 0
+        with Image.open(out / "a.jpg") as picture:
+            assert picture.format == "JPEG"
+        sizes.append((out / "a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+async def test_command_asks_for_the_mask(translating_app, tmp_path, capsys):
+    """A model with a mask says which option is missing."""
+    (tmp_path / "a.png").write_bytes(to_file(draw(1)))
+    words = ["--server", translating_app.grpc_address, "--model", "sequence", "--source"]
+    words += [tmp_path / "a.png"] * 3
+    assert await run_command("translate", *words, "--out", tmp_path / "out") == 1
+    assert capsys.readouterr().err.startswith("imagemint translate: --mask: required")
 
 
 @pytest.mark.parametrize("out", ["-", "x.gif", "x.npz", "x.PDF", ""])

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -71,7 +71,7 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
         flags: dict[str, Any] = CliSettingsSource(
             sources,
             cli_prog_name=prog,
-            cli_parse_args=_quote_words(command, arguments),
+            cli_parse_args=_quote_words(command, _repeat_flags(command, arguments)),
             cli_exit_on_error=False,
         )()
         variables = _Variables(sources)()
@@ -158,6 +158,28 @@ class _Variables(EnvSettingsSource):
                 return decoded
         # If the field is not a list, validation fails and names the variable.
         return str(value).split(",")
+
+
+def _repeat_flags(command: type[BaseModel], arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with the flag of a list before each of its values.
+
+    A shell makes `--source a.png b.png` of `--source *.png`. If a command has arguments without a
+    flag, they may stand behind a list, so nothing is changed.
+    """
+    fields = command.model_fields.items()
+    if any(_PLACED in field.metadata for _, field in fields):
+        return list(arguments)
+    lists = [(name, field) for name, field in fields if get_origin(field.annotation) is list]
+    flags = {_to_flag(_get_setting_name(name, field)) for name, field in lists}
+    repeated: list[str] = []
+    flag = ""  # of the list whose values are read
+    for each in arguments:
+        if each.startswith("-"):
+            flag = each if each in flags else ""
+        elif flag and repeated[-1] != flag:
+            repeated.append(flag)
+        repeated.append(each)
+    return repeated
 
 
 def _quote_words(command: type[BaseModel], arguments: Sequence[str]) -> list[str]:
