@@ -54,7 +54,7 @@ async def test_accept_chooses_the_encoding(site, kind):
 
 async def test_options_of_the_query(site):
     """Seed, index and class determine the serial."""
-    path = "/v1/models/drawn:translate?seed=5&index=3&class=7"
+    path = "/v1/models/drawn:translate?seed=5&index=3&class=7&priority=high"
     answer = await site.post(path, content=FILE, headers=PNG)
     serial = Serial.parse(answer.headers["imagemint-serial"])
     assert (serial.seed, serial.index, serial.class_id) == (5, 3, 7)
@@ -69,6 +69,27 @@ async def test_form_with_several_sources(site, backends):
     expected = backends["fixed"].run(Batch(source=np.stack(sources)))
     raw = b"".join(base64.b64decode(each["picture"]) for each in batch["translations"])
     assert raw == expected.tobytes()
+
+
+async def test_format_of_the_results(site):
+    """The option `format` encodes the results in JSON, and chooses the picture without Accept."""
+    parts = [("source", ("a.png", FILE)), ("format", (None, "webp"))]
+    answer = await site.post("/v1/models/fixed:translate", files=[*parts, parts[0]])
+    for each in answer.json()["batch"]["translations"]:
+        assert Image.open(io.BytesIO(base64.b64decode(each["picture"]))).format == "WEBP"
+    answer = await site.post("/v1/models/fixed:translate", files=parts)
+    assert answer.headers["content-type"] == "image/webp"
+    path = "/v1/models/fixed:translate?format=raw"
+    answer = await site.post(path, content=FILE, headers=PNG)
+    assert answer.json()["batch"]["format"] == "IMAGE_FORMAT_RAW"
+
+
+async def test_form_with_an_unknown_file(site):
+    """The error lists the names of the files as well."""
+    answer = await site.post("/v1/models/fixed:translate", files=[("image", ("a.png", FILE))])
+    assert answer.json()["detail"].startswith(
+        "image: not a parameter; there are source, frame, mask"
+    )
 
 
 async def test_form_with_frames_and_mask(site, backends):
@@ -101,6 +122,8 @@ async def test_json_in_json_out(site, backends):
         ("", {"content": b"x", "headers": PNG}, 400, "sources[0].encoded.pictures[0]"),
         ("?colour=1", {"content": FILE, "headers": PNG}, 400, "colour"),
         ("?seed=1&seed=2", {"content": FILE, "headers": PNG}, 400, "seed"),
+        ("?priority=urgent", {"content": FILE, "headers": PNG}, 400, "priority"),
+        ("?format=gif", {"content": FILE, "headers": PNG}, 400, "format"),
         ("?fit=fill", {"content": FILE, "headers": PNG}, 400, "fit"),
         ("", {"content": FILE, "headers": {"content-type": "text/plain"}}, 415, None),
         ("", {"content": FILE}, 415, "content-type"),

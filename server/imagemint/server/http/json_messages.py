@@ -18,6 +18,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 _FIELD = re.compile(r"Failed to parse (\w+) field: ")
 _PLACE = re.compile(r" at \w+\.([\w.\[\]]+?)\.*$")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*(?:=\s*){0,2}")
 _MOST_FAULTS = 12
 
 
@@ -98,9 +99,10 @@ def _find_faults(
     descriptor: Any,  # noqa: ANN401 - Descriptor has another type in each of protobuf's engines
     prefix: str,
 ) -> Iterator[Violation]:
-    """Yields the members that a message does not have, and those that are no object but must be.
+    """Yields the members that a message does not have, and those of another kind than their field.
 
-    protobuf names unknown fields with a long list of all others, and takes `[]` as an empty object.
+    protobuf names unknown fields and wrong values with long texts, takes `[]` as an empty object,
+    and leaves out what is no Base64.
     """
     by_name = {each.json_name: each for each in descriptor.fields}
     for name, value in members.items():
@@ -108,16 +110,38 @@ def _find_faults(
         path = f"{prefix}{shorten(name)}"
         if field is None:
             yield Violation(path, f"there is no such field{suggest(shorten(name), by_name)}")
-        elif field.message_type is None or value is None:
+        elif value is None or (field.message_type and field.message_type.GetOptions().map_entry):
             continue
-        elif isinstance(value, dict):
-            yield from _find_faults(value, field.message_type, f"{path}.")
-        elif field.is_repeated and isinstance(value, list):
+        elif not field.is_repeated:
+            yield from _find_faults_of_value(value, field, path)
+        elif isinstance(value, list):
             for at, each in enumerate(value):
-                if isinstance(each, dict):
-                    yield from _find_faults(each, field.message_type, f"{path}[{at}].")
-        elif not field.message_type.full_name.startswith("google.protobuf."):
+                yield from _find_faults_of_value(each, field, f"{path}[{at}]")
+        else:
+            yield Violation(path, "it is not a JSON list")
+
+
+def _find_faults_of_value(
+    value: object,
+    field: Any,  # noqa: ANN401 - FieldDescriptor has another type in each of protobuf's engines
+    path: str,
+) -> Iterator[Violation]:
+    kind = field.message_type
+    if kind is not None:
+        if isinstance(value, dict):
+            yield from _find_faults(value, kind, f"{path}.")
+        elif not kind.full_name.startswith("google.protobuf."):
             yield Violation(path, "it is not a JSON object")
+    elif field.enum_type is not None:
+        names = field.enum_type.values_by_name
+        if isinstance(value, str) and value not in names and not value.isdecimal():
+            known = [each for each in names if not each.endswith("_UNSPECIFIED")]
+            yield Violation(path, f"{quote(value)} is none of {', '.join(known)}")
+    elif field.type == field.TYPE_BYTES and isinstance(value, str):
+        if value.startswith("data:"):
+            yield Violation(path, "a data URL is not Base64; leave out all up to its comma")
+        elif not _BASE64.fullmatch(value):
+            yield Violation(path, "it is not Base64")
 
 
 def _describe(text: str) -> Violation:

@@ -13,7 +13,7 @@ from imagemint.server.http.generation import ANIMATIONS, PICTURES
 from imagemint.server.http.models import FILES
 from imagemint.server.http.problems import MEDIA_TYPE
 from imagemint.server.http.schemas import INT32, Schema, add_schema, refer
-from imagemint.server.http.translation import FITS, FORM, SOURCE_TYPES
+from imagemint.server.http.translation import FITS, FORM, FORMATS, PRIORITIES, SOURCE_TYPES
 from imagemint.v1 import generation_service_pb2, model_service_pb2, translation_service_pb2
 
 _JSON = "application/json"
@@ -192,7 +192,9 @@ def _make_translate_operation(parameters: list[Schema], schemas: dict[str, Schem
         "caption": ({"type": "string"}, "Caption."),
         "truncation": ({"type": "number"}, "Truncation."),
         "fit": ({"type": "string", "enum": list(FITS)}, "What happens to sources of other sizes."),
+        "format": ({"type": "string", "enum": list(FORMATS)}, "Encoding of the results."),
         "quality": ({"type": "integer", "minimum": 1, "maximum": 100}, "Quality, 90 if absent."),
+        "priority": ({"type": "string", "enum": list(PRIORITIES)}, "Priority, normal if absent."),
     }
     query = [_make_query(name, schema, text) for name, (schema, text) in options.items()]
     operation = _make_operation(

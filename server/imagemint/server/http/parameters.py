@@ -1,7 +1,7 @@
 """Reads parameters of a query, or options of a form: named texts."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from imagemint.engine.errors import InvalidRequest, Violation, shorten
@@ -17,12 +17,15 @@ Setter = Callable[[str], None]
 """Sets a value from its text; raises ValueError, with a description, if the text is wrong."""
 
 
-def set_parameters(items: Iterable[tuple[str, str]], setters: Mapping[str, Setter]) -> None:
+def set_parameters(
+    items: Iterable[tuple[str, str]], setters: Mapping[str, Setter], others: Sequence[str] = ()
+) -> None:
     """Calls the setter of each parameter.
 
     Args:
         items: names and texts.
         setters: the setters by name.
+        others: further names that the caller may use elsewhere, for the error of an unknown one.
 
     Raises:
         InvalidRequest: parameters are unknown, given more than once, or not in their range.
@@ -32,7 +35,7 @@ def set_parameters(items: Iterable[tuple[str, str]], setters: Mapping[str, Sette
     for name, text in items:
         known = setters.get(name)
         if known is None:
-            why = f"not a parameter; there are {', '.join(setters)}"
+            why = f"not a parameter; there are {', '.join([*others, *setters])}"
         elif name in seen:
             why = "given more than once"
         else:

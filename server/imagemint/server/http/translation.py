@@ -1,6 +1,7 @@
 """Translate over HTTP: a picture, a form, or JSON in; a picture or JSON out."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
@@ -27,7 +28,7 @@ from imagemint.server.http.parameters import (
 )
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.translation import TranslationServicer
-from imagemint.v1 import image_pb2
+from imagemint.v1 import generation_service_pb2, image_pb2
 from imagemint.v1 import translation_service_pb2 as messages
 
 SERVICE = "/imagemint.v1.TranslationService"
@@ -44,6 +45,19 @@ FITS = {
     "stretch": messages.SOURCE_FIT_STRETCH,
 }
 """Values of the option `fit`."""
+FORMATS = {
+    "raw": image_pb2.IMAGE_FORMAT_RAW,
+    "png": image_pb2.IMAGE_FORMAT_PNG,
+    "jpeg": image_pb2.IMAGE_FORMAT_JPEG,
+    "webp": image_pb2.IMAGE_FORMAT_WEBP,
+}
+"""Values of the option `format`."""
+PRIORITIES = {
+    "normal": generation_service_pb2.PRIORITY_NORMAL,
+    "high": generation_service_pb2.PRIORITY_HIGH,
+}
+"""Values of the option `priority`."""
+_FILES = ("source", "frame", "mask")
 
 
 class Translation:
@@ -62,13 +76,10 @@ class Translation:
         """Answers `POST /v1/models/{model}:translate`.
 
         The body is JSON, one picture, or a form. The answer to a picture, or to a form with one
-        source, is a picture, unless the header Accept prefers JSON.
+        source, is a picture of the option `format`, unless the header Accept prefers JSON.
         """
         request, is_json = await self._read(exchange)
-        if is_json or len(request.sources) != 1:
-            offered = (JSON, *PICTURE_TYPES)
-        else:
-            offered = (*PICTURE_TYPES, JSON)
+        offered = _offer(request, is_json)
         picture = PICTURE_TYPES.get(exchange.choose_media_type(offered))
         if picture is not None:
             _ask_for_picture(request, picture)
@@ -96,7 +107,7 @@ class Translation:
                 work = partial(_read_picture, exchange)
             case _:
                 exchange.failure_status = _UNSUPPORTED
-                known = ", ".join((JSON, FORM, *SOURCE_TYPES))
+                known = ", ".join((JSON, FORM, *SOURCE_TYPES, _ANY_BYTES))
                 why = f"{shorten(kind)!r} is none of {known}"
                 raise InvalidRequest([Violation("content-type", why)])
         if len(exchange.body) < LARGE_BYTES:
@@ -105,6 +116,15 @@ class Translation:
             request = await asyncio.get_running_loop().run_in_executor(self._workers, work)
         set_model(request.images, exchange.path["model"])
         return request, kind == JSON
+
+
+def _offer(request: messages.TranslateRequest, is_json: bool) -> list[str]:
+    """Returns the media types of the answer, the one for callers without a preference first."""
+    wanted = request.output.format
+    if is_json or len(request.sources) != 1 or wanted == image_pb2.IMAGE_FORMAT_RAW:
+        return [JSON, *PICTURE_TYPES]
+    pictures = sorted(PICTURE_TYPES, key=lambda kind: PICTURE_TYPES[kind].format != wanted)
+    return [*pictures, JSON]
 
 
 def _describe_timing(timing: image_pb2.Timing) -> str:
@@ -162,12 +182,19 @@ def _read_form(exchange: Exchange) -> messages.TranslateRequest:
         if len(masks) > 1 or len(request.sources) != 1:
             raise InvalidRequest([Violation("mask", "one mask belongs to one source")])
         request.sources[0].encoded.mask = masks[0]
-    _set_options(request, options)
+    _set_options(request, options, files=_FILES)
     return request
 
 
-def _set_options(request: messages.TranslateRequest, options: list[tuple[str, str]]) -> None:
+def _set_options(
+    request: messages.TranslateRequest, options: list[tuple[str, str]], files: Sequence[str] = ()
+) -> None:
     """Sets options from texts.
+
+    Args:
+        request: the request.
+        options: names and texts.
+        files: names of the parts that are pictures, for the error of an unknown name.
 
     Raises:
         InvalidRequest: options are unknown, given twice, or not in their range.
@@ -181,10 +208,12 @@ def _set_options(request: messages.TranslateRequest, options: list[tuple[str, st
         "class": lambda text: _set_class(spec, text),
         "caption": lambda text: setattr(spec, "caption", text),
         "truncation": lambda text: setattr(spec, "truncation", parse_decimal(text)),
+        "format": lambda text: setattr(output, "format", parse_choice(text, FORMATS)),
         "quality": lambda text: setattr(output, "quality", parse_integer(text)),
         "fit": lambda text: setattr(request, "fit", parse_choice(text, FITS)),
+        "priority": lambda text: setattr(request, "priority", parse_choice(text, PRIORITIES)),
     }
-    set_parameters(options, setters)
+    set_parameters(options, setters, others=files)
 
 
 def _set_class(spec: image_pb2.ImageSpec, text: str) -> None:

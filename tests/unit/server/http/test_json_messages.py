@@ -5,6 +5,7 @@ import pytest
 from imagemint.engine.errors import InvalidRequest
 from imagemint.server.http.json_messages import parse_json
 from imagemint.v1 import generation_service_pb2 as messages
+from imagemint.v1 import translation_service_pb2
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,42 @@ def test_fault_names_its_field(body, field, why):
     assert violation.field == field
     assert why in violation.description
     assert "Failed to parse" not in violation.description
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "why"),
+    [
+        ('{"sources": {"encoded": {}}}', "sources", "it is not a JSON list"),
+        ('{"sources": ["iVBO"]}', "sources[0]", "it is not a JSON object"),
+        ('{"sources": [{}, 3]}', "sources[1]", "it is not a JSON object"),
+        ('{"sources": [{"encoded": {"pictures": "iVBO"}}]}', "sources[0].encoded.pictures", "list"),
+        (
+            '{"sources": [{"encoded": {"pictures": ["iVBO", "!!"]}}]}',
+            "sources[0].encoded.pictures[1]",
+            "it is not Base64",
+        ),
+        (
+            '{"sources": [{"encoded": {"mask": "data:image/png;base64,iVBO"}}]}',
+            "sources[0].encoded.mask",
+            "a data URL",
+        ),
+        ('{"fit": "crop"}', "fit", "'crop' is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
+    ],
+)
+def test_fault_of_a_translation_names_its_field(body, field, why):
+    """Lists, Base64 and names of enums are checked, with the number of the element."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(body.encode(), translation_service_pb2.TranslateRequest)
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert why in violation.description
+
+
+def test_base64_may_have_line_breaks():
+    """The output of `base64` is taken as it is, and so is the alphabet of URLs."""
+    body = b'{"sources": [{"encoded": {"pictures": ["iVBO\\nRw0K\\n", "_-8="]}}]}'
+    request = parse_json(body, translation_service_pb2.TranslateRequest)
+    assert list(request.sources[0].encoded.pictures) == [b"\x89PNG\r\n", b"\xff\xef"]
 
 
 def test_every_unknown_field_is_listed():
