@@ -197,6 +197,9 @@ async def test_wrong_sources(translation, details_of):
         "sources[3].encoded.pictures",
         "sources[3].encoded.mask",
     ]
+    whys = [each.description for each in violations]
+    assert whys[2] == "3; the model takes 10: 3 of each of 3 frames and 1 of the mask"
+    assert whys[3] == "2 pictures; the model takes 3 for each source"
 
 
 async def test_wrong_pictures(translation, details_of):
@@ -221,6 +224,14 @@ async def test_too_many_pixels(translation):
     sources = [raw(draw(at, 100, 100)) for at in range(5)]
     with pytest.raises(grpc.aio.AioRpcError, match="50,000 pixels in all"):
         await translation.Translate(request_for("free", sources))
+
+
+async def test_results_of_too_many_pixels(translation):
+    """The error of a source below the limit says that its result is above it, and why."""
+    request = request_for("double", [raw(draw(1, 120, 120))])
+    why = "the results have 57,600 pixels in all, 2 times the height and width of their sources"
+    with pytest.raises(grpc.aio.AioRpcError, match=why):
+        await translation.Translate(request)
 
 
 async def test_preconditions(translation, generation_of):

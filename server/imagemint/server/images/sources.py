@@ -124,8 +124,14 @@ def measure_sources(
     faults.raise_found()
     results = areas * source.scale**2
     raw_bytes = results * spec.channels
-    if max(areas, results) > limits.pixels:
-        why = f"{max(areas, results):,} pixels in all; a request has at most {limits.pixels:,}"
+    if areas > limits.pixels:
+        why = f"{areas:,} pixels in all; a request has at most {limits.pixels:,}"
+        raise InvalidRequest([Violation("sources", why)])
+    if results > limits.pixels:
+        why = (
+            f"the results have {results:,} pixels in all, {source.scale} times the height and width"
+            f" of their sources; a request has at most {limits.pixels:,}"
+        )
         raise InvalidRequest([Violation("sources", why)])
     if passes > limits.passes:
         why = f"{passes:,} images and tiles; a request has at most {limits.passes:,}"
@@ -253,12 +259,24 @@ def check_parts(
     """
     if not isinstance(given, EncodedSource):
         if given.shape[2] != source.depth:
-            fail(f"{place}.raw.shape.channels", f"{given.shape[2]} is not {source.depth}")
+            fail(f"{place}.raw.shape.channels", f"{given.shape[2]}; {_describe_depth(source)}")
         return
-    if len(given.pictures) != source.frames:
-        what = f"{len(given.pictures)} pictures; the model takes {source.frames}"
+    if (found := len(given.pictures)) != source.frames:
+        pictures = "1 picture" if found == 1 else f"{found} pictures"
+        what = f"{pictures}; the model takes {source.frames} for each source"
         fail(f"{place}.encoded.pictures", what)
     if source.has_mask and not given.mask:
-        fail(f"{place}.encoded.mask", "required")
+        fail(f"{place}.encoded.mask", "required: the model takes a mask with each source")
     elif given.mask and not source.has_mask:
         fail(f"{place}.encoded.mask", "the model takes no mask")
+
+
+def _describe_depth(source: Source) -> str:
+    """Returns how many channels the model takes, and of what."""
+    text = f"the model takes {source.depth}"
+    if source.frames == 1 and not source.has_mask:
+        return text
+    of_frames = f"{source.channels} of the picture"
+    if source.frames > 1:
+        of_frames = f"{source.channels} of each of {source.frames} frames"
+    return f"{text}: {of_frames}{' and 1 of the mask' if source.has_mask else ''}"
