@@ -95,13 +95,22 @@ async def test_frames_and_mask_are_asked_for(page):
     await choose_model(page, "sequence")
     await page.locator("#source-file").set_input_files([upload(SOURCE)] * 2)
     await expect(page.locator("#translate-note")).to_contain_text("the model takes 3", timeout=MS)
-    await page.locator("#source-file").set_input_files([upload(SOURCE)] * 3)
+    mask = np.where(draw(3, depth=1) < 128, np.uint8(0), np.uint8(255))
+    frames = {number: draw(number) for number in (10, 9, 2)}
+    files = [upload(pixels, f"frame{number}.png") for number, pixels in frames.items()]
+    await page.locator("#source-file").set_input_files(files)
     await expect(page.locator("#translate-note")).to_contain_text("Choose a mask", timeout=MS)
-    await page.locator("#mask-file").set_input_files(upload(draw(3, depth=1)))
-    await page.locator("#mint").click()
-    await expect(page.locator("#result-caption")).to_have_text(
-        re.compile("^sequence@1/0/0"), timeout=MS
-    )
+    await page.locator("#mask-file").set_input_files(upload(mask))
+    source = np.concatenate([*(frames[number] for number in (2, 9, 10)), mask], axis=-1)
+    serial = f"sequence@1/0/0?source={hash_source(source)}"
+    await expect(page.locator("#result-caption")).to_have_text(serial, timeout=MS)
+
+
+async def test_result_of_another_model_is_cleared(page):
+    """A change of the model keeps the source, and not the result of the model before."""
+    await choose_model(page, "fixed")
+    await expect(page.locator("#result-caption")).to_have_text("")
+    await expect(page.locator("#save-result")).to_be_hidden()
 
 
 async def test_other_models_mint_again(page):

@@ -12,7 +12,9 @@ export class Translator {
     byId("source-file").addEventListener("change", (event) => this.take([...event.target.files]));
     byId("mask-file").addEventListener("change", (event) => {
       this.mask = event.target.files[0] ?? null;
+      this.clearResult();
       this.announce();
+      if (!this.missing) this.ready();
     });
     for (const name of ["dragenter", "dragover"]) {
       drop.addEventListener(name, (event) => {
@@ -40,6 +42,9 @@ export class Translator {
     this.ready = ready;
     byId("translate").hidden = !source;
     if (!source) return;
+    const shown = `${model}@${version.version}`;
+    if (shown !== this.shown) this.clearResult(); // it is of another model
+    this.shown = shown;
     this.showExamples(model, version.version);
     byId("mask-field").hidden = !source.mask;
     byId("source-file").multiple = source.frames > 1;
@@ -71,11 +76,16 @@ export class Translator {
     place.hidden = false;
   }
 
-  /** Takes the files of a source, and translates them if nothing is missing. */
+  /**
+   * Takes the files of a source, and translates them if nothing is missing.
+   *
+   * They are sorted by name, frame 2 before frame 10: the order of a file dialog is not the visitor's.
+   */
   take(files) {
     if (!files.length) return;
-    this.files = files;
-    this.showPicture("source", files.at(-1), files.at(-1).name);
+    this.files = files.toSorted((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+    const last = this.files.at(-1);
+    this.showPicture("source", last, this.files.map((file) => file.name).join(", "));
     this.clearResult();
     this.announce();
     if (!this.missing) this.ready();
@@ -125,6 +135,8 @@ export class Translator {
   }
 
   clearResult() {
+    const before = byId("result-picture").querySelector("img");
+    if (before) URL.revokeObjectURL(before.src);
     byId("result-picture").replaceChildren();
     byId("result-caption").textContent = "";
     byId("save-result").hidden = true;
@@ -133,6 +145,8 @@ export class Translator {
   showPicture(which, blob, caption) {
     const url = URL.createObjectURL(blob);
     const image = make("img", { src: url, alt: which === "source" ? "Source" : "Translation" });
+    const before = byId(`${which}-picture`).querySelector("img");
+    if (before) URL.revokeObjectURL(before.src);
     image.addEventListener("load", () => image.classList.toggle("pixels", image.naturalWidth <= 96));
     byId(`${which}-picture`).replaceChildren(image);
     byId(`${which}-caption`).textContent = caption;
