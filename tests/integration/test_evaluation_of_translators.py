@@ -1,6 +1,7 @@
 """Tests of `imagemint evaluate` for translators: a bundle and a server score like their engine."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,27 @@ async def test_bundle_and_server_score_like_the_engine(measurable, serve, tmp_pa
         assert f"bundle {name}@1" in own["psnr"].protocol
         assert f"{name}@1 served at" in others["psnr"].protocol
         assert (tmp_path / name / "pairs.png").is_file()
+
+
+async def test_other_data_are_converted(measurable, serve, monkeypatch):
+    """`--dataset` takes data of another size and of gray images."""
+
+    def make_gray(split, _):
+        data = pictures({"train": 5, "test": 6}[split], COUNT)
+        return replace(data, images=np.ascontiguousarray(data.images[:, :9, :9, :1]))
+
+    monkeypatch.setitem(datasets.DATASETS, "gray", make_gray)
+    address = (await serve(measurable)).grpc_address
+    found = []
+    for place in (str(measurable / "fixed/1"), f"grpc://{address}/fixed@1"):
+        translator = await asyncio.to_thread(open_translator, place, CPU)
+        figures = await asyncio.to_thread(
+            evaluate_translator, translator, None, None, dataset="gray"
+        )
+        translator.close()
+        found.append({each.metric: each.value for each in figures})
+    assert found[0] == found[1]
+    assert "psnr" in found[0]
 
 
 async def test_what_cannot_be_measured_is_refused(measurable, serve):

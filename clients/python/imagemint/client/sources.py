@@ -69,7 +69,6 @@ class RemoteModel:
         source = manifest.source
         self.takes_source = source is not None
         self.source_size = (source.height, source.width) if source and source.height else None
-        self.scale = source.scale if source else 1
 
     def draw(
         self, seed: int, first: int, count: int

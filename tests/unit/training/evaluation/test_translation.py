@@ -28,6 +28,7 @@ from imagemint.training.evaluation.translation.figures import Truth, measure_att
 from imagemint.training.loop.examples import Examples
 from imagemint.training.loop.translation_task import TranslationTask
 from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
+from imagemint.training.recipes import TRANSLATION_RECIPES
 from imagemint.training.recipes.cyclegan import CycleganRecipe
 from imagemint.training.translators import read_translator
 
@@ -225,6 +226,22 @@ def test_run_is_measured_by_the_command(people, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run/evaluation/table.md").is_file()
     evaluations = read_translator(tmp_path / "run").evaluations
     assert {each.metric for each in evaluations} == names
+
+
+def test_run_is_measured_on_other_data(people, tmp_path, monkeypatch):
+    """Images of another size and with other channels are converted to those of the run."""
+    del people
+    pairs, examples = (load_pairs("gray", split) for split in ("train", "test"))
+    fields = TRANSLATION_RECIPES["colorize"].model_fields
+    recipe = TRANSLATION_RECIPES["colorize"](
+        **{name: it for name, it in SMALL.items() if name in fields}
+    )
+    train(TranslationTask(recipe, pairs, Examples.of(examples)), tmp_path / "run")
+    ramps = np.arange(8 * 28 * 28, dtype=np.uint8).reshape(8, 28, 28, 1)
+    gray = LabelledImages("digits/test", ramps, np.zeros(8, np.int64), ("a",), "1")
+    monkeypatch.setitem(datasets.DATASETS, "digits", lambda split, _: gray)
+    run = str(tmp_path / "run")
+    assert main(["evaluate", run, "--device", "cpu", "--dataset", "digits"]) == 0
 
 
 def test_hidden_attributes_do_not_count(people):

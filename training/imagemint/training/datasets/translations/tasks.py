@@ -36,6 +36,7 @@ def load_pairs(
     *,
     dataset: str = avatars.NAME,
     size: int | None = None,
+    channels: int | None = None,
     per_class: int | None = None,
 ) -> Pairs:
     """Returns one split of a task.
@@ -46,6 +47,7 @@ def load_pairs(
         data: folder of the data sets. None: only the cache is searched.
         dataset: data set of the targets. Tasks about glasses need `avatars64`.
         size: height and width that images are scaled and cropped to. None: as stored.
+        channels: 1 for gray images, 3 for RGB. None: as stored.
         per_class: number of images of each class, for experiments with few data. None: all.
 
     Raises:
@@ -53,7 +55,7 @@ def load_pairs(
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-    images = load_dataset(dataset, split, data, size=size, per_class=per_class)
+    images = load_dataset(dataset, split, data, size=size, channels=channels, per_class=per_class)
     return TASKS[task](task, images, split, data)
 
 

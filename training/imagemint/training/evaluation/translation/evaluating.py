@@ -52,6 +52,7 @@ class Translator:
         back: the other direction of an unpaired task; None without one.
         how: what computes the results, for protocols.
         size: height and width that targets are scaled to. None: as stored.
+        channels: channels that targets are converted to. None: as stored.
         run: directory of its run; None for others.
         close: releases its resources.
     """
@@ -64,6 +65,7 @@ class Translator:
     back: Callable[[Images], Images] | None = None
     how: str = "averaged weights"
     size: int | None = None
+    channels: int | None = None
     run: Path | None = None
     close: Callable[[], None] = lambda: None
 
@@ -123,7 +125,14 @@ def evaluate_translation(
         DatasetError: data are missing, or too few.
     """
     train, test = (
-        load_pairs(translator.task, split, data, dataset=translator.dataset, size=translator.size)
+        load_pairs(
+            translator.task,
+            split,
+            data,
+            dataset=translator.dataset,
+            size=translator.size,
+            channels=translator.channels,
+        )
         for split in ("train", "test")
     )
     if judge is not None and not judge.takes(test.target_shape):

@@ -32,12 +32,12 @@ class ServedTranslator(Source, Protocol):
     Attributes:
         trained_on: the pairs that it learnt from, such as ``edges of avatars64/train``.
         source_size: height and width of its sources; None for a free size.
-        scale: output pixels per source pixel along a side.
+        image_shape: height, width and channels of its results, for a free size the largest.
     """
 
     trained_on: str
     source_size: tuple[int, int] | None
-    scale: int
+    image_shape: tuple[int, int, int]
 
     def translate(self, sources: Images) -> Images:
         """Returns the results uint8 [N, H', W', C] of sources uint8 [N, H, W, depth]."""
@@ -92,7 +92,8 @@ def _open_run(run: Path, device: torch.device) -> Translator:
         translate=partial(translate_images, trained.module.to(device)),
         how="averaged weights",
         back=_read_way_back(run, device),
-        size=settings.get("size"),
+        size=settings.get("size") if trained.free_step else _find_side(trained.target_shape),
+        channels=trained.target_shape[2],
         run=run if is_run else None,
     )
 
@@ -145,7 +146,8 @@ def _open_bundle(directory: Path, device: torch.device, variant: str) -> Transla
         dataset=pairs.dataset,
         translate=translate,
         how=f"{name}, {ran.name}",
-        size=None if source.is_free else _find_size(source.height, source.width, source.scale),
+        size=None if source.is_free else _find_side((spec.height, spec.width)),
+        channels=spec.channels,
         close=backend.close,
     )
 
@@ -166,7 +168,8 @@ def _open_served(source: Source) -> Translator | None:
         dataset=pairs.dataset,
         translate=source.translate,
         how=source.name,
-        size=None if source.source_size is None else _find_size(*source.source_size, source.scale),
+        size=None if source.source_size is None else _find_side(source.image_shape),
+        channels=source.image_shape[2],
         close=source.close,
     )
 
@@ -195,9 +198,9 @@ def _parse_pairs(trained_on: str, name: str) -> _Pairs:
     return _Pairs(found["task"], found["dataset"])
 
 
-def _find_size(height: int, width: int, scale: int) -> int | None:
+def _find_side(shape: tuple[int, ...]) -> int | None:
     """Returns the size that targets are scaled to; None if they are as stored."""
-    return height * scale if height == width else None
+    return shape[0] if shape[0] == shape[1] else None
 
 
 def open_judge(classifiers: list[Path], device: torch.device) -> Judge | None:
