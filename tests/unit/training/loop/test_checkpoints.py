@@ -275,10 +275,12 @@ def test_checkpoint_of_another_run_is_refused(saved, state, about):
         restore(saved, state, here, free={"images"})
     text = str(refusal.value)
     assert "recipe is 'mnist' there and 'other' here" in text
-    assert f"dataset_sha256 is '{about['dataset_sha256']}' there and 'ff' here" in text
+    assert (
+        f"dataset_sha256 is '{about['dataset_sha256']}' there and 'ff' here (the images, " in text
+    )
     assert f"option batch_size is {RECIPE.batch_size} there and 32 here" in text
     assert "option seed is 5 there and 6 here" in text
-    assert "images" not in text
+    assert "option images" not in text
     assert all(
         torch.equal(before[name], tensor) for name, tensor in state.collect_tensors().items()
     )

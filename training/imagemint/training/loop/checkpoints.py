@@ -31,6 +31,13 @@ _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _KEPT = 2
+# What a checkpoint must have in common with the run that continues it, and what a difference means.
+_COMPARED = {
+    "recipe": "",
+    "dataset": "",
+    "dataset_sha256": " (the images, their labels or the making of the sources have changed)",
+    "judge_sha256": " (the classifier has changed)",
+}
 _TORN = ".[0-9]*.[0-9]*"
 # Keys of every description of this format. Others were added later: unlogged, interim, rollbacks,
 # precision.
@@ -266,8 +273,8 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     checkpoint = find_whole_checkpoint(run)
     found = read_description(checkpoint)
     faults = [
-        f"{key} is {found.get(key)!r} there and {about.get(key)!r} here"
-        for key in ("recipe", "dataset", "dataset_sha256", "judge_sha256")
+        f"{key} is {found.get(key)!r} there and {about.get(key)!r} here{why}"
+        for key, why in _COMPARED.items()
         if found.get(key) != about.get(key)
     ]
     found_precision, precision = (each.get("precision", "fp32") for each in (found, about))

@@ -1,6 +1,6 @@
 """Tests of the data sets of image-to-image models: pairs, unpaired images, and the tasks."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,11 +10,12 @@ from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.datasets.translations import (
     DegradedImages,
     MovingImages,
+    SourceForm,
     UnpairedImages,
     load_pairs,
     tasks,
 )
-from imagemint.training.datasets.translations.degradations import Edges, MotionBlur
+from imagemint.training.datasets.translations.degradations import Degradation, Edges, MotionBlur
 from imagemint.training.datasets.translations.motion import Path
 from imagemint.training.errors import DatasetError
 
@@ -44,6 +45,26 @@ def pairs_of(people):
         "sequence": MovingImages("frames", people),
         "unpaired": UnpairedImages("glasses", people, WORN, without, bare),
     }
+
+
+def test_digest_of_an_own_degradation(people):
+    """It depends on the parameters. A class whose `repr` has an address is refused."""
+
+    class Plain(Degradation):
+        def compute_source_form(self, height, width, channels):
+            return SourceForm(height, width, channels)
+
+        def __call__(self, images, seed, indices):
+            return images
+
+    @dataclass(frozen=True)
+    class Noise(Plain):
+        spread: float = 20.0
+
+    with pytest.raises(DatasetError, match="Plain has no repr of its parameters"):
+        DegradedImages("own", people, Plain())
+    digests = [DegradedImages("own", people, each).sha256 for each in (Noise(), Noise(), Noise(5))]
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize("kind", ["paired", "sequence", "unpaired"])

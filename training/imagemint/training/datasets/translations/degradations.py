@@ -23,7 +23,10 @@ _LUMA = np.array([19595, 38470, 7471], np.int64)
 
 
 class Degradation(ABC):
-    """Makes sources from images. Its ``repr`` names all parameters and enters the digest."""
+    """Makes sources from images.
+
+    A subclass is a frozen dataclass: its ``repr`` names all parameters and enters the digest.
+    """
 
     @abstractmethod
     def compute_source_form(self, height: int, width: int, channels: int) -> SourceForm:

@@ -9,6 +9,7 @@ from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages
 from imagemint.training.datasets.translations.degradations import Degradation, Images
 from imagemint.training.datasets.translations.forms import SourceForm
+from imagemint.training.errors import DatasetError
 from imagemint.training.rng import ShuffledOrder
 
 _VERSION = 1  # increased when the sources of a task change
@@ -80,7 +81,7 @@ class DegradedImages(Pairs):
             uint8 [N, H, W, C].
 
     Raises:
-        DatasetError: the images do not suit the degradation.
+        DatasetError: the images do not suit the degradation, or it does not name its parameters.
     """
 
     def __init__(
@@ -90,6 +91,12 @@ class DegradedImages(Pairs):
         degradation: Degradation,
         truth: Images | None = None,
     ) -> None:
+        if type(degradation).__repr__ is object.__repr__:
+            # It has an address, so a process that resumes the run would see other pairs.
+            raise DatasetError(
+                f"{type(degradation).__name__} has no repr of its parameters; make it a frozen"
+                " dataclass"
+            )
         height, width, channels = data.images.shape[1:]
         super().__init__(
             task,
