@@ -53,7 +53,7 @@ def estimate_time(
     """
     pace = measure_pace(task, schedule, device, passes)
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    counted = "1 step" if pace.steps == 1 else f"{pace.steps} steps"
+    counted = f"{'1 step' if pace.steps == 1 else f'{pace.steps} steps'} ({pace.images:,} images)"
     return {
         "time": spell_minutes(task.options.images / pace.images_per_s / 60),
         "images": task.options.images,

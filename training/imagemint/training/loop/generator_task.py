@@ -41,10 +41,9 @@ class GeneratorTask(Task):
         """The options of the run."""
         return self.recipe
 
-    @property
-    def images_per_step(self) -> int:
-        """Real images that a usual step shows to the discriminator."""
-        return self.recipe.discriminator_steps * self.recipe.batch_size
+    def count_images_before(self, step: int) -> int:
+        """Returns the number of real images that D sees before the step with this index, from 0."""
+        return self.recipe.batch_size * self.recipe.count_discriminator_steps_before(step)
 
     def with_images(self, images: int) -> Self:
         """Returns the same task as a run of another length."""

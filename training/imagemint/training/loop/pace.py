@@ -26,10 +26,12 @@ class Pace:
     Attributes:
         images_per_s: real images shown to the discriminator in a second.
         steps: number of measured steps.
+        images: number of real images that those steps show to the discriminator.
     """
 
     images_per_s: float
     steps: int
+    images: int
 
 
 class _Rehearsal(Distributed):
@@ -74,11 +76,10 @@ def measure_pace(task: Task, schedule: Schedule, device: torch.device, passes: P
         TrainingError: the first steps of the run fail.
         KeyboardInterrupt: a signal asked it to stop.
     """
-    batch = task.images_per_step
     rehearsal = _Rehearsal()
     with TemporaryDirectory() as nowhere:
         train(
-            *(task.with_images((_MOST + 2) * batch), Path(nowhere)),
+            *(task.with_images(task.count_images_before(_MOST + 2)), Path(nowhere)),
             schedule=schedule,
             device=device,
             passes=passes,
@@ -88,4 +89,5 @@ def measure_pace(task: Task, schedule: Schedule, device: torch.device, passes: P
     if rehearsal.interrupted:
         raise KeyboardInterrupt
     steps = len(rehearsal.ends) - 1
-    return Pace(steps * batch / (rehearsal.ends[-1] - rehearsal.ends[0]), steps)
+    images = task.count_images_before(steps + 1) - task.count_images_before(1)
+    return Pace(images / (rehearsal.ends[-1] - rehearsal.ends[0]), steps, images)

@@ -33,10 +33,9 @@ class Task(ABC):
     def options(self) -> RunOptions:
         """The options of the run."""
 
-    @property
-    def images_per_step(self) -> int:
-        """Real images that one step shows to the discriminator."""
-        return self.options.batch_size
+    def count_images_before(self, step: int) -> int:
+        """Returns the number of real images that D sees before the step with this index, from 0."""
+        return self.options.batch_size * step
 
     @abstractmethod
     def with_images(self, images: int) -> Self:
