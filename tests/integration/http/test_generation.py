@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from http_clients import open_socket
 from PIL import Image
 
 from imagemint.engine.batch import Batch
@@ -253,6 +254,24 @@ async def test_invalid_query_of_the_models_is_refused(web, query, field):
     answer = await web.get(f"/v1/models?{query}")
     assert answer.status_code == 400
     assert [each["field"] for each in answer.json()["violations"]] == [field]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://elsewhere:80/v1/models/digits?view=full", 200),
+        ("HTTP://elsewhere/healthz", 200),
+        ("http://elsewhere", 200),
+        ("http://elsewhere/nothing", 404),
+        ("ftp://elsewhere/healthz", 404),
+    ],
+)
+async def test_whole_url_is_a_target(site, target, status):
+    """A target that is a URL, as proxies send it, means its path (RFC 9112, section 3.2.2)."""
+    async with open_socket(site) as (reader, writer):
+        head = f"GET {target} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode())
+        assert int((await reader.read()).split()[1]) == status
 
 
 async def test_unknown_path_and_method_are_explained(web):

@@ -58,6 +58,16 @@ async def test_large_headers_are_refused(serve_http, models):
         assert (await read_answer(reader))[0] == 400
 
 
+@pytest.mark.parametrize("name", ["x-request-timeout", "grpc-timeout"])
+async def test_second_deadline_is_refused(web, name):
+    """A request with two deadlines is refused, because neither is known to be meant."""
+    value = {"x-request-timeout": "5", "grpc-timeout": "5S"}[name]
+    answer = await web.post(GENERATE, json=ONE, headers=[(name, value), (name, value)])
+    assert answer.status_code == 400
+    assert [it["field"] for it in answer.json()["violations"]] == [name]
+    assert (await web.post(GENERATE, json=ONE, headers={name: value})).status_code == 200
+
+
 async def test_slow_requests_time_out(serve_http, models):
     """An endless header is disconnected, and an endless body gets an answer. Others are served."""
     app = await serve_http(models, http_receive_timeout_s=0.2)

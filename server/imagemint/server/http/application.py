@@ -1,9 +1,11 @@
 """The ASGI application: its routes, and the headers and errors that all answers share."""
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -38,6 +40,7 @@ _HEADERS = (
 _EXPOSED_HEADERS = (SERIAL_HEADER, "etag", "retry-after", "x-request-id")
 _CORS_MAX_AGE_S = 600
 _CODES = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
+_ABSOLUTE_FORM = re.compile(rb"https?://[^/]*", re.IGNORECASE)
 
 
 class Probes(NamedTuple):
@@ -68,7 +71,7 @@ def make_application(
         workers: threads that convert large messages.
         probes: the state of the server.
     """
-    middleware = [Middleware(_SharedHeaders)]
+    middleware = [Middleware(_OriginForm), Middleware(_SharedHeaders)]
     if settings.http_allow_origins:
         middleware.append(
             Middleware(
@@ -207,6 +210,19 @@ async def _answer_fault(_: Request, __: Exception) -> Response:
     """Answers a request that failed because of a bug; Starlette logs the exception."""
     problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed", "INTERNAL")
     return Response(problem.encode(), problem.status, problem.make_headers())
+
+
+class _OriginForm:
+    """Takes the path from a target that is a whole URL, as proxies send it (RFC 9112, 3.2.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (whole := _ABSOLUTE_FORM.match(scope["raw_path"])):
+            raw = scope["raw_path"][whole.end() :] or b"/"
+            scope = {**scope, "raw_path": raw, "path": unquote(raw.decode("ascii"))}
+        await self._app(scope, receive, send)
 
 
 class _SharedHeaders:

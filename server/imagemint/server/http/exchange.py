@@ -210,8 +210,11 @@ def _read_timeout(headers: Headers) -> float | None:
     """Returns the seconds that the caller waits; None for no limit.
 
     Raises:
-        InvalidRequest: the header is not a time.
+        InvalidRequest: the header is not a time, or is there more than once.
     """
+    for name in (_TIMEOUT_HEADER, _GRPC_TIMEOUT_HEADER):
+        if len(headers.getlist(name)) > 1:
+            raise InvalidRequest([Violation(name, "the request has this header more than once")])
     if text := headers.get(_TIMEOUT_HEADER):
         try:
             seconds = float(text)
