@@ -23,6 +23,7 @@ from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.loop.start import make_initial_state
+from imagemint.training.losses.regularizers import Supervision
 from imagemint.training.networks import draw
 from imagemint.training.recipes import (
     CLASSIFIER_TABLE,
@@ -196,6 +197,27 @@ def test_only_some_labels_are_visible():
     labels = np.array([1, 0, 1, 1, 0, 0])
     shown = SsganRecipe(labelled=2).select_visible_labels(labels)
     assert shown.tolist() == [1, 0, 1, -1, 0, -1]
+
+
+def test_labelled_images_come_besides_the_real_batch(monkeypatch, tmp_path):
+    """Each D step of ssgan has images with labels, all of which come before one comes again."""
+    recipe = small(RECIPES["ssgan"], labelled=2, labelled_batch=5)
+    data, seen = pictures(recipe), []
+
+    def look(self, batch):
+        assert len(batch.labelled) == 5
+        images = batch.labelled.flatten(1).tolist()
+        seen.extend(zip(images, batch.y_labelled.tolist(), strict=True))
+        return {"supervised": batch.phi_real.sum() * 0}
+
+    monkeypatch.setattr(Supervision, "forward", look)
+    train(recipe, tmp_path)
+    shown = np.flatnonzero(recipe.select_visible_labels(data.labels) >= 0)
+    images = data.images[shown].transpose(0, 3, 1, 2).reshape(len(shown), -1).astype(np.float32)
+    known = sorted(zip((images / 127.5 - 1).tolist(), data.labels[shown].tolist(), strict=True))
+    assert len(seen) == 6 * 5 > len(shown) == 20
+    assert np.allclose(*([image for image, _ in each] for each in (sorted(seen[:20]), known)))
+    assert [y for _, y in sorted(seen[:20])] == [y for _, y in known]
 
 
 def test_continuous_codes_are_fewer_than_z_dim():

@@ -1,12 +1,12 @@
 """The measured speed of a run."""
 
 import pytest
+from small_runs import CPU, SCHEDULE, pictures, small, train
 
 from imagemint.training.loop.generator_task import GeneratorTask
 from imagemint.training.loop.pace import measure_pace
 from imagemint.training.networks.precision import PLAIN
 from imagemint.training.recipes import RECIPES
-from tests.small_runs import CPU, SCHEDULE, pictures, small, train
 
 
 @pytest.mark.parametrize("name", ["dcgan", "wgan", "wgan-gp"])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from small_runs import pictures, small
@@ -116,6 +117,19 @@ def test_supervision_ignores_hidden_labels(batch):
     assert Supervision()(show_batch(batch))["supervised"].item() == pytest.approx(math.log(2))
     batch.y = torch.tensor([-1, -1])
     assert Supervision()(batch)["supervised"].item() == 0
+
+
+def test_supervision_prefers_labelled_images(batch):
+    """Labelled images of their own are classified in place of the real batch."""
+    batch.D.heads["classes"] = nn.Linear(4, 2, bias=False)
+    batch.labelled = torch.linspace(-1, 1, 3 * batch.real[0].numel()).view(
+        -1, *batch.real.shape[1:]
+    )
+    batch.y, batch.y_labelled = torch.tensor([-1, -1]), torch.tensor([0, 1, 1])
+    found = Supervision()(show_batch(batch))["supervised"]
+    scores = batch.D.heads["classes"](batch.D.phi(batch.labelled, None)).detach().numpy()
+    likelihoods = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    assert found.item() == pytest.approx(-np.log(likelihoods[[0, 1, 2], [0, 1, 1]]).mean())
 
 
 def test_mutual_information_is_that_of_the_codes(batch):

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import numpy as np
 import torch
 
 from imagemint.engine.sampling import Distribution
@@ -45,6 +46,14 @@ class BatchSource:
         self._num_codes = len(recipe.list_class_labels(data.class_labels)) or 1
         labels = recipe.select_network_labels(data)
         self._loader = ImageLoader(data, labels, seed, device, processes)
+        self._labelled: ImageLoader | None = None
+        if recipe.count_labelled_images():
+            shown = np.flatnonzero(labels >= 0)
+            few = LabelledImages(
+                *(data.name, data.images[shown], data.labels[shown]),
+                *(data.class_labels, data.sha256),
+            )
+            self._labelled = ImageLoader(few, labels[shown], seed, device, processes)
 
     def draw(self, position: int, *, with_gradient: bool) -> Batch:
         """Returns this process's part of a batch, with images of the current G.
@@ -63,7 +72,11 @@ class BatchSource:
         c = {"none": None, "class": y, "caption": y, "code": codes}[recipe.condition]
         with torch.set_grad_enabled(with_gradient):
             fake = self._passes.draw(state.G, z, c)
-        return Batch(
+        batch = Batch(
             *(self._seed, position, state.G, cast("Discriminator", state.D), z, y, c, real, fake),
             passes=self._passes,
         )
+        if self._labelled is not None:
+            count = recipe.count_labelled_images()
+            batch.labelled, batch.y_labelled = self._labelled.load_batch(position * count, count)
+        return batch

@@ -32,6 +32,9 @@ class Batch:
         z: latents [N, z_dim].
         y: labels of the real images int64 [N]; -1 where the recipe hides them.
         c: condition int64 [N], the same for real and generated images; None for no condition.
+        labelled: images with a visible label [M, C, H, W] besides the real ones; empty for recipes
+            without them.
+        y_labelled: their labels int64 [M].
         real: real images [N, C, H, W]; augmented after D has judged them.
         fake: generated images [N, C, H, W], likewise.
         real_images: in D's turn the real images before augmentation, by which R1 differentiates
@@ -55,6 +58,8 @@ class Batch:
     c: Tensor | None
     real: Tensor
     fake: Tensor
+    labelled: Tensor = field(default=_NOTHING)
+    y_labelled: Tensor = field(default=_NOTHING)
     phi_real: Tensor = field(default=_NOTHING)
     phi_fake: Tensor = field(default=_NOTHING)
     real_logits: Tensor = field(default=_NOTHING)

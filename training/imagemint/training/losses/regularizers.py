@@ -152,22 +152,25 @@ class AuxiliaryClassifier(Regularizer):
 
 
 class Supervision(Regularizer):
-    """Cross-entropy of D's K classes on the real images with a visible label.
+    """Cross-entropy of D's K classes on images with a visible label.
 
-    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. A batch without
-    visible labels counts nothing.
+    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5. The images are the
+    labelled ones of the batch or, without any, the real ones whose label is not hidden. A batch
+    without visible labels counts nothing.
     """
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``supervised``."""
-        scores = batch.D.heads["classes"](batch.phi_real)
+        phi, y = batch.phi_real, batch.y
+        if len(batch.labelled):
+            phi, y = batch.judge(batch.labelled, twice=False)[0], batch.y_labelled
+        scores = batch.D.heads["classes"](phi)
         # Over all processes, because the batch counts as a whole: processes with more visible
         # labels count more.
         shown = (
-            self.processes.all_reduce_sum((batch.y >= 0).sum()).clamp_min(1)
-            / self.processes.world_size
+            self.processes.all_reduce_sum((y >= 0).sum()).clamp_min(1) / self.processes.world_size
         )
-        entropy = F.cross_entropy(scores, batch.y, ignore_index=-1, reduction="sum")
+        entropy = F.cross_entropy(scores, y, ignore_index=-1, reduction="sum")
         return {"supervised": entropy / shown}
 
 

@@ -91,18 +91,33 @@ class SsganRecipe(ConvolutionalRecipe):
     """Salimans et al. (2016), section 5: K + 1 classes, and labels for a few images only.
 
     D learns the K classes from the labels that are shown and "generated" as one more from all; G
-    matches features, as the paper found best for D's classification.
+    matches features, as the paper found best for D's classification. As in the authors' code, each
+    step of D has a batch of images with labels besides the one without.
     """
 
     name: ClassVar[str] = "ssgan"
+    values_before: ClassVar[dict[str, Any]] = {
+        "adversarial_weight": 1.0,
+        "labelled_batch": 0,
+        "supervision_weight": 1.0,
+    }
 
     labelled: int = Field(default=100, ge=1)
     """Number of labels of each class that D sees. Those of all other images are hidden."""
-    values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
+    labelled_batch: int = Field(default=64, ge=0)
+    """Number of images with a label in each step of D. 0: those that the real batch happens to
+    hold."""
+    supervision_weight: float = Field(default=2.0, gt=0)
+    """Weight of the cross-entropy of the labels in D's loss. The authors' code halves both parts of
+    the loss without labels instead."""
     feature_weight: float = Field(default=10.0, gt=0)
     """Weight of feature matching in G's loss."""
     adversarial_weight: float = Field(default=0.0, ge=0)
     """Weight of the adversarial loss in G's loss, which feature matching replaces."""
+
+    def count_labelled_images(self) -> int:
+        """Returns how many images with a visible label a D step gets besides the real batch."""
+        return self.labelled_batch
 
     def select_visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N], all but the first so many of each class replaced by -1."""
@@ -120,7 +135,7 @@ class SsganRecipe(ConvolutionalRecipe):
         """Returns the non-saturating loss, supervision for D, feature matching for G."""
         return GanLoss(
             ADVERSARIAL_LOSSES["non-saturating"],
-            terms_D=[Supervision()],
+            terms_D=[Supervision(self.supervision_weight)],
             terms_G=[FeatureMatching(self.feature_weight)],
             adversarial_weight=self.adversarial_weight,
             augmentation=self.make_augmentation(),

@@ -58,6 +58,10 @@ class Recipe(RunOptions):
         """Returns the number of D steps of all G steps before this one."""
         return self.discriminator_steps * step
 
+    def count_labelled_images(self) -> int:
+        """Returns how many images with a visible label a D step gets besides the real batch."""
+        return 0
+
     def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` with a condition.
 
