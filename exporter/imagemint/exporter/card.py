@@ -106,13 +106,17 @@ def _format_translation_head(manifest: pb.BundleManifest, version: int) -> str:
         made = f"{source.scale} times as wide and as high" if source.scale > 1 else "as large"
     else:
         size, made = (f"{each.width} x {each.height} pixels" for each in (source, image))
+    truth, third = "the truth", "truth"
+    if manifest.training.dataset.startswith("classes of "):
+        truth = third = "an unrelated image of the target class"
     return f"""# {manifest.name} {version}: {manifest.title}
 
-![Source, result and truth, four such in a row](samples.png)
+![Source, result and {third}, four such in a row](samples.png)
 
 An adversarially trained network translates images. Source: {taken}; {size}. Result:
 {kinds[image.channels]}, {made}. The same source always gives the same result. The picture shows
-sources of the test split, what the network makes of each, and the truth: not selected.
+sources of the test split, what the network makes of each, and {truth}:
+not selected.
 
 The network knows images such as those it was trained on. For others the result may have any
 colours and shapes, and nothing in it says so. Details that the source does not tell are made up:

@@ -138,6 +138,24 @@ def test_removed_glasses_are_counted(people):
     assert found["cycle_error"].value == pytest.approx(expected)
 
 
+def test_classes_have_no_truth(monkeypatch):
+    """Without true targets, results are compared with other images of the target class."""
+    rng = np.random.Generator(np.random.Philox(key=[1, 0]))
+    images = ndimage.gaussian_filter(rng.uniform(0, 255, (40, 64, 64, 3)), (0, 3, 3, 0))
+    data = LabelledImages(
+        "animals/test", images.astype(np.uint8), np.arange(40) % 4 // 3, ("horse", "zebra"), "1"
+    )
+    monkeypatch.setitem(datasets.DATASETS, "animals", lambda split, _: data)
+    judge = TrueJudge()
+    judge.trained_on = "animals/train"
+    translator = Translator("toy", "12ab", "classes", "animals", lambda x: x, back=lambda x: x)
+    figures = {each.metric: each for each in evaluate_translation(translator, judge)}
+    own = {name for name in figures if "@" not in name}
+    distances = {"frechet_distance", "kernel_distance"}
+    assert own == {"sharpness", "target_class", "cycle_error"} | distances
+    assert figures["target_class"].sample_size == 30
+
+
 def test_holes_are_measured_below_the_mask(people):
     """Recipes that fill holes also remove the glasses of the test split."""
     del people
@@ -191,6 +209,7 @@ def test_baselines_of_every_task(people):
         "holes": ["mean_fill", "telea"],
         "glasses-mask": ["mean_fill", "telea"],
         "glasses": ["identity"],
+        "classes": ["identity"],
         "frames": ["last_frame"],
         "images": ["identity"],
     }

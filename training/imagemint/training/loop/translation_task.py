@@ -107,7 +107,7 @@ class TranslationTask(Task):
             "class_labels": [],
             "image_size": height,
             "image_channels": channels,
-            "task": self.recipe.task,
+            "task": self.pairs.task,
             "source": describe_form(self.pairs.form),
             "target": list(self.pairs.target_shape),
             "judge_sha256": self.judge.sha256 if self.judge else None,

@@ -1,4 +1,4 @@
-"""Recipe ``cyclegan``: glasses off and on, learnt without pairs."""
+"""Recipe ``cyclegan``: glasses off and on, or any other two classes, learnt without pairs."""
 
 from typing import ClassVar
 
@@ -18,7 +18,9 @@ class CycleganRecipe(TranslationRecipe):
     """Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent ... Networks" (2017).
 
     Two translators, there and back, and a discriminator for each side. Sources and targets
-    are different people. The generators draw the change of the image, because most of it stays.
+    are different people. Of other data than `avatars64`, sources are the images of the first of two
+    classes, and targets those of the second. The generators draw the change of the image, because
+    most of it stays.
     """
 
     name: ClassVar[str] = "cyclegan"

@@ -47,6 +47,20 @@ def pairs_of(people):
     }
 
 
+def test_two_classes_are_unpaired(people, monkeypatch):
+    """`glasses` of data without glasses is `classes`: from the first class to the second."""
+    data = replace(people, name="animals/train", attributes=())
+    monkeypatch.setitem(datasets.DATASETS, "animals", lambda split, _: data)
+    pairs = load_pairs("glasses", "train", dataset="animals")
+    assert (pairs.task, pairs.name) == ("classes", "classes of animals/train")
+    assert (pairs.paired, pairs.has_truth) == (False, False)
+    assert np.array_equal(pairs.data.images, people.images[::2])
+    sources, targets = pairs.make_examples(np.array([4, 1]))
+    assert np.array_equal(sources, people.images[[8, 2]])
+    assert np.array_equal(targets, people.images[[9, 3]])
+    assert load_pairs("classes", "train", dataset="animals").sha256 == pairs.sha256
+
+
 def test_digest_of_an_own_degradation(people):
     """It depends on the parameters. A class whose `repr` has an address is refused."""
 
@@ -186,8 +200,10 @@ def test_unknown_task_is_refused():
 
 @pytest.mark.usefixtures("toy_mnist")
 def test_glasses_need_people():
-    """Digits have no glasses."""
+    """Digits have no glasses, and more than two classes."""
     with pytest.raises(DatasetError, match="avatars64"):
+        load_pairs("glasses-mask", "train", dataset="mnist")
+    with pytest.raises(DatasetError, match="has 10: use a data set of two classes"):
         load_pairs("glasses", "train", dataset="mnist")
 
 

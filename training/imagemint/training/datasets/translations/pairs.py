@@ -21,16 +21,19 @@ class Pairs(ABC):
     """One split of one task. Every pair is a function of the data, a seed and its position.
 
     Attributes:
+        task: name of the task.
         name: task, data set and split, such as ``edges of avatars64/train``.
         sha256: digest of the data and of the degradation.
         license: licence of the images.
         form: form of the sources.
         target_shape: height, width and channels of the targets.
         paired: whether a target that `draw` returns belongs to its source.
+        has_truth: whether a target that `make_examples` returns belongs to its source.
         data: the labelled images that the sources of `make_examples` were made from, row by row.
     """
 
     paired = True
+    has_truth = True
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Pairs(ABC):
         target_shape: tuple[int, int, int],
         parameters: str,
     ) -> None:
+        self.task = task
         self.name = f"{task} of {data.name}"
         self.sha256 = compute_digest([f"{data.sha256} {task} {parameters} {_VERSION}".encode()])
         self.license = data.license

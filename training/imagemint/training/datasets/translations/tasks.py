@@ -24,6 +24,7 @@ from imagemint.training.datasets.translations.pairs import DegradedImages, Pairs
 from imagemint.training.datasets.translations.unpaired import UnpairedImages
 from imagemint.training.errors import DatasetError
 
+_SIDES = 2
 _BOXES = 0.4  # share of the holes of avatars that hide the place of the glasses
 
 Loader = Callable[[str, LabelledImages, Split, Path | None], Pairs]
@@ -45,7 +46,8 @@ def load_pairs(
         task: a key of `TASKS`.
         split: ``train`` or ``test``.
         data: folder of the data sets. None: only the cache is searched.
-        dataset: data set of the targets. Tasks about glasses need `avatars64`.
+        dataset: data set of the targets. `glasses-mask` needs `avatars64`; `glasses` of other data
+            is the task `classes`.
         size: height and width that images are scaled and cropped to. None: as stored.
         channels: 1 for gray images, 3 for RGB. None: as stored.
         per_class: number of images of each class, for experiments with few data. None: all.
@@ -89,9 +91,25 @@ def _load_glasses_mask(task: str, images: LabelledImages, split: Split, data: Pa
 
 
 def _load_unpaired(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    """Returns people with glasses and others; of other data, the images of two classes."""
+    if _find_glasses(images) is None:
+        return _load_classes("classes", images, split, data)
     rows, truth = _load_bare(task, images, split, data)
     without = np.setdiff1d(np.arange(len(images)), rows)
     return UnpairedImages(task, images, rows, without, truth)
+
+
+def _load_classes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    """Returns the images of the first class as sources and those of the second as targets."""
+    del split, data
+    if len(images.class_labels) != _SIDES:
+        raise DatasetError(
+            f"a translation without pairs is from one class to another, and {images.name} has"
+            f" {len(images.class_labels)}: use a data set of two classes, such as a folder of two"
+            " folders of pictures"
+        )
+    source, target = (np.flatnonzero(images.labels == side) for side in range(_SIDES))
+    return UnpairedImages(task, images, source, target)
 
 
 def _find_glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
@@ -124,6 +142,7 @@ TASKS: dict[str, Loader] = {
     "holes": _load_holes,
     "glasses-mask": _load_glasses_mask,
     "glasses": _load_unpaired,
+    "classes": _load_classes,
     "frames": _load_moving_images,
     "images": _make_loader(Unchanged()),
 }

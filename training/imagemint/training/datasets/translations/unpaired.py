@@ -14,7 +14,7 @@ from imagemint.training.rng import ShuffledOrder, Stream
 class UnpairedImages(Pairs):
     """Sources and targets in two independent orders.
 
-    The true target of a source is known here, but only `make_examples` returns it, to measure.
+    If the true target of a source is known, only `make_examples` returns it, to measure.
 
     Attributes:
         targets: the labelled images of the targets.
@@ -24,7 +24,8 @@ class UnpairedImages(Pairs):
         data: all images.
         sources: rows of the sources int64 [A].
         targets: rows of the targets int64 [B].
-        truth: the true targets of the sources uint8 [A, H, W, C].
+        truth: the true targets of the sources uint8 [A, H, W, C]. None if they are unknown;
+            `make_examples` then returns any targets.
     """
 
     paired = False
@@ -35,7 +36,7 @@ class UnpairedImages(Pairs):
         data: LabelledImages,
         sources: NDArray[np.int64],
         targets: NDArray[np.int64],
-        truth: Images,
+        truth: Images | None = None,
     ) -> None:
         height, width, channels = data.images.shape[1:]
         self.targets = select_rows(data, targets)
@@ -46,6 +47,7 @@ class UnpairedImages(Pairs):
             target_shape=(height, width, channels),
             parameters=f"to {self.targets.sha256}",
         )
+        self.has_truth = truth is not None
         self._truth = truth
         self._orders: tuple[int, ShuffledOrder, ShuffledOrder] | None = None
 
@@ -62,5 +64,10 @@ class UnpairedImages(Pairs):
         return self.data.images[rows], self.targets.images[others]
 
     def make_examples(self, rows: NDArray[np.int64]) -> tuple[Images, Images]:
-        """Returns sources and their true targets, which training must not use."""
-        return self.data.images[rows], self._truth[rows]
+        """Returns sources and their true targets, which training must not use.
+
+        Without true targets, those of the test split in turn.
+        """
+        if self._truth is not None:
+            return self.data.images[rows], self._truth[rows]
+        return self.data.images[rows], self.targets.images[rows % len(self.targets)]

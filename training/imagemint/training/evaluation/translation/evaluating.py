@@ -183,8 +183,12 @@ def _measure(
         if isinstance(train, UnpairedImages)
         else train.make_examples(rows)[1]
     )
-    removes = _GLASSES if isinstance(test, UnpairedImages) else ""
-    truth = Truth(images, others, select_rows(test.data, rows), removes)
+    if isinstance(test, UnpairedImages) and not test.has_truth:
+        labels = select_rows(test.targets, rows % len(test.targets))
+        truth = Truth(images, others, labels, is_paired=False)
+    else:
+        removes = _GLASSES if isinstance(test, UnpairedImages) else ""
+        truth = Truth(images, others, select_rows(test.data, rows), removes)
     holes = sources[..., -1] > 127 if test.form.mask else None  # noqa: PLR2004 - the middle
     yield from measure_results(results, truth, judge, holes)
 
@@ -195,7 +199,7 @@ def _measure_way_back(translator: Translator, test: Pairs, judge: Judge | None) 
         return
     sources, _ = test.make_examples(np.arange(min(len(test), _SAMPLES)))
     yield measure_cycle(sources, translator.back(translator.translate(sources)))
-    if judge is None:
+    if judge is None or not test.has_truth:
         return
     worn = translator.back(test.targets.images[:_SAMPLES])
     seen = judge.predict_attributes(worn).get(_GLASSES)

@@ -52,16 +52,18 @@ class Truth:
     """The images to compare results with.
 
     Attributes:
-        images: the true images of the same sources, uint8 [N, H, W, C].
+        images: the true images of the same sources, uint8 [N, H, W, C]; without them, real targets.
         others: equally many training targets, for distances between distributions.
         labels: labels and attributes of the images, row by row.
         removes: attribute that a translator should set to ``none``; empty for none.
+        is_paired: whether the images belong to the sources.
     """
 
     images: Images
     others: Images
     labels: LabelledImages
     removes: str = ""
+    is_paired: bool = True
 
 
 def compute_mean_figure(
@@ -83,8 +85,14 @@ def measure_results(
         judge: classifier of the images; None if no figure needs one.
         holes: hidden pixels of the sources, bool [N, H, W]; None without holes.
     """
-    yield from _measure_pixels(results, truth.images, holes)
+    if truth.is_paired:
+        yield from _measure_pixels(results, truth.images, holes)
+    yield _measure_sharpness(results, truth.images)
     if judge is None:
+        return
+    if not truth.is_paired:
+        yield from _measure_distributions(results, truth, judge)
+        yield from _measure_class(results, truth, judge)
         return
     yield compute_mean_figure(
         "feature_distance",
@@ -118,10 +126,12 @@ def _measure_pixels(
         multiscale_structural_similarity(results, truth),
         f"SSIM over the {scales} scales that the window fits in, torchmetrics",
     )
-    ratio = sharpness(results).mean() / sharpness(truth).mean()
-    yield Figure(
+
+
+def _measure_sharpness(results: Images, truth: Images) -> Figure:
+    return Figure(
         "sharpness",
-        float(ratio),
+        float(sharpness(results).mean() / sharpness(truth).mean()),
         "mean difference of neighbouring pixels, as a multiple of that of the true images",
         reference=1.0,
     )
@@ -150,6 +160,28 @@ def _measure_distributions(results: Images, truth: Truth, judge: Judge) -> Itera
     )
 
 
+def _measure_class(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
+    """Yields how often the judge sees the class of the targets, if it knows the data."""
+    if not _knows_labels(judge, truth.labels):
+        return
+    seen, seen_real = (
+        judge.extract(images).classes == truth.labels.labels for images in (results, truth.images)
+    )
+    yield compute_mean_figure(
+        "target_class",
+        seen.astype(np.float64),
+        "share of the results in which the judge sees the class of the targets; reference: the"
+        " judge on real images of this class",
+        float(seen_real.mean()),
+    )
+
+
+def _knows_labels(judge: Judge, labels: LabelledImages) -> bool:
+    return judge.trained_on is not None and judge.trained_on.rpartition("/")[0] == _get_data_set(
+        labels
+    )
+
+
 def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[Figure]:
     """Yields how often the judge recognises the attributes of the true image in a result.
 
@@ -157,7 +189,7 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
     data.
     """
     labels = truth.labels
-    if judge.trained_on is None or judge.trained_on.rpartition("/")[0] != _get_data_set(labels):
+    if not _knows_labels(judge, labels):
         return
     seen, seen_true = (
         _compute_shares(results, truth, judge),
