@@ -5,11 +5,11 @@ listed.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from imagemint.training.errors import CheckpointError
+from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.run_command import LoopSettings, choose_device
 
@@ -34,6 +34,10 @@ class TrainTranslator(LoopSettings):
     recipe."""
     size: int | None = Field(default=None, ge=8)
     """Height and width that targets are scaled and cropped to. Default: those of the data set."""
+    pairs: Literal["made", "left-to-right", "right-to-left"] = "made"
+    """made: the recipe makes the sources from the images. left-to-right: each picture of the data
+    set has a source in its left half and the target in its right half; --size is that of a half.
+    right-to-left: the reverse."""
     per_class: int | None = Field(default=None, ge=1)
     """Number of images of each class, for experiments with few data. Default: all."""
     judge: Path | None = None
@@ -108,7 +112,12 @@ class TrainTranslator(LoopSettings):
 
         name = self.data_set or recipe.dataset
         options = {"size": self.size, "per_class": self.per_class} | other
-        return load_pairs(recipe.task, split, self.data, dataset=name, **options)
+        task = recipe.task if self.pairs == "made" else self.pairs
+        if task != recipe.task and not recipe.takes_pairs:
+            raise DatasetError(f"recipe {recipe.name} makes its sources itself: leave out --pairs")
+        if task != recipe.task and self.data_set is None:
+            raise DatasetError(f"--pairs {task} needs pictures of yours: name them by --dataset")
+        return load_pairs(task, split, self.data, dataset=name, **options)
 
     def _read_judge(self, pairs: "Pairs") -> "Judge":
         """Returns the layers of the classifier.

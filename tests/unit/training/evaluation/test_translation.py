@@ -212,6 +212,8 @@ def test_baselines_of_every_task(people):
         "classes": ["identity"],
         "frames": ["last_frame"],
         "images": ["identity"],
+        "left-to-right": ["identity"],
+        "right-to-left": ["identity"],
     }
 
 

@@ -19,7 +19,7 @@ NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume
 """Settings of the machine and of one call, which a run does not record."""
 _OF_DATA = (
     *("dataset", "label_column", "image_column", "labels_file", "strict"),
-    *("size", "channels", "per_class", "judge"),
+    *("size", "channels", "per_class", "pairs", "judge"),
 )
 _SETTINGS = "settings"
 _SCHEDULE = "schedule"

@@ -27,6 +27,7 @@ class DeblurganRecipe(PerceptualOptions, TranslationRecipe):
 
     name: ClassVar[str] = "deblurgan"
     task: ClassVar[str] = "motion-blur"
+    takes_pairs: ClassVar[bool] = True
 
     images: int = Field(default=120_000, ge=1)
     """Sources shown to G, counted with repetition: the length of the run."""

@@ -23,6 +23,7 @@ class Pix2pixRecipe(TranslationRecipe):
 
     name: ClassVar[str] = "pix2pix"
     task: ClassVar[str] = "edges"
+    takes_pairs: ClassVar[bool] = True
 
     base_channels: int = Field(default=16, ge=1)
     """Channels of the U-Net at full size; every halving doubles them, up to eight times."""

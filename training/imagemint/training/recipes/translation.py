@@ -21,6 +21,8 @@ class TranslationRecipe(RunOptions):
     """Data set whose images are the targets."""
     task: ClassVar[str]
     """What its sources are: a key of `datasets.translations.TASKS`."""
+    takes_pairs: ClassVar[bool] = False
+    """Whether it also learns pairs of one's own; see `datasets.translations.halves`."""
     snapshots_every: ClassVar[int] = 16_000
     """Images between two checkpoints, unless a run says otherwise."""
     free_step: ClassVar[int] = 0

@@ -7,6 +7,7 @@ import pytest
 
 from imagemint.training import datasets
 from imagemint.training.datasets.images import Attribute, LabelledImages
+from imagemint.training.datasets.pictures import Shape, reshape_images
 from imagemint.training.datasets.translations import (
     DegradedImages,
     MovingImages,
@@ -59,6 +60,38 @@ def test_two_classes_are_unpaired(people, monkeypatch):
     assert np.array_equal(sources, people.images[[8, 2]])
     assert np.array_equal(targets, people.images[[9, 3]])
     assert load_pairs("classes", "train", dataset="animals").sha256 == pairs.sha256
+
+
+def test_halves_of_pictures_are_pairs(people, monkeypatch):
+    """Source and target stand side by side; --size is that of a half."""
+    data = replace(people, name="maps/train", attributes=())
+    monkeypatch.setitem(datasets.DATASETS, "maps", lambda split, _: data)
+    there, back = (
+        load_pairs(task, "train", dataset="maps") for task in ("left-to-right", "right-to-left")
+    )
+    assert there.form.shape == there.target_shape == (64, 32, 3)
+    sources, targets = there.draw(3, 5, 4)
+    drawn = back.draw(3, 5, 4)
+    assert np.array_equal(sources, drawn[1])
+    assert np.array_equal(targets, drawn[0])
+    rows = np.array([1, 7])
+    made = np.concatenate(there.make_examples(rows), axis=2)
+    assert np.array_equal(made, people.images[rows])
+    small = load_pairs("left-to-right", "train", dataset="maps", size=16)
+    assert small.form.shape == (16, 16, 3)
+    left = reshape_images(np.ascontiguousarray(people.images[rows, :, :32]), Shape(16))
+    assert np.array_equal(small.make_examples(rows)[0], left)
+    assert len({each.sha256 for each in (there, back, small)}) == 3
+
+
+def test_halves_need_an_even_width(people, monkeypatch):
+    """An odd width has no halves."""
+    images = np.ascontiguousarray(people.images[:, :, :63])
+    odd = replace(people, images=images, attributes=())
+    monkeypatch.setitem(datasets.DATASETS, "maps", lambda split, _: odd)
+    for size in (None, 16):
+        with pytest.raises(DatasetError, match="63 pixels wide"):
+            load_pairs("left-to-right", "train", dataset="maps", size=size)
 
 
 def test_digest_of_an_own_degradation(people):

@@ -18,6 +18,7 @@ from imagemint.training.datasets.translations.degradations import (
     MotionBlur,
     Unchanged,
 )
+from imagemint.training.datasets.translations.halves import HALVES, Halves, scale_halves
 from imagemint.training.datasets.translations.holes import GlassesMask, Holes
 from imagemint.training.datasets.translations.motion import MovingImages
 from imagemint.training.datasets.translations.pairs import DegradedImages, Pairs
@@ -48,7 +49,8 @@ def load_pairs(
         data: folder of the data sets. None: only the cache is searched.
         dataset: data set of the targets. `glasses-mask` needs `avatars64`; `glasses` of other data
             is the task `classes`.
-        size: height and width that images are scaled and cropped to. None: as stored.
+        size: height and width that images, or halves of them, are scaled and cropped to. None: as
+            stored.
         channels: 1 for gray images, 3 for RGB. None: as stored.
         per_class: number of images of each class, for experiments with few data. None: all.
 
@@ -57,7 +59,10 @@ def load_pairs(
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-    images = load_dataset(dataset, split, data, size=size, channels=channels, per_class=per_class)
+    whole = None if task in HALVES else size
+    images = load_dataset(dataset, split, data, size=whole, channels=channels, per_class=per_class)
+    if task in HALVES and size is not None:
+        images = scale_halves(images, size)
     return TASKS[task](task, images, split, data)
 
 
@@ -74,6 +79,11 @@ def _load_moving_images(
 ) -> Pairs:
     del split, data
     return MovingImages(task, images)
+
+
+def _load_halves(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
+    del split, data
+    return Halves(task, images)
 
 
 def _load_holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
@@ -145,5 +155,6 @@ TASKS: dict[str, Loader] = {
     "classes": _load_classes,
     "frames": _load_moving_images,
     "images": _make_loader(Unchanged()),
+    **dict.fromkeys(HALVES, _load_halves),
 }
 """Functions that load the tasks, by name."""

@@ -1,0 +1,83 @@
+"""Tests of `imagemint train` and `imagemint evaluate` with pairs and classes of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_translations import SMALL
+
+from imagemint.client.cli import main
+from imagemint.training.recipes import TRANSLATION_RECIPES
+from imagemint.training.translators import read_translator
+
+
+def train(recipe, out, *words):
+    """Runs `imagemint train` with tiny networks; returns its status."""
+    fields = TRANSLATION_RECIPES[recipe].model_fields
+    small = [
+        word
+        for name, value in SMALL.items()
+        if name in fields
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return main(["train", recipe, "--out", str(out), "--device", "cpu", "--quiet", *small, *words])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two classes of twenty noisy pictures each, 32x16."""
+    rng = np.random.Generator(np.random.Philox(key=[1, 0]))
+    for kind in ("horses", "zebras"):
+        (tmp_path / "animals" / kind).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 256, (16, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"animals/{kind}/{number}.png")
+    return tmp_path / "animals"
+
+
+def read_metrics(run):
+    """Returns the names of the figures of a run."""
+    assert main(["evaluate", str(run), "--device", "cpu"]) == 0
+    figures = json.loads((run / "evaluation/figures.json").read_text())["figures"]
+    return {each["metric"] for each in figures}
+
+
+@pytest.fixture(autouse=True)
+def _few_are_enough(monkeypatch):
+    """Four test pictures can be compared."""
+    module = "imagemint.training.evaluation.translation.evaluating"
+    monkeypatch.setattr(f"{module}._COMPARABLE", 2)
+
+
+def test_halves_are_learnt(pictures, tmp_path, capsys):
+    """--pairs is remembered by the run, which resumes and is measured."""
+    run, data = tmp_path / "run", ["--dataset", str(pictures), "--pairs", "left-to-right"]
+    assert train("pix2pix", run, *data) == 0
+    assert read_translator(run).dataset == "left-to-right of animals/train"
+    assert main(["train", "pix2pix", "--out", str(run), "--resume", "--images", "32"]) == 0
+    assert {"psnr", "psnr@identity"} <= read_metrics(run)
+    other = ["--resume", "--images", "40", "--pairs", "right-to-left"]
+    capsys.readouterr()
+    assert main(["train", "pix2pix", "--out", str(run), *other]) == 1
+    assert "'left-to-right of animals/train' there" in capsys.readouterr().err
+
+
+def test_halves_are_refused(pictures, tmp_path, capsys):
+    """Some recipes take only the sources that they make, and the published data have no halves."""
+    run, halves = tmp_path / "run", ["--pairs", "left-to-right"]
+    assert train("inpaint", run, *halves, "--dataset", str(pictures)) == 1
+    assert "recipe inpaint makes its sources itself" in capsys.readouterr().err
+    assert train("pix2pix", run, *halves) == 1
+    assert "needs pictures of yours: name them by --dataset" in capsys.readouterr().err
+
+
+def test_two_classes_are_learnt(pictures, tmp_path):
+    """Cyclegan translates between the two folders, and is measured without true targets."""
+    run = tmp_path / "run"
+    assert train("cyclegan", run, "--dataset", str(pictures), "--size", "16") == 0
+    trained = read_translator(run)
+    assert (trained.task, trained.dataset) == ("classes", "classes of animals/train")
+    metrics = read_metrics(run)
+    assert "cycle_error" in metrics
+    assert "psnr" not in metrics
