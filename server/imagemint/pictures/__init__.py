@@ -4,6 +4,7 @@ from imagemint.pictures.animation import AnimationFormat, encode_animation
 from imagemint.pictures.decoding import PictureRefused, decode, read_size
 from imagemint.pictures.encoding import (
     DEFAULT_QUALITY,
+    LARGEST_SIDE,
     SERIAL_KEY,
     TRAINED_ALGORITHMIC_MEDIA,
     VARIANT_KEY,
@@ -13,6 +14,7 @@ from imagemint.pictures.encoding import (
 
 __all__ = [
     "DEFAULT_QUALITY",
+    "LARGEST_SIDE",
     "SERIAL_KEY",
     "TRAINED_ALGORITHMIC_MEDIA",
     "VARIANT_KEY",

@@ -36,6 +36,10 @@ class PictureFormat(enum.StrEnum):
     WEBP = "webp"
 
 
+LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
+"""Most pixels of a side, for encodings with a limit."""
+
+
 def encode(
     pixels: npt.NDArray[np.uint8],
     serials: Sequence[str],

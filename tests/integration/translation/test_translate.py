@@ -234,6 +234,16 @@ async def test_results_of_too_many_pixels(translation):
         await translation.Translate(request)
 
 
+async def test_result_too_long_for_its_encoding(translation):
+    """A WebP has a longest side; the error says so, and which encoding has none."""
+    output = image_pb2.OutputSpec(format=image_pb2.IMAGE_FORMAT_WEBP)
+    source = raw(np.zeros((4, 8_192, 3), np.uint8))
+    why = "16384 x 8 pixels; a side of a WEBP has at most 16,383. Ask for PNG"
+    with pytest.raises(grpc.aio.AioRpcError, match=why) as caught:
+        await translation.Translate(request_for("double", [source], output=output))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_preconditions(translation, generation_of):
     """A model without a source does not translate, and a translator does not generate."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:

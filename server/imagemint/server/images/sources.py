@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.engine.serial import hash_source
 from imagemint.engine.spec import ModelSpec, Source
-from imagemint.pictures import PictureRefused, decode, read_size
+from imagemint.pictures import LARGEST_SIDE, PictureFormat, PictureRefused, decode, read_size
 from imagemint.server.images.fitting import Fit, SizeRefused, compute_size, fit_source
 from imagemint.server.images.tiling import Tiling, plan_tiles
 
@@ -91,8 +91,7 @@ def measure_sources(
     spec: ModelSpec,
     fit: Fit,
     limits: SourceLimits,
-    *,
-    is_raw: bool,
+    picture_format: PictureFormat,
 ) -> int:
     """Returns the bytes of all sources and results, from the headers of the pictures.
 
@@ -101,7 +100,7 @@ def measure_sources(
         spec: a model with a source.
         fit: how to make them fit.
         limits: limits of the request.
-        is_raw: whether the results are returned as raw pixels.
+        picture_format: encoding of the results.
 
     Raises:
         InvalidRequest: a picture, or all of them together, exceed a limit or do not fit.
@@ -117,6 +116,7 @@ def measure_sources(
                 fitted = _grow(height, width, source, fit)
                 if math.prod(fitted) > limits.pixels:
                     raise SizeRefused(f"{fitted[1]} x {fitted[0]} pixels after fitting")
+                _check_sides(fitted, source, picture_format)
                 areas += math.prod(fitted)
                 passes += plan_tiles(fitted[0], fitted[1], source).count
         if faults.are_many:
@@ -136,13 +136,29 @@ def measure_sources(
     if passes > limits.passes:
         why = f"{passes:,} images and tiles; a request has at most {limits.passes:,}"
         raise InvalidRequest([Violation("sources", why)])
-    if is_raw and raw_bytes > limits.raw_bytes:
+    if picture_format is PictureFormat.RAW and raw_bytes > limits.raw_bytes:
         why = (
             f"the results have {raw_bytes:,} bytes as RAW; a response has at most"
             f" {limits.raw_bytes:,}. Ask for PNG, JPEG or WEBP, or for fewer at a time"
         )
         raise InvalidRequest([Violation("sources", why)])
     return areas * source.depth + raw_bytes
+
+
+def _check_sides(fitted: tuple[int, int], source: Source, picture_format: PictureFormat) -> None:
+    """Checks that the encoding has room for a result.
+
+    Raises:
+        SizeRefused: a side is too long.
+    """
+    height, width = (side * source.scale for side in fitted)
+    largest = LARGEST_SIDE.get(picture_format)
+    if largest is not None and max(height, width) > largest:
+        name = picture_format.name
+        raise SizeRefused(
+            f"its result has {width} x {height} pixels; a side of a {name} has at most"
+            f" {largest:,}. Ask for PNG"
+        )
 
 
 def load_sources(

@@ -13,7 +13,7 @@ from imagemint.engine.filtering import INDEX_END, ImageFilter
 from imagemint.engine.manifest_checks import VARIANT_NAME
 from imagemint.engine.sampling import Run
 from imagemint.engine.spec import ModelSpec
-from imagemint.pictures import DEFAULT_QUALITY, PictureFormat
+from imagemint.pictures import DEFAULT_QUALITY, LARGEST_SIDE, PictureFormat
 from imagemint.server.batching import Priority
 from imagemint.server.images.contact_sheet import compute_grid
 from imagemint.server.images.request import ImageRequest
@@ -38,8 +38,6 @@ _LAYOUTS = frozenset(image_pb2.ImageLayout.values())
 _WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP)
 _MAX_QUALITY = 100
 _DEFAULT_CHUNK = 256
-# Most pixels along a side that the encoders accept.
-_LARGEST_SIDE = {PictureFormat.JPEG: 65_500, PictureFormat.WEBP: 16_383}
 
 
 class Output(NamedTuple):
@@ -271,7 +269,7 @@ def _read_layout(
 def _check_sheet(
     count: int, columns: int | None, spec: ModelSpec, output: Output, checks: Checks
 ) -> None:
-    most = _LARGEST_SIDE.get(output.picture_format)
+    most = LARGEST_SIDE.get(output.picture_format)
     if most is None or count < 1 or (columns is not None and columns < 1):
         return
     down, across = compute_grid(count, columns)

@@ -157,9 +157,9 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         """Decodes the sources, once there is memory for them and for their results."""
         began = time.perf_counter_ns()
         spec, loop = call.images.version.spec, asyncio.get_running_loop()
-        is_raw = call.output.picture_format is PictureFormat.RAW
+        picture_format = call.output.picture_format
         measure = partial(
-            measure_sources, call.sources, spec, call.fit, self._limits, is_raw=is_raw
+            measure_sources, call.sources, spec, call.fit, self._limits, picture_format
         )
         size = await loop.run_in_executor(self._encoders, measure)
         await current_call.get().reserve(size, piece)
