@@ -73,7 +73,7 @@ def _open(content: bytes, most_pixels: int) -> Image.Image:
     if content.startswith(_PNG_START):
         formats = ["PNG"]
     elif content.startswith(_JPEG_START):
-        formats = ["JPEG", "MPO"]
+        formats = ["JPEG"]  # also opens those of several pictures
         # Inside of compressed data, 0xFF is followed by 0, so every match begins a scan, of this
         # picture or of a thumbnail.
         if (scans := content.count(_START_OF_SCAN)) > _MOST_SCANS:

@@ -212,6 +212,14 @@ def test_stumps_are_refused(content):
         read_size(content, MOST)
 
 
+def test_jpeg_without_a_picture(monkeypatch):
+    """A JPEG that ends before its picture is refused alike, whatever Pillow has loaded."""
+    monkeypatch.delitem(Image.OPEN, "MPO", raising=False)
+    head = to_file(picture(), "JPEG")[:20]
+    with pytest.raises(PictureRefused, match="a damaged picture: its header is not readable"):
+        decode(head, 3, 1_000)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_cut_files_are_refused(kind):
     """A truncated file is refused, not filled with gray."""

@@ -128,7 +128,9 @@ def read_style(path: Path | None, size: int, channels: int) -> Tensor:
     else:
         try:
             picture = decode_picture(path.read_bytes())
-        except (OSError, DatasetError) as error:
+        except OSError as error:
+            raise DatasetError(f"{path}: {error.strerror}") from error
+        except DatasetError as error:
             raise DatasetError(f"{path}: {error}") from error
         scale = size / min(picture.size)
         wide, tall = (max(round(side * scale), size) for side in picture.size)
