@@ -102,8 +102,11 @@ class SsganRecipe(ConvolutionalRecipe):
         "supervision_weight": 1.0,
     }
 
-    labelled: int = Field(default=100, ge=1)
-    """Number of labels of each class that D sees. Those of all other images are hidden."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
+    labelled: int = Field(default=10, ge=1)
+    """Number of labels of each class that D sees, ten in the paper's main result for MNIST. Those
+    of all other images are hidden."""
     labelled_batch: int = Field(default=64, ge=0)
     """Number of images with a label in each step of D. 0: those that the real batch happens to
     hold."""
