@@ -80,6 +80,83 @@ async def test_sources_are_read_a_little_ahead(translator, mint):
     assert await asyncio.to_thread(mint.ended.wait, 30)
 
 
+async def test_asynchronous_source_is_sent_at_once(translator):
+    """A source that depends on the result before it, as the next frame does, is no deadlock."""
+    results = asyncio.Queue()
+
+    async def produce():
+        level = 7
+        for _ in range(5):
+            yield draw(level)
+            level = 1 + await results.get()
+
+    levels = []
+    async for each in translator.translate_stream("tiny", produce()):
+        levels.append(int(each.image[0, 0, 0]))
+        results.put_nowait(levels[-1])
+    assert levels == [248, 6, 248, 6, 248]
+
+
+@pytest.mark.parametrize("code", [UNAVAILABLE, CANCELLED], ids=lambda code: code.name)
+async def test_broken_stream_of_asynchronous_sources(translator, mint, fault, code, relayed):
+    """No source is lost, although the call breaks while the next one is not there yet."""
+    del relayed
+    mint.breaks.append((2, fault(code)))
+    mint.may_break = threading.Semaphore(0)
+    loop, reopened = asyncio.get_running_loop(), asyncio.Event()
+
+    class Calls(list):
+        def append(self, call):
+            super().append(call)
+            if len(self) == 2:
+                loop.call_soon_threadsafe(reopened.set)
+
+    mint.translated = Calls()
+
+    async def produce():
+        for number in range(6):
+            if number == 2:
+                await reopened.wait()
+            yield draw(number)
+
+    found = []
+    async for each in translator.translate_stream("tiny", produce()):
+        found.append((int(each.index[0]), int(each.image[0, 0, 0])))
+        if len(found) == 2:
+            mint.may_break.release()
+    assert found == [(number, 255 - number) for number in range(6)]
+
+
+async def test_asynchronous_sources_end_with_the_stream(translator):
+    """A stream that is left early no longer waits for its next source."""
+    ended = asyncio.Event()
+
+    async def produce():
+        try:
+            yield draw(1)
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    results = translator.translate_stream("tiny", produce())
+    await anext(results)
+    await results.aclose()
+    await asyncio.wait_for(ended.wait(), 30)
+
+
+async def test_error_of_an_asynchronous_source(translator):
+    """It arrives after the results of the sources before."""
+
+    async def produce():
+        yield draw(1)
+        raise KeyError("mine")
+
+    results = translator.translate_stream("tiny", produce())
+    await anext(results)
+    with pytest.raises(KeyError, match="mine"):
+        await anext(results)
+
+
 async def test_error_of_a_source_follows_its_predecessors(translator, mint):
     """What the sources raise arrives after the results of the sources before."""
     sources = [draw(1), draw(2), "none.png", draw(3)]

@@ -45,7 +45,7 @@ from imagemint.client.requests import (
     Weights,
 )
 from imagemint.client.serials import Serial, SerialLike
-from imagemint.client.translation import Fit, Source, SourceLike, Translated
+from imagemint.client.translation import Fit, Source, SourceLike, Sources, Translated
 
 __all__ = [
     "AsyncClient",
@@ -86,6 +86,7 @@ __all__ = [
     "Source",
     "SourceLike",
     "SourceShape",
+    "Sources",
     "Timing",
     "Tls",
     "Translated",

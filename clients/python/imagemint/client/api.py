@@ -3,7 +3,7 @@
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
@@ -40,15 +40,16 @@ from imagemint.client.serials import (
 from imagemint.client.translation import (
     Fit,
     SourceLike,
+    Sources,
     Translated,
     check_sources,
-    cut_into_messages,
+    group_sources,
     make_source_message,
     parse_fit,
     parse_translated,
     parse_translated_files,
 )
-from imagemint.client.translation_stream import TranslationStream
+from imagemint.client.translation_stream import Group, TranslationStream
 from imagemint.v1 import (
     generation_service_pb2,
     generation_service_pb2_grpc,
@@ -371,7 +372,7 @@ class AsyncClient:
     def translate_many(
         self,
         model: str,
-        sources: Iterable[SourceLike],
+        sources: Sources,
         *,
         fit: Fit = "refuse",
         format: Format = "png",  # noqa: A002 - the word for it
@@ -389,7 +390,8 @@ class AsyncClient:
 
         Args:
             model: as for translate().
-            sources: as for translate(); read when they are needed.
+            sources: as for translate(); read when they are needed. Those of an `AsyncClient` may
+                also come from an asynchronous iterable: each is then sent as soon as it is there.
             fit: as for translate().
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.
@@ -405,13 +407,13 @@ class AsyncClient:
         request = _make_translation_stream(model, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return self._stream_translations(
-            request, check_sources(sources), timeout_s, parse_translated_files
+            request, group_sources(sources), timeout_s, parse_translated_files
         )
 
     def translate_stream(
         self,
         model: str,
-        sources: Iterable[SourceLike],
+        sources: Sources,
         *,
         fit: Fit = "refuse",
         priority: Priority = "normal",
@@ -434,13 +436,13 @@ class AsyncClient:
         """
         request = _make_translation_stream(model, fit, priority, selection)
         return self._stream_translations(
-            request, check_sources(sources), timeout_s, parse_translated
+            request, group_sources(sources), timeout_s, parse_translated
         )
 
     async def _stream_translations(
         self,
         request: messages.StreamTranslateRequest,
-        sources: Iterable[SourceLike],
+        groups: Iterator[Group] | AsyncIterator[Group],
         timeout_s: float | None,
         parse: Callable[[messages.StreamTranslateResponse], list[TranslationT]],
     ) -> AsyncGenerator[TranslationT, None]:
@@ -453,14 +455,17 @@ class AsyncClient:
         stream = TranslationStream(
             open_call,
             request,
-            cut_into_messages(sources),
+            groups,
             lifetime=self._lifetime,
             timeout_s=self._choose_timeout(timeout_s),
         )
-        async with aclosing(stream.read_answers()) as answers:
-            async for answer in answers:
-                for each in parse(answer):
-                    yield each
+        try:
+            async with aclosing(stream.read_answers()) as answers:
+                async for answer in answers:
+                    for each in parse(answer):
+                        yield each
+        finally:
+            stream.stop_reading()
 
     async def mint(
         self, serial: SerialLike | Sequence[SerialLike], *, timeout_s: float | None = None

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
@@ -74,6 +74,10 @@ class Translated(Origin):
 
     image: NDArray[np.uint8] = field(repr=False)
     """uint8 [height, width, channels], 1 channel gray or 3 RGB; read-only."""
+
+
+Sources: TypeAlias = Iterable[SourceLike] | AsyncIterable[SourceLike]
+"""Sources of a stream; asynchronous ones for an `AsyncClient`."""
 
 
 def check_sources(sources: Iterable[SourceLike]) -> Iterable[SourceLike]:
@@ -265,3 +269,28 @@ def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.S
         raise
     if waiting:
         yield waiting
+
+
+def group_sources(
+    sources: Sources,
+) -> Iterator[list[messages.Source]] | AsyncIterator[list[messages.Source]]:
+    """Returns the sources of each message of a stream.
+
+    Asynchronous sources, which may come from a camera or a queue, do not wait for each other: each
+    has a message of its own.
+
+    Raises:
+        InvalidRequest: they are a single source, or no sources at all.
+    """
+    if isinstance(sources, AsyncIterable):
+        return _send_one_by_one(sources)
+    return cut_into_messages(check_sources(sources))
+
+
+async def _send_one_by_one(
+    sources: AsyncIterable[SourceLike],
+) -> AsyncIterator[list[messages.Source]]:
+    at = 0
+    async for source in sources:
+        yield [make_source_message(source, f"sources[{at}]")]
+        at += 1

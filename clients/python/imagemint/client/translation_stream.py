@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from grpc import aio
@@ -44,7 +44,7 @@ class TranslationStream(ResumedStream[Response]):
         self,
         open_call: Callable[[], DuplexCall],
         options: Request,
-        groups: Iterator[Group],
+        groups: Iterator[Group] | AsyncIterator[Group],
         *,
         lifetime: Lifetime,
         timeout_s: float | None,
@@ -54,6 +54,7 @@ class TranslationStream(ResumedStream[Response]):
         self._open = open_call
         self._options = options
         self._groups = groups
+        self._reading: asyncio.Future[Group | None] | None = None
         self._unanswered: deque[Group] = deque()
         self._exhausted = False
         self._error: Exception | None = None
@@ -143,19 +144,41 @@ class TranslationStream(ResumedStream[Response]):
             self._room.clear()
             await self._room.wait()
         if number - self._answered == len(self._unanswered) and not self._exhausted:
-            self._take()
+            await self._take()
         ahead = number - self._answered
         return self._unanswered[ahead] if ahead < len(self._unanswered) else None
 
-    def _take(self) -> None:
+    async def _take(self) -> None:
         try:
-            group = next(self._groups, None)
+            group = await self._read_group()
         except Exception as error:  # noqa: BLE001 - the reader raises it
             self._error, group = error, None
         if group is None:
             self._exhausted = True
         else:
             self._unanswered.append(group)
+
+    async def _read_group(self) -> Group | None:
+        """Returns the next group; None after the last.
+
+        If a call ends while it waits for an asynchronous source, the next call waits on.
+        """
+        if isinstance(self._groups, Iterator):
+            return next(self._groups, None)
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(_read_next(self._groups))
+        await asyncio.wait([self._reading])
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    def stop_reading(self) -> None:
+        """Cancels the read of a source that is not there yet."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+
+async def _read_next(groups: AsyncIterator[Group]) -> Group | None:
+    return await anext(groups, None)
 
 
 def _renumber(error: InvalidRequest, done: int) -> InvalidRequest:
