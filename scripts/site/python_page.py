@@ -42,6 +42,7 @@ _CLIENT_NAMES = {
         "SerialLike",
         "Source",
         "SourceLike",
+        "Sources",
         "Fit",
     ),
     "What you get": ("ImageBatch", "EncodedPicture", "Scores", "Timing", "Translated"),
