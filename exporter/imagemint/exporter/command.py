@@ -216,6 +216,11 @@ class Export(BaseModel):
                 f" {apart.images:,} images: {apart.mean:.3f} levels on average, at most"
                 f" {apart.maximum}, {apart.over_one_share:.3%} of the values over one; {quality}"
             )
+        if bundle.critic is not None:
+            print(f"{bundle.critic.path.name}: {bundle.critic.size / 1e6:.1f} MB")  # noqa: T201 - likewise
+            for kind, score in bundle.manifest.critic.ListFields():
+                if kind.message_type is not None:
+                    print(f"  {kind.name}: {score.protocol}")  # noqa: T201 - likewise
         if not bundle.manifest.evaluations:
             print("no measured quality in the card: run `imagemint evaluate` first")  # noqa: T201 - likewise
         if self.triton:

@@ -149,8 +149,8 @@ def test_direction_of_a_generator_is_refused(run, tmp_path):
         Export(source=run, name="digits", repository=tmp_path, direction="back").run()
 
 
-def test_critic_is_exported(run, tmp_path):
-    """--critic class takes the classifier of --classifier."""
+def test_critic_is_exported(run, tmp_path, capsys):
+    """--critic class takes the classifier of --classifier, which the command names."""
     recipe = MnistClassifierRecipe(width=2)
     weights = tmp_path / "classifier.safetensors"
     save_file(recipe.make_network(10, 1).state_dict(), weights)
@@ -167,6 +167,9 @@ def test_critic_is_exported(run, tmp_path):
         source=run, name="judged", repository=tmp_path, classifier=tmp_path, critic=["class"]
     ).run()
     assert read_bundle(tmp_path / "judged/1").critic.scores.names == ("class_confidence",)
+    said = capsys.readouterr().out
+    assert "critic.onnx: 0." in said
+    assert f"class_confidence: softmax of judge {recipe.name}, SHA-256" in said
 
 
 def test_critic_sees_the_data_of_the_run(run, tmp_path):
