@@ -158,15 +158,15 @@ def test_mutual_information_is_that_of_the_codes(batch):
 def test_feature_matching_compares_means(batch):
     """The means of zeros and ones are 1 apart. G's step needs real images for this term."""
     term = FeatureMatching(1.0)
-    GanLoss(terms_G=[term]).show_generator(batch)
+    GanLoss(terms_G=[term]).show_generator(batch, reads_real=True)
     assert term(batch)["features"].item() == 1.0
 
 
 def test_generator_step_skips_unused_real_images(batch):
     """If no term of G needs real images, D does not compute their logits."""
-    GanLoss(ADVERSARIAL_LOSSES["hinge"]).show_generator(batch)
+    GanLoss(ADVERSARIAL_LOSSES["hinge"]).show_generator(batch, reads_real=False)
     assert batch.real_logits.numel() == 0
-    GanLoss(ADVERSARIAL_LOSSES["relativistic"]).show_generator(batch)
+    GanLoss(ADVERSARIAL_LOSSES["relativistic"]).show_generator(batch, reads_real=False)
     assert batch.real_logits.tolist() == [0, 0]
 
 
@@ -246,10 +246,16 @@ def test_pyramid_penalty_sums_over_its_images():
 
 
 def test_feature_matching_replaces_the_adversarial_loss():
-    """G's loss in `improved` and `ssgan` is feature matching. Older runs keep the sum."""
-    for name in ("improved", "ssgan"):
-        recipe = small(RECIPES[name])
-        state = make_initial_state(recipe, pictures(RECIPES[name]), torch.device("cpu"))
-        assert state.losses.adversarial_weight == 0.0
-        before = RECIPES[name].model_validate(RECIPES[name].complete_options({}))
-        assert before.adversarial_weight == 1.0
+    """G's loss in `ssgan` is feature matching. Older runs keep the sum, and `improved` may."""
+    recipe = small(RECIPES["ssgan"])
+    losses = make_initial_state(recipe, pictures(recipe), torch.device("cpu")).losses
+    assert losses.adversarial_weight == 0.0
+    assert [type(term) for term in losses.terms_G] == [FeatureMatching]
+    before = RECIPES["ssgan"].model_validate(RECIPES["ssgan"].complete_options({}))
+    assert before.adversarial_weight == 1.0
+    for weight in (0.0, 1.0):
+        recipe = small(RECIPES["improved"], feature_weight=weight)
+        losses = make_initial_state(recipe, pictures(recipe), torch.device("cpu")).losses
+        assert losses.adversarial_weight == 1.0
+        due = [type(term) for term, _ in losses.list_due_terms(losses.terms_G, 0, 0)]
+        assert (FeatureMatching in due) == bool(weight)

@@ -213,7 +213,7 @@ class GanLoss(nn.Module):
     def generator_loss(self, batch: Batch, step: int, images_seen: int) -> Loss:
         """Returns the loss of G in a step; leaves D's features and logits in ``batch``."""
         due = self.list_due_terms(self.terms_G, step, images_seen)
-        self.show_generator(batch)
+        self.show_generator(batch, reads_real=any(term.reads_real for term, _ in due))
         loss = self.adversarial.generator(batch.real_logits, batch.fake_logits)
         return _add_terms(loss, self.adversarial_weight * loss, due, batch)
 
@@ -227,9 +227,14 @@ class GanLoss(nn.Module):
         batch.judge_real(twice=by_images)
         batch.judge_fake(twice=by_images)
 
-    def show_generator(self, batch: Batch) -> None:
-        """Computes D's output for the generated images, and the real ones if G's losses need it."""
-        if self.adversarial.paired or any(term.reads_real for term in _iterate_terms(self.terms_G)):
+    def show_generator(self, batch: Batch, *, reads_real: bool) -> None:
+        """Computes D's output for the generated images, and the real ones if G's losses need it.
+
+        Args:
+            batch: inputs of the step; gets the output.
+            reads_real: whether a term of the step needs D's output for the real images.
+        """
+        if self.adversarial.paired or reads_real:
             with torch.no_grad():
                 real = self.view(batch.real)
                 batch.real = self.augmentation(real, batch.seed, 4 * batch.position + 2)

@@ -26,20 +26,23 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 class ImprovedRecipe(ConvolutionalRecipe):
     """Salimans et al., "Improved Techniques for Training GANs" (2016), sections 3.1 to 3.5.
 
-    Feature matching, minibatch discrimination, historical averaging, one-sided label smoothing and
-    virtual batch normalisation, each of them an option; on DCGAN's networks. As in the paper,
-    feature matching takes the place of the adversarial loss of G (``--adversarial-weight`` adds
-    that).
+    Minibatch discrimination, historical averaging, one-sided label smoothing, virtual batch
+    normalisation and feature matching, each of them an option; on DCGAN's networks. Feature
+    matching takes the place of the adversarial loss in the paper, which finds minibatch
+    discrimination superior to it for images, and feature matching better for D as a classifier
+    (sections 3.2 and 5). So it is off here, and on in recipe ``ssgan``.
     """
 
     name: ClassVar[str] = "improved"
 
-    values_before: ClassVar[dict[str, Any]] = {"adversarial_weight": 1.0}
-
-    feature_weight: float = Field(default=1.0, ge=0)
-    """Weight of feature matching in G's loss."""
-    adversarial_weight: float = Field(default=0.0, ge=0)
-    """Weight of the adversarial loss in G's loss, which feature matching replaces."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate of the generator, and of the discriminator unless that has its own."""
+    discriminator_learning_rate: float | None = Field(default=4e-4, gt=0)
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
+    feature_weight: float = Field(default=0.0, ge=0)
+    """Weight of feature matching in G's loss, 1 with an adversarial weight of 0 for the paper's."""
+    adversarial_weight: float = Field(default=1.0, ge=0)
+    """Weight of the adversarial loss in G's loss."""
     similarity_kernels: int = Field(default=32, ge=0)
     """Similarities that minibatch discrimination adds to the features of D; 0: none."""
     history_weight: float = Field(default=0.03, ge=0)
@@ -74,7 +77,7 @@ class ImprovedRecipe(ConvolutionalRecipe):
         return partial(MinibatchDiscrimination, kernels=kernels) if kernels else nn.Identity
 
     def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
-        """Returns the smoothed adversarial loss with feature matching and historical averages."""
+        """Returns the smoothed adversarial loss, historical averages and feature matching."""
         return GanLoss(
             smooth_labels(self.real_target),
             terms_D=[HistoricalAverage(self.history_weight, D, "history_D")],
