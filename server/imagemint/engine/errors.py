@@ -174,7 +174,7 @@ class SourceUnsupported(ImagemintError):
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"model {model!r} takes no source: ask GenerationService for its images",
+            f"model {model!r} takes no source: call Generate, as `imagemint generate` does",
             metadata={"model": model},
         )
 
@@ -190,7 +190,7 @@ class SourceRequired(ImagemintError):
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"model {model!r} translates a source: ask TranslationService for its images",
+            f"model {model!r} translates a source: call Translate, as `imagemint translate` does",
             metadata={"model": model},
         )
 

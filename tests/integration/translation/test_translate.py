@@ -249,11 +249,11 @@ async def test_preconditions(translation, generation_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await translation.Translate(request_for("digits", [raw(draw(1))]))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "takes no source" in caught.value.details()
+    assert "takes no source: call Generate" in caught.value.details()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await generation_of("fixed")
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "translates a source" in caught.value.details()
+    assert "translates a source: call Translate" in caught.value.details()
 
 
 async def test_metrics_by_method(translating_app, translation, scrape, total):
