@@ -132,8 +132,9 @@ async def test_source_above_the_limit_of_a_request(translator):
     # The client sends four messages of eight sources ahead of what it reads.
     stream = translator.translate_many("fixed", [draw(1)] * 100 + [large], timeout_s=5)
     assert await anext(stream)
-    with pytest.raises(InvalidRequest, match="too large for one call"):
+    with pytest.raises(InvalidRequest, match=r"^sources\[100\]: too large for one call") as caught:
         [each async for each in stream]
+    assert [each.field for each in caught.value.violations] == ["sources[100]"]
 
 
 async def run_command(*words):
@@ -190,6 +191,10 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
         ),
         (["--source", "{tmp}/large.png", "--out", "{tmp}/x.png"], "{tmp}/large.png: 9 x 9 pixels"),
         (
+            ["--source", "{tmp}/a.png,{tmp}/heavy.png", "--out", "{tmp}/x"],
+            "{tmp}/heavy.png: too large for one call",
+        ),
+        (
             ["--source", "{tmp}/in", "--source", "{tmp}/cut.png", "--out", "{tmp}/x"],
             "translate: {tmp}/cut.png: a damaged picture",
         ),
@@ -213,6 +218,7 @@ async def test_command_refuses(translating_app, tmp_path, capsys, words, told):
         (tmp_path / name).write_bytes(to_file(draw(1)))
     (tmp_path / "large.png").write_bytes(to_file(draw(1, 9, 9)))
     (tmp_path / "cut.png").write_bytes(to_file(draw(1))[:-30])
+    (tmp_path / "heavy.png").write_bytes(to_file(draw(1)) + bytes(5_000_000))
     words = [word.format(tmp=tmp_path) for word in words]
     server = ["--server", translating_app.grpc_address, "--model", "fixed"]
     assert await run_command("translate", *server, *words) == 1

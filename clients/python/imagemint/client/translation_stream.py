@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeAlias
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 from imagemint.client.duplex import DuplexCall
 from imagemint.client.errors import InvalidRequest, ServerError, Violation
@@ -92,7 +92,24 @@ class TranslationStream(ResumedStream[Response]):
         except InvalidRequest as error:
             if error is self._error:  # of the sources, not of the server
                 raise
+            if error.code is StatusCode.RESOURCE_EXHAUSTED:  # a message is too large for the server
+                raise self._name_largest(error) from error
             raise _renumber(error, self._done) from error
+
+    def _name_largest(self, error: InvalidRequest) -> InvalidRequest:
+        """Returns an error about the size of a message with the number of its source.
+
+        gRPC does not tell which message it was. A source that is too large has one of its own.
+        """
+        sizes = [sum(each.ByteSize() for each in group) for group in self._unanswered]
+        if not sizes:
+            return error
+        at = sizes.index(max(sizes))
+        number = self._done + sum(len(group) for group in list(self._unanswered)[:at])
+        violation = Violation(f"sources[{number}]", error.message)
+        return InvalidRequest(
+            f"{violation.field}: {error.message}", code=error.code, violations=[violation]
+        )
 
     def accept(self, answer: object) -> Response | None:
         """Returns the answer to the oldest group; None at the end of all."""
