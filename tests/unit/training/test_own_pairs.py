@@ -72,6 +72,14 @@ def test_halves_are_refused(pictures, tmp_path, capsys):
     assert "needs pictures of yours: name them by --dataset" in capsys.readouterr().err
 
 
+def test_run_that_cannot_start_leaves_nothing(pictures, tmp_path, capsys):
+    """A missing judge is an error before the folder of the run is made."""
+    run = tmp_path / "run"
+    assert train("srgan", run, "--dataset", str(pictures), "--size", "16") == 1
+    assert "name its directory by --judge" in capsys.readouterr().err
+    assert not run.exists()
+
+
 def test_two_classes_are_learnt(pictures, tmp_path):
     """Cyclegan translates between the two folders, and is measured without true targets."""
     run = tmp_path / "run"

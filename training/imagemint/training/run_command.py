@@ -8,6 +8,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,7 +126,6 @@ class LoopSettings(RunSettings):
         if is_first:
             for warning in self.find_warnings(task):
                 _log.warning("%s: %s", about["dataset"], warning)
-            provenance.write_options(self.out, options)
         state = training_loop.train(
             *(task, self.out),
             schedule=schedule,
@@ -134,6 +134,7 @@ class LoopSettings(RunSettings):
             processes=processes,
             resume=self.resume,
             measure=self.measure(task, device) if is_first else None,
+            on_begin=partial(provenance.write_options, self.out, options),
             quiet=self.quiet,
         )
         if not is_first:

@@ -5,6 +5,7 @@ algorithm: a step of both networks, which the task defines, the moving average, 
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def train(
     processes: Distributed = SINGLE_PROCESS,
     resume: bool = False,
     measure: Measure | None = None,
+    on_begin: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> TrainingState:
     """Trains to the end of the run and returns the final state; writes all results to ``run``.
@@ -69,6 +71,7 @@ def train(
         processes: the collectives of the run. Default: a single process.
         resume: whether to continue from the newest checkpoint of ``run``.
         measure: returns figures of a generator, which are logged at every checkpoint.
+        on_begin: called on rank 0 once the run can start, before its first step.
         quiet: whether to show no progress bar.
 
     Raises:
@@ -86,6 +89,7 @@ def train(
     about = task.describe(passes.precision)
     if resume:
         restore(run, state, about, free=FREE_ON_RESUME)
+    processes.on_rank_zero(on_begin)
     processes.on_rank_zero(partial(task.begin, run))
     # Outside the attempts: a signal that arrives while one fails still ends the run.
     with stop_on_signal() as stop:
