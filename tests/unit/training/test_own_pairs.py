@@ -89,3 +89,16 @@ def test_two_classes_are_learnt(pictures, tmp_path):
     metrics = read_metrics(run)
     assert "cycle_error" in metrics
     assert "psnr" not in metrics
+
+
+def test_missing_source_is_named(tmp_path, capsys):
+    """`imagemint evaluate` of nothing does not ask for a classifier."""
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err == f"imagemint evaluate: {tmp_path / 'run'} does not exist\n"
+
+
+def test_missing_data_are_tried_once(tmp_path, capsys):
+    """The error names an absolute path once, although it is the same in every folder."""
+    missing = str(tmp_path / "none")
+    assert train("pix2pix", tmp_path / "run", "--dataset", missing) == 1
+    assert f"(tried {missing})" in capsys.readouterr().err

@@ -144,6 +144,8 @@ class Evaluate(DataOptions):
         """Prints the figures; those of a run are also written to its ``evaluation.json``."""
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
+        if "://" not in self.source and not Path(self.source).exists():
+            raise TrainingError(f"{self.source} does not exist")
         device = choose_device(self.device)
         translator = evaluation.open_translator(self.source, device, variant=self.variant)
         if translator is not None:

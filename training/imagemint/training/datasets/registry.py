@@ -128,9 +128,10 @@ def _find_path(name: str, data: Path | None) -> Path:
     for path in tried:
         if name and path.exists():
             return path
+    places = ", ".join(dict.fromkeys(map(str, tried)))  # all are equal for an absolute path
     raise DatasetError(
         f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}, and folders of"
-        f" pictures or Parquet files: name one by --dataset (tried {', '.join(map(str, tried))})"
+        f" pictures or Parquet files: name one by --dataset (tried {places})"
     )
 
 
