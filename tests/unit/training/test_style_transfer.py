@@ -136,6 +136,15 @@ def test_command_refuses_other_files(tmp_path, out):
         command.run()
 
 
+@pytest.mark.parametrize("given", ["content", "style"])
+def test_command_keeps_its_pictures(tmp_path, given):
+    """The result replaces neither of the two pictures."""
+    pictures = {"content": tmp_path / "content.png", "style": tmp_path / "style.png"}
+    command = Stylize(**pictures, out=tmp_path / f"./{given}.png", classifier="none")
+    with pytest.raises(TrainingError, match="would replace a picture"):
+        command.run()
+
+
 def test_command_writes_a_picture(tmp_path, judge, capsys):
     """`imagemint stylize` writes a PNG of the requested size, and prints the losses."""
     rng = np.random.Generator(np.random.Philox(key=[1, 0]))

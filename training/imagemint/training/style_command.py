@@ -57,6 +57,10 @@ class Stylize(BaseModel):
 
         if self.out.suffix.lower() != ".png" or self.out.is_dir():
             raise TrainingError(f"--out {self.out}: the result is a PNG file, such as result.png")
+        if self.out.resolve() in {self.content.resolve(), self.style.resolve()}:
+            raise TrainingError(
+                f"--out {self.out}: the result would replace a picture that you give"
+            )
         device = choose_device(self.device)
         model, about = load_classifier(self.classifier, device)
         if not isinstance(model.features, nn.Sequential):
@@ -67,6 +71,7 @@ class Stylize(BaseModel):
         content, style = (
             read_style(path, self.size, channels).to(device) for path in (self.content, self.style)
         )
+        self.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, if at all
         found = stylize(
             content,
             style,
@@ -78,7 +83,6 @@ class Stylize(BaseModel):
             steps=self.steps,
         )
         levels = found.image[0].add(1).mul(127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(levels[..., 0] if channels == 1 else levels).save(self.out, "PNG")
         losses = {"before": found.before, "after": found.after, "seconds": found.seconds}
         print(json.dumps(losses, indent=2))  # noqa: T201 - the command's answer
