@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, SupportsIndex, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,11 @@ class Scores:
     """Distance to the nearest training image, in units of the median distance of test images."""
     rejected: NDArray[np.int64]
     """Number of candidates that the filter rejected before each image, int64 [N]."""
+
+    def __getitem__(self, rows: slice) -> "Scores":
+        """Returns the scores of some of the images."""
+        some = {name: values[rows] for name, values in self.by_name().items()}
+        return Scores(**some, rejected=self.rejected[rows])
 
     def by_name(self) -> "dict[str, NDArray[np.float32]]":
         """Returns the scores that are not None, by name."""
@@ -116,13 +122,45 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageBatch(Origin):
-    """Images as pixels, in order of index."""
+    """Images as pixels, in order of index.
+
+    A batch is a sequence: ``batch[3]`` and each turn of ``for one in batch`` is a batch of one
+    image with its serial, class and scores; a slice is a batch of several.
+    """
 
     image: NDArray[np.uint8] = field(repr=False)
     """Pixels, uint8 [N, H, W, C], C = 1 gray or 3 RGB. A view of the received bytes: read-only."""
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def __getitem__(self, at: SupportsIndex | slice) -> "ImageBatch":
+        """Returns some of the images, without copying pixels.
+
+        Args:
+            at: a position, which may count from the end, or a slice.
+
+        Raises:
+            IndexError: the position is outside the batch.
+        """
+        rows = at if isinstance(at, slice) else self._locate(index(at))
+        return replace(
+            self,
+            image=self.image[rows],
+            index=self.index[rows],
+            class_id=None if self.class_id is None else self.class_id[rows],
+            serials=self.serials[rows],
+            captions=self.captions[rows],
+            scores=None if self.scores is None else self.scores[rows],
+        )
+
+    def __iter__(self) -> "Iterator[ImageBatch]":
+        return (self[at] for at in range(len(self)))
+
+    def _locate(self, at: int) -> slice:
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"{at} is outside a batch of {len(self)} images")
+        return slice(at % len(self), at % len(self) + 1)
 
     def pil(self) -> "list[Image]":
         """Returns the images as Pillow images, mode L or RGB."""
