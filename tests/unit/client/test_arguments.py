@@ -223,8 +223,10 @@ def test_pixels_are_pictures_of_a_source():
     """Frames and mask may be arrays or Pillow images; a mask may be of truth values."""
     colours = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     mask = np.array([[True, False]])
-    source = Source([colours, Image.fromarray(colours), colours[..., :1]], mask=mask)
-    encoded = make_source_message(source, "sources[0]").encoded
+    frames = [colours, Image.fromarray(colours), colours[..., :1]]
+    encoded = make_source_message(Source(frames, mask=mask), "sources[0]").encoded
+    of_list = make_source_message(Source(frames, mask=mask.tolist()), "sources[0]").encoded
+    assert of_list == encoded
     sent = [np.asarray(Image.open(io.BytesIO(each))) for each in (*encoded.pictures, encoded.mask)]
     expected = [colours, colours, colours[..., 0], mask * np.uint8(255)]
     assert all(map(np.array_equal, sent, expected))

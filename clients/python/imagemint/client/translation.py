@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,7 @@ _FITS: dict[str, messages.SourceFit.ValueType] = {
 _PLANES, _PIXELS = 2, 3
 _MOST_CHANNELS = 4  # of an image: colour with alpha
 _PNG_CHANNELS = (1, 3)
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _BYTES = (bytes, bytearray, memoryview)
 # Of one message of a stream: far below the 4 MB of a request, and few enough that an answer soon
 # follows.
@@ -133,12 +134,16 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
     return message
 
 
-def _read_pixels(source: object, name: str) -> NDArray[np.uint8]:
-    """Returns pixels as uint8 [height, width, channels]."""
+def _to_array(source: object, name: str) -> NDArray[Any]:
     try:
-        pixels = np.asarray(source)
+        return np.asarray(source)
     except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
         raise make_invalid_request(name, f"no array: {error}") from None
+
+
+def _read_pixels(source: object, name: str) -> NDArray[np.uint8]:
+    """Returns pixels as uint8 [height, width, channels]."""
+    pixels = _to_array(source, name)
     if pixels.dtype == object:
         raise make_invalid_request(name, f"{describe(source)} is neither a file, a path nor pixels")
     if pixels.ndim == _PLANES:
@@ -157,8 +162,8 @@ def _make_file(picture: Picture, name: str) -> bytes:
         return _encode_image(picture, name)
     from PIL import Image  # noqa: PLC0415 - Pillow is slow to import and often not wanted
 
-    is_mask = getattr(picture, "dtype", None) == np.bool_
-    pixels = _read_pixels(np.asarray(picture) * np.uint8(255) if is_mask else picture, name)
+    array = _to_array(picture, name)
+    pixels = _read_pixels(array * np.uint8(255) if array.dtype == np.bool_ else array, name)
     if pixels.shape[-1] not in _PNG_CHANNELS or not pixels.size:
         why = f"a picture is uint8 [height, width, 1 or 3], not {list(pixels.shape)}"
         raise make_invalid_request(name, why)
@@ -174,11 +179,14 @@ def _encode_image(image: "Image", name: str) -> bytes:
     """
     from PIL import ImageOps  # noqa: PLC0415 - see above
 
+    if image.mode not in _PNG_MODES:
+        why = f"a Pillow image of mode {image.mode}; convert it to 8 bits, mode L or RGB"
+        raise make_invalid_request(name, why)
     file = io.BytesIO()
     try:
         ImageOps.exif_transpose(image).save(file, "PNG", compress_level=1)
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for a damaged or cut file
-        why = f"a Pillow image of mode {image.mode} cannot be sent: {error}"
+        why = f"the Pillow image cannot be read: {error}"
         raise make_invalid_request(name, why) from None
     return file.getvalue()
 
