@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tqdm import tqdm
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import Batch, draw_batch
@@ -61,6 +63,8 @@ def measure_parity(
 ) -> pb.Parity:
     """Compares the backend with the original in all batch sizes.
 
+    On a terminal, a bar shows how many images are computed.
+
     Args:
         original: the model from which the bundle was made.
         spec: the model.
@@ -75,11 +79,14 @@ def measure_parity(
     """
     compared = [make_inputs(spec)] if inputs is None else inputs
     largest, differing, values = 0, 0, 0
-    for part in _split(compared):
-        difference = np.abs(_check_sizes(backend, part).astype(np.int16) - original.pixels(part))
-        largest = max(largest, int(difference.max()))
-        differing += int(np.count_nonzero(difference))
-        values += difference.size
+    with _make_bar(sum(map(len, compared)) * (len(BATCH_SIZES) + 1)) as bar:
+        for part in _split(compared):
+            served = _check_sizes(backend, part, bar)
+            difference = np.abs(served.astype(np.int16) - original.pixels(part))
+            bar.update(len(part))
+            largest = max(largest, int(difference.max()))
+            differing += int(np.count_nonzero(difference))
+            values += difference.size
     parity = pb.Parity(
         samples=sum(map(len, compared)),
         batch_sizes=BATCH_SIZES,
@@ -105,8 +112,13 @@ def check_batch_independence(spec: ModelSpec, backend: Backend) -> None:
     Raises:
         ExportError: the images depend on the batch size.
     """
-    for part in _split([make_inputs(spec)]):
-        _check_sizes(backend, part)
+    with _make_bar(SAMPLES * len(BATCH_SIZES)) as bar:
+        for part in _split([make_inputs(spec)]):
+            _check_sizes(backend, part, bar)
+
+
+def _make_bar(images: int) -> "tqdm[NoReturn]":
+    return tqdm(total=images, desc="comparing", unit=" images", leave=False, disable=None)
 
 
 def _split(batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -116,8 +128,8 @@ def _split(batches: Sequence[Batch]) -> Iterator[Batch]:
             yield batch[start : start + _PART]
 
 
-def _check_sizes(backend: Backend, inputs: Batch) -> _Pixels:
-    served = [_run_backend(backend, inputs, size) for size in BATCH_SIZES]
+def _check_sizes(backend: Backend, inputs: Batch, bar: "tqdm[NoReturn]") -> _Pixels:
+    served = [_run_backend(backend, inputs, size, bar) for size in BATCH_SIZES]
     for size, pixels in zip(BATCH_SIZES, served, strict=True):
         if differing := int(np.count_nonzero(pixels != served[-1])):
             raise ExportError(
@@ -162,7 +174,9 @@ def round_images(images: npt.NDArray[np.float32]) -> _Pixels:
     return pixels
 
 
-def _run_backend(backend: Backend, batch: Batch, size: int) -> _Pixels:
-    return np.concatenate(
-        [backend.run(batch[start : start + size]) for start in range(0, len(batch), size)]
-    )
+def _run_backend(backend: Backend, batch: Batch, size: int, bar: "tqdm[NoReturn]") -> _Pixels:
+    images = []
+    for start in range(0, len(batch), size):
+        images.append(backend.run(batch[start : start + size]))
+        bar.update(len(images[-1]))
+    return np.concatenate(images)

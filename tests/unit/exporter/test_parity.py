@@ -1,5 +1,7 @@
 """Tests of imagemint.exporter.parity."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,15 @@ def test_parity_is_measured(measure_with_fault, backend):
     assert 0 <= parity.differing_share <= 0.001
     assert (parity.tolerance_difference, parity.tolerance_share) == (1, 0.001)
     assert parity.backend == backend.description
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_terminal_shows_progress(measure_with_fault, monkeypatch, capsys, on_terminal):
+    """A terminal shows how many of the 1,000 images are computed, four times each."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    measure_with_fault(Tolerance())
+    said = capsys.readouterr().err
+    assert ("comparing:" in said) == ("/4000" in said) == on_terminal
 
 
 def test_few_images_are_in_memory_at_once(trained, exported, backend):
