@@ -24,7 +24,11 @@ from imagemint.training.evaluation.translation import (
     find_baselines,
 )
 from imagemint.training.evaluation.translation.evaluating import predict
-from imagemint.training.evaluation.translation.figures import Truth, measure_attributes
+from imagemint.training.evaluation.translation.figures import (
+    Truth,
+    measure_attributes,
+    measure_results,
+)
 from imagemint.training.loop.examples import Examples
 from imagemint.training.loop.translation_task import TranslationTask
 from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
@@ -263,6 +267,16 @@ def test_run_is_measured_on_other_data(people, tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "digits", lambda split, _: gray)
     run = str(tmp_path / "run")
     assert main(["evaluate", run, "--device", "cpu", "--dataset", "digits"]) == 0
+
+
+def test_flat_images_have_no_sharpness():
+    """No figure is infinite, which JSON cannot hold."""
+    flat = np.full((4, 32, 32, 3), 9, np.uint8)
+    data = LabelledImages("flat/test", flat, np.zeros(4, np.int64), ("a",), "1")
+    figures = by_name(measure_results(flat + np.uint8(1), Truth(flat, flat, data), None))
+    assert "psnr" in figures
+    assert "sharpness" not in figures
+    assert all(np.isfinite(each.value) for each in figures.values())
 
 
 def test_hidden_attributes_do_not_count(people):

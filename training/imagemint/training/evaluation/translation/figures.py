@@ -87,7 +87,7 @@ def measure_results(
     """
     if truth.is_paired:
         yield from _measure_pixels(results, truth.images, holes)
-    yield _measure_sharpness(results, truth.images)
+    yield from _measure_sharpness(results, truth.images)
     if judge is None:
         return
     if not truth.is_paired:
@@ -128,10 +128,14 @@ def _measure_pixels(
     )
 
 
-def _measure_sharpness(results: Images, truth: Images) -> Figure:
-    return Figure(
+def _measure_sharpness(results: Images, truth: Images) -> Iterator[Figure]:
+    """Yields the sharpness, unless the true images are all flat."""
+    level = sharpness(truth).mean()
+    if not level:
+        return
+    yield Figure(
         "sharpness",
-        float(sharpness(results).mean() / sharpness(truth).mean()),
+        float(sharpness(results).mean() / level),
         "mean difference of neighbouring pixels, as a multiple of that of the true images",
         reference=1.0,
     )
