@@ -97,6 +97,7 @@ class LoopSettings(RunSettings):
             find_latest_checkpoint,
             list_checkpoints,
         )
+        from imagemint.training.loop.machine import find_busy_cores  # noqa: PLC0415 - torch
         from imagemint.training.loop.resume import (  # noqa: PLC0415 - torch
             describe_changes,
             list_settings_to_record,
@@ -119,13 +120,17 @@ class LoopSettings(RunSettings):
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
         if self.dry_run:
+            busy = find_busy_cores(device)
             options |= self.rehearse(task, schedule, device, passes)
+            options["warnings"] += busy
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
         is_first = processes.rank == 0
         if is_first:
             for warning in self.find_warnings(task):
                 _log.warning("%s: %s", about["dataset"], warning)
+            for warning in find_busy_cores(device):
+                _log.warning("%s", warning)
         state = training_loop.train(
             *(task, self.out),
             schedule=schedule,

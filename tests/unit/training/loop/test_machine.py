@@ -1,0 +1,42 @@
+"""Warnings about a machine that other programs use."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from imagemint.client.cli import main
+from imagemint.training.loop.machine import compare_threads
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "load", "warns"),
+    [
+        (2, 2, 0.0, False),
+        (2, 2, 0.7, False),
+        (2, 2, 1.0, True),
+        (1, 2, 5.0, False),
+        (6, 8, 2.0, False),
+        (7, 8, 2.0, True),
+    ],
+)
+def test_threads_without_a_core_are_told(threads, cores, load, warns):
+    """The warning comes when threads and other programs together want more cores than there are."""
+    found = compare_threads(threads, cores, load)
+    assert len(found) == warns
+    if warns:
+        assert f"use about {load:.1f} of {cores} cores" in found[0]
+        assert f"slowest of {threads} threads" in found[0]
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_dry_run_warns_of_a_busy_machine(tmp_path, monkeypatch, capsys):
+    """The load average before the run's own first steps counts."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    small = ["--generator-channels", "4", "--discriminator-channels", "1", "--batch-size", "8"]
+    assert main(["train", "mnist", "--out", str(tmp_path / "run"), "--dry-run", *small]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert [text for text in warnings if "use about 9.0 of 4 cores" in text] == warnings[-1:]

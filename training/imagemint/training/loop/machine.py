@@ -1,0 +1,33 @@
+"""Looks at the machine that a run is about to use."""
+
+import os
+
+import torch
+
+_BUSY = 0.75  # of a core; the start of the run itself adds less
+
+
+def find_busy_cores(device: torch.device) -> list[str]:
+    """Returns a warning if other programs use cores that the threads of a run on a CPU need."""
+    if device.type != "cpu" or not hasattr(os, "getloadavg"):
+        return []
+    return compare_threads(torch.get_num_threads(), os.cpu_count() or 1, os.getloadavg()[0])
+
+
+def compare_threads(threads: int, cores: int, load: float) -> list[str]:
+    """Returns a warning if not all threads have a core of their own.
+
+    An operation ends when its slowest thread ends, so one thread without a core slows down all.
+
+    Args:
+        threads: number of threads of an operation.
+        cores: number of cores of the machine.
+        load: number of cores that other programs use, on average.
+    """
+    if threads == 1 or load < _BUSY or threads <= cores - load:
+        return []
+    why = (
+        f"other programs use about {load:.1f} of {cores} cores, and each operation of the run waits"
+        f" for the slowest of {threads} threads; set OMP_NUM_THREADS to the number of free cores"
+    )
+    return [why]
