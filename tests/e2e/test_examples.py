@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from held_backend import WAIT_S
 from node import CLIENT, require_node, run_node
+from PIL import Image
+from server_process import line_of, process
 
 from imagemint.client import AsyncClient, Cycle
 
@@ -180,6 +182,34 @@ async def test_export_writes_a_dataset_that_opens(mnist_server, tmp_path):
         assert done.returncode == 0, errors
         assert "40 images of ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']" in printed
         assert line in printed + errors
+
+
+async def test_folder_is_translated(tmp_path):
+    """Every picture is enlarged but the one that is no picture, which the program names."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/srgan").symlink_to(ROOT / "models/srgan")
+    (tmp_path / "small").mkdir()
+    for level in range(3):
+        Image.new("RGB", (16, 24), (80 * level, 0, 40)).save(tmp_path / f"small/{level}.png")
+    (tmp_path / "small/note.txt").write_text("not a picture")
+    async with process(f"--repository={tmp_path / 'models'}") as started:
+        address = (await line_of(started, "ready"))["grpc_address"]
+        done = await asyncio.create_subprocess_exec(
+            *(sys.executable, EXAMPLES / "translation/translate_folder.py"),
+            *(tmp_path / "small", tmp_path / "large", "--server", address),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        printed, errors = (each.decode() for each in await done.communicate())
+    assert done.returncode == 1, errors
+    summary, refused = printed.splitlines()
+    assert summary == f"3 of 4 pictures are in {tmp_path / 'large'}"
+    assert refused.startswith("note.txt: ")
+    made = sorted((tmp_path / "large").iterdir())
+    assert [path.name for path in made] == ["0.png.png", "1.png.png", "2.png.png"]
+    for path in made:
+        with Image.open(path) as picture:
+            assert picture.size == (64, 96)
 
 
 async def test_feeding_benchmark_measures_each_way(mnist_server, tmp_path):
