@@ -6,9 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
+from pydantic_settings import CliPositionalArg
 
 from imagemint.client import cli
 from imagemint.client.extras import _EXTRA_OF_PART, install_command
+from imagemint.client.settings import UsageError, gather_settings
 
 PROBE = '''
 """Commands to probe the root with."""
@@ -206,6 +209,34 @@ def test_lists_and_switches_are_parsed(run_command, monkeypatch):
     monkeypatch.setenv("IMAGEMINT_NAMES", "a,b")
     monkeypatch.setenv("IMAGEMINT_LOUD", "1")
     assert run_command("show --out x --no-loud")[1] == "0 None False ['a', 'b'] x\n"
+
+
+def test_values_of_a_list_follow_its_flag():
+    """They may stand apart, as a shell makes them of `*.png`, until the next flag."""
+
+    class Lists(BaseModel):
+        sizes: list[int] | None = None
+        names: list[str] = []
+        loud: bool = False
+
+    given = ["--names", "a", "b,c", "--loud", "--sizes", "1", "2", "--names", "true"]
+    found = gather_settings(Lists, "imagemint lists", given)
+    assert (found.names, found.sizes, found.loud) == (["a", "b", "c", "true"], [1, 2], True)
+    with pytest.raises(UsageError, match="unrecognized arguments: b"):
+        gather_settings(Lists, "imagemint lists", ["--names", "a", "--no-loud", "b"])
+
+
+def test_flag_of_a_list_before_a_placed_argument_takes_one_value():
+    """Further values would be taken for the argument, so the flag is repeated."""
+
+    class Placed(BaseModel):
+        run_name: CliPositionalArg[str]
+        names: list[str] = []
+
+    found = gather_settings(Placed, "imagemint placed", ["--names", "a", "--names", "b", "run"])
+    assert (found.names, found.run_name) == (["a", "b"], "run")
+    found = gather_settings(Placed, "imagemint placed", ["run", "--names", "a,b"])
+    assert (found.names, found.run_name) == (["a", "b"], "run")
 
 
 @pytest.mark.parametrize("given", ["--names true,None,ab", "--names=true,None,ab"])

@@ -164,12 +164,12 @@ def _repeat_flags(command: type[BaseModel], arguments: Sequence[str]) -> list[st
     """Returns the arguments with the flag of a list before each of its values.
 
     A shell makes `--source a.png b.png` of `--source *.png`. If a command has arguments without a
-    flag, they may stand behind a list, so nothing is changed.
+    flag, they may stand after a list, so nothing is changed.
     """
     fields = command.model_fields.items()
     if any(_PLACED in field.metadata for _, field in fields):
         return list(arguments)
-    lists = [(name, field) for name, field in fields if get_origin(field.annotation) is list]
+    lists = [(name, field) for name, field in fields if _is_list(field.annotation)]
     flags = {_to_flag(_get_setting_name(name, field)) for name, field in lists}
     repeated: list[str] = []
     flag = ""  # of the list whose values are read
@@ -180,6 +180,11 @@ def _repeat_flags(command: type[BaseModel], arguments: Sequence[str]) -> list[st
             repeated.append(flag)
         repeated.append(each)
     return repeated
+
+
+def _is_list(annotation: object) -> bool:
+    """Returns whether values of a type are lists, or lists and None."""
+    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
 
 
 def _quote_words(command: type[BaseModel], arguments: Sequence[str]) -> list[str]:
