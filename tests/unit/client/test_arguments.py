@@ -232,6 +232,14 @@ def test_pixels_are_pictures_of_a_source():
     assert all(map(np.array_equal, sent, expected))
 
 
+def test_batch_is_no_source(blocking):
+    """The error names the attribute that has the pixels, although a batch is a sequence."""
+    (batch,) = [*blocking.stream("tiny", 2, seed=1)][:1]
+    for sources in (batch, [batch[0]]):
+        with pytest.raises(InvalidRequest, match=r"sources\[0\]: ImageBatch .*; use its image$"):
+            blocking.translate("tiny", sources)
+
+
 def test_parsed_serials_are_sent_as_text(blocking, mint):
     """A Serial may stand wherever its text may."""
     batch = blocking.mint(Serial.parse("tiny@3/5/1?class=1"))

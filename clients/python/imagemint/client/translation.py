@@ -135,6 +135,11 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
 
 
 def _to_array(source: object, name: str) -> NDArray[Any]:
+    if isinstance(source, Origin):  # NumPy would take a batch for a sequence of sequences
+        content = "data" if isinstance(source, EncodedPicture) else "image"
+        kind = type(source).__name__
+        why = f"{kind} is neither a file, a path nor pixels; use its {content}"
+        raise make_invalid_request(name, why)
     try:
         return np.asarray(source)
     except (TypeError, ValueError) as error:  # rows of several lengths, or a tensor on a GPU
