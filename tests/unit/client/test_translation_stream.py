@@ -157,6 +157,21 @@ async def test_error_of_an_asynchronous_source(translator):
         await anext(results)
 
 
+async def test_cancelled_source_ends_the_stream(translator):
+    """A source that waits for a cancelled task cancels the loop, as without the client."""
+
+    async def produce():
+        yield draw(1)
+        task = asyncio.ensure_future(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    results = translator.translate_stream("tiny", produce(), timeout_s=30)
+    await anext(results)
+    with pytest.raises(asyncio.CancelledError, match="a source was cancelled"):
+        await anext(results)
+
+
 async def test_error_of_a_source_follows_its_predecessors(translator, mint):
     """What the sources raise arrives after the results of the sources before."""
     sources = [draw(1), draw(2), "none.png", draw(3)]

@@ -57,7 +57,7 @@ class TranslationStream(ResumedStream[Response]):
         self._reading: asyncio.Future[Group | None] | None = None
         self._unanswered: deque[Group] = deque()
         self._exhausted = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._answered = 0  # groups
         self._done = 0  # sources
         self._room = asyncio.Event()
@@ -186,6 +186,9 @@ class TranslationStream(ResumedStream[Response]):
             self._reading = asyncio.ensure_future(_read_next(self._groups))
         await asyncio.wait([self._reading])
         reading, self._reading = self._reading, None
+        if reading.cancelled():  # by the source, as nothing else cancels a read during a call
+            self._error = asyncio.CancelledError("a source was cancelled")
+            return None
         return reading.result()
 
     def stop_reading(self) -> None:
