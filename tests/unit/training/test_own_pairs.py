@@ -8,6 +8,7 @@ from PIL import Image
 from small_translations import SMALL
 
 from imagemint.client.cli import main
+from imagemint.training.datasets.translations import load_pairs
 from imagemint.training.recipes import TRANSLATION_RECIPES
 from imagemint.training.translators import read_translator
 
@@ -70,6 +71,30 @@ def test_halves_are_refused(pictures, tmp_path, capsys):
     assert "recipe inpaint makes its sources itself" in capsys.readouterr().err
     assert train("pix2pix", run, *halves) == 1
     assert "needs pictures of yours: name them by --dataset" in capsys.readouterr().err
+
+
+def test_halves_of_several_sizes_are_scaled(tmp_path):
+    """--size brings the halves of all pictures to one size; each keeps its own middle."""
+    folder = tmp_path / "maps"
+    (folder / "train/all").mkdir(parents=True)
+    for number, (height, width) in enumerate([(16, 32), (16, 64), (32, 48)]):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[:, width // 2 :] = 200
+        Image.fromarray(pixels).save(folder / f"train/all/{number}.png")
+    pairs = load_pairs("left-to-right", "train", dataset=str(folder), size=16)
+    sources, targets = pairs.make_examples(np.arange(3))
+    assert sources.shape == targets.shape == (3, 16, 16, 3)
+    assert (sources.max(), targets.min()) == (0, 200)
+
+
+def test_class_without_test_pictures_is_named(pictures, tmp_path, capsys):
+    """A class of fewer than ten pictures leaves none to measure with."""
+    for number in range(9, 20):
+        (pictures / f"zebras/{number}.png").unlink()
+    assert train("cyclegan", tmp_path / "run", "--dataset", str(pictures), "--size", "16") == 1
+    said = capsys.readouterr().err
+    assert "animals/test has no pictures of class 'zebras'" in said
+    assert "it needs at least ten" in said
 
 
 def test_run_that_cannot_start_leaves_nothing(pictures, tmp_path, capsys):

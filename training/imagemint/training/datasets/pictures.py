@@ -41,10 +41,13 @@ class Shape:
         size: height and width in pixels: the shorter side is scaled to it, the longer one cropped
             around the middle. None: as stored, and all must have one size.
         channels: 1 for gray, 3 for RGB. None: gray when all are stored gray, else RGB.
+        halves: whether `size` is that of the left and of the right half, and each is scaled and
+            cropped for itself. The width of the pictures must be even.
     """
 
     size: int | None = None
     channels: int | None = None
+    halves: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -53,7 +56,8 @@ class Shape:
             raise DatasetError(f"pictures have 1 or 3 channels, not {self.channels}")
 
     def __str__(self) -> str:
-        return f"{self.size or 'as stored'}, {self.channels or 'as stored'}"
+        text = f"{self.size or 'as stored'}, {self.channels or 'as stored'}"
+        return f"{text}, halves" if self.halves else text
 
 
 AS_STORED = Shape()
@@ -162,12 +166,37 @@ def report_broken(place: object, broken: list[str], count: int, *, strict: bool)
 
 
 def fit_picture(picture: Image.Image, shape: Shape) -> Image.Image:
-    """Returns a picture scaled, cropped and converted to ``shape``."""
-    if shape.size is not None and picture.size != (shape.size, shape.size):
-        picture = ImageOps.fit(picture, (shape.size, shape.size), Image.Resampling.LANCZOS)
+    """Returns a picture scaled, cropped and converted to ``shape``.
+
+    Raises:
+        DatasetError: the picture has no halves, because its width is odd.
+    """
+    if shape.size is not None:
+        fit = _fit_halves if shape.halves else _fit_square
+        picture = fit(picture, shape.size)
     if shape.channels is not None:
         picture = picture.convert("L" if shape.channels == 1 else "RGB")
     return picture
+
+
+def _fit_square(picture: Image.Image, size: int) -> Image.Image:
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def _fit_halves(picture: Image.Image, size: int) -> Image.Image:
+    width, height = picture.size
+    if width % 2:
+        raise DatasetError(
+            f"the picture is {width} pixels wide; one with a source and a target side by side has"
+            " an even width"
+        )
+    whole = Image.new(picture.mode, (2 * size, size))
+    for side in (0, 1):
+        half = picture.crop((side * width // 2, 0, (side + 1) * width // 2, height))
+        whole.paste(_fit_square(half, size), (side * size, 0))
+    return whole
 
 
 class Stack:
@@ -235,7 +264,7 @@ def reshape_images(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]
     """Returns images uint8 [N, H, W, C] converted to ``shape``; the same array if they have it."""
     height, width, channels = images.shape[1:]
     wanted = shape.channels or channels
-    size = (shape.size, shape.size) if shape.size else (height, width)
+    size = (shape.size, shape.size * (2 if shape.halves else 1)) if shape.size else (height, width)
     if (height, width, channels) == (*size, wanted):
         return images
     stack = Stack(len(images))

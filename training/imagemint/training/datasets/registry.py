@@ -39,6 +39,7 @@ def load_dataset(
     *,
     size: int | None = None,
     channels: int | None = None,
+    halves: bool = False,
     per_class: int | None = None,
     subset_seed: int = 0,
     label_column: str | None = None,
@@ -55,6 +56,7 @@ def load_dataset(
         data: folder that holds ``<name>/``. None: only the cache is searched.
         size: height and width that images are scaled and cropped to. None: as stored.
         channels: 1 for gray, 3 for RGB. None: as stored.
+        halves: whether `size` is that of a half of the pictures; see `pictures.Shape`.
         per_class: number of images of each class, for experiments with few data. None: all.
         subset_seed: seed of this selection.
         label_column: column or field that holds labels. None: the usual names.
@@ -67,7 +69,7 @@ def load_dataset(
             damaged or with another checksum than the published one; fewer images than asked for;
             labels that are none of ``class_labels``.
     """
-    shape = Shape(size, channels)
+    shape = Shape(size, channels, halves)
     if name in DATASETS:
         if label_column or image_column:
             raise DatasetError(

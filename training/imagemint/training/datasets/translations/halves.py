@@ -1,13 +1,9 @@
 """Pairs of one's own: pictures whose halves are a source and its target."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
-from imagemint.training.datasets.download import compute_digest
 from imagemint.training.datasets.images import LabelledImages
-from imagemint.training.datasets.pictures import Shape, reshape_images
 from imagemint.training.datasets.translations.degradations import Images
 from imagemint.training.datasets.translations.forms import SourceForm
 from imagemint.training.datasets.translations.pairs import Pairs
@@ -33,7 +29,11 @@ class Halves(Pairs):
 
     def __init__(self, task: str, data: LabelledImages) -> None:
         height, width, channels = data.images.shape[1:]
-        _check_width(data)
+        if width % 2:
+            raise DatasetError(
+                f"the pictures of {data.name} are {width} pixels wide; those with a source and a"
+                " target side by side have an even width"
+            )
         self._targets_are_left = task == RIGHT_TO_LEFT
         shape = height, width // 2, channels
         super().__init__(task, data, form=SourceForm(*shape), target_shape=shape, parameters="")
@@ -49,27 +49,3 @@ class Halves(Pairs):
         """Returns sources and targets of these rows."""
         left, right = np.split(self.data.images[rows], 2, axis=2)
         return (right, left) if self._targets_are_left else (left, right)
-
-
-def scale_halves(data: LabelledImages, size: int) -> LabelledImages:
-    """Returns pictures whose halves have this height and width, scaled and cropped.
-
-    Raises:
-        DatasetError: the width of the pictures is odd.
-    """
-    _check_width(data)
-    halves = [
-        reshape_images(np.ascontiguousarray(half), Shape(size))
-        for half in np.split(data.images, 2, axis=2)
-    ]
-    digest = compute_digest([f"{data.sha256} halves {size}".encode()])
-    return replace(data, images=np.concatenate(halves, axis=2), sha256=digest)
-
-
-def _check_width(data: LabelledImages) -> None:
-    width = data.images.shape[2]
-    if width % 2:
-        raise DatasetError(
-            f"the pictures of {data.name} are {width} pixels wide; those with a source and a target"
-            " side by side have an even width"
-        )

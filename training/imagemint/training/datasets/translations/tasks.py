@@ -18,7 +18,7 @@ from imagemint.training.datasets.translations.degradations import (
     MotionBlur,
     Unchanged,
 )
-from imagemint.training.datasets.translations.halves import HALVES, Halves, scale_halves
+from imagemint.training.datasets.translations.halves import HALVES, Halves
 from imagemint.training.datasets.translations.holes import GlassesMask, Holes
 from imagemint.training.datasets.translations.motion import MovingImages
 from imagemint.training.datasets.translations.pairs import DegradedImages, Pairs
@@ -59,10 +59,13 @@ def load_pairs(
     """
     if task not in TASKS:
         raise DatasetError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-    whole = None if task in HALVES else size
-    images = load_dataset(dataset, split, data, size=whole, channels=channels, per_class=per_class)
-    if task in HALVES and size is not None:
-        images = scale_halves(images, size)
+    images = load_dataset(
+        *(dataset, split, data),
+        size=size,
+        channels=channels,
+        halves=task in HALVES and size is not None,
+        per_class=per_class,
+    )
     return TASKS[task](task, images, split, data)
 
 
@@ -119,6 +122,13 @@ def _load_classes(task: str, images: LabelledImages, split: Split, data: Path | 
             " folders of pictures"
         )
     source, target = (np.flatnonzero(images.labels == side) for side in range(_SIDES))
+    for label, rows in zip(images.class_labels, (source, target), strict=True):
+        if not rows.size:
+            raise DatasetError(
+                f"{images.name} has no pictures of class {label!r}. Of a class, every tenth picture"
+                " is kept for testing, so it needs at least ten, unless the folder is divided into"
+                " train and test"
+            )
     return UnpairedImages(task, images, source, target)
 
 
