@@ -183,6 +183,14 @@ def test_local_part_of_a_batch():
     ]
 
 
+def test_every_batch_must_be_shared(tmp_path):
+    """The error names the option of the batch, and the run leaves no folder."""
+    recipe, run = small(RECIPES["ssgan"], labelled_batch=7), tmp_path / "run"
+    with pytest.raises(ProcessesError, match="labelled_batch is 7, which 2 processes cannot"):
+        train(recipe, run, processes=TwoOnPaper(), on_begin=run.mkdir)
+    assert not run.exists()
+
+
 def test_local_batch_statistics_are_refused(digits, monkeypatch):
     """A layer that would normalize by its local part of the batch is refused with the reason."""
     recipe = MnistRecipe(z_dim=4, generator_channels=4, discriminator_channels=1)

@@ -37,8 +37,12 @@ class Distributed:
     rank = 0
     world_size = 1
 
-    def compute_local_batch_size(self, batch_size: int) -> int:
+    def compute_local_batch_size(self, batch_size: int, option: str = "batch_size") -> int:
         """Returns how many images of a batch this process computes.
+
+        Args:
+            batch_size: number of images of all processes.
+            option: option that it is the value of, for the error.
 
         Raises:
             ProcessesError: the batch size is not a multiple of the number of processes.
@@ -46,8 +50,7 @@ class Distributed:
         size, left = divmod(batch_size, self.world_size)
         if left:
             raise ProcessesError(
-                f"batch_size is {batch_size}, which {self.world_size} processes cannot share"
-                " equally"
+                f"{option} is {batch_size}, which {self.world_size} processes cannot share equally"
             )
         return size
 

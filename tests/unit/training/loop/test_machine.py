@@ -19,6 +19,7 @@ from imagemint.training.loop.machine import compare_threads
         (1, 2, 5.0, False),
         (6, 8, 2.0, False),
         (7, 8, 2.0, True),
+        (8, 8, 30.0, True),
     ],
 )
 def test_threads_without_a_core_are_told(threads, cores, load, warns):
@@ -26,7 +27,7 @@ def test_threads_without_a_core_are_told(threads, cores, load, warns):
     found = compare_threads(threads, cores, load)
     assert len(found) == warns
     if warns:
-        assert f"use about {load:.1f} of {cores} cores" in found[0]
+        assert f"use about {min(load, cores):.1f} of {cores} cores" in found[0]
         assert f"slowest of {threads} threads" in found[0]
 
 
@@ -39,4 +40,4 @@ def test_dry_run_warns_of_a_busy_machine(tmp_path, monkeypatch, capsys):
     small = ["--generator-channels", "4", "--discriminator-channels", "1", "--batch-size", "8"]
     assert main(["train", "mnist", "--out", str(tmp_path / "run"), "--dry-run", *small]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
-    assert [text for text in warnings if "use about 9.0 of 4 cores" in text] == warnings[-1:]
+    assert [text for text in warnings if "use about 4.0 of 4 cores" in text] == warnings[-1:]

@@ -41,6 +41,13 @@ class GeneratorTask(Task):
         """The options of the run."""
         return self.recipe
 
+    def list_batch_sizes(self) -> dict[str, int]:
+        """Returns the size of the batches, and of those of images with labels."""
+        return {
+            **super().list_batch_sizes(),
+            "labelled_batch": self.recipe.count_labelled_images(),
+        }
+
     def count_images_before(self, step: int) -> int:
         """Returns the number of real images that D sees before the step with this index, from 0."""
         return self.recipe.batch_size * self.recipe.count_discriminator_steps_before(step)

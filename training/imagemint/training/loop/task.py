@@ -33,6 +33,10 @@ class Task(ABC):
     def options(self) -> RunOptions:
         """The options of the run."""
 
+    def list_batch_sizes(self) -> dict[str, int]:
+        """Returns the number of images in each kind of batch, by option. Processes share each."""
+        return {"batch_size": self.options.batch_size}
+
     def count_images_before(self, step: int) -> int:
         """Returns the number of real images that D sees before the step with this index, from 0."""
         return self.options.batch_size * step

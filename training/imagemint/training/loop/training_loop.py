@@ -84,7 +84,8 @@ def train(
             allows. The last good checkpoint is kept.
         ProcessesError: the processes cannot share a batch of this size, or this network.
     """
-    processes.compute_local_batch_size(task.options.batch_size)
+    for option, size in task.list_batch_sizes().items():
+        processes.compute_local_batch_size(size, option)
     state = task.make_initial_state(device, processes)
     about = task.describe(passes.precision)
     if resume:
