@@ -108,7 +108,14 @@ async def test_frames_and_mask_are_asked_for(page):
 
 async def test_result_of_another_model_is_cleared(page):
     """A change of the model keeps the source, and not the result of the model before."""
+    await choose_model(page, "free")
+    await page.locator("#fit").select_option("crop")
+    await page.locator("#source-file").set_input_files(upload(SOURCE))
+    await expect(page.locator("#result-caption")).to_have_text(
+        re.compile("^free@1/0/0"), timeout=MS
+    )
     await choose_model(page, "fixed")
+    await expect(page.locator("#source-caption")).to_have_text("drawing.png")
     await expect(page.locator("#result-caption")).to_have_text("")
     await expect(page.locator("#save-result")).to_be_hidden()
 
