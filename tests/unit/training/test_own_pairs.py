@@ -116,6 +116,17 @@ def test_two_classes_are_learnt(pictures, tmp_path):
     assert "psnr" not in metrics
 
 
+def test_results_are_compared_with_as_many_targets(pictures, tmp_path):
+    """A target is not counted twice: with fewer targets, fewer results are measured."""
+    for number in range(20, 50):
+        (pictures / f"horses/{number}.png").write_bytes((pictures / "horses/0.png").read_bytes())
+    run = tmp_path / "run"
+    assert train("cyclegan", run, "--dataset", str(pictures), "--size", "16") == 0
+    assert "sharpness" in read_metrics(run)
+    figures = json.loads((run / "evaluation/figures.json").read_text())["figures"]
+    assert [each["sample_size"] for each in figures if each["metric"] == "sharpness"] == [2]
+
+
 def test_missing_source_is_named(tmp_path, capsys):
     """`imagemint evaluate` of nothing does not ask for a classifier."""
     assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu"]) == 1

@@ -140,7 +140,7 @@ def evaluate_translation(
             f"the judge does not accept images of {list(test.target_shape)}; name another"
             " --classifier, or none"
         )
-    count = min(samples or _SAMPLES, len(test), len(train))
+    count = min(samples or _SAMPLES, _count_comparable(test), _count_comparable(train))
     if count < _COMPARABLE:
         raise DatasetError(f"{test.name} has {count} images, too few to compare")
     rows = np.arange(count)
@@ -165,6 +165,13 @@ def evaluate_translation(
     return found
 
 
+def _count_comparable(pairs: Pairs) -> int:
+    """Returns how many results can be compared with as many different targets."""
+    if isinstance(pairs, UnpairedImages) and not pairs.has_truth:
+        return min(len(pairs), len(pairs.targets))
+    return len(pairs)
+
+
 def _list_candidates(
     translator: Translator, baselines: tuple[Baseline, ...]
 ) -> Iterator[tuple[str, str, Callable[[Images, Rows], Images]]]:
@@ -184,7 +191,7 @@ def _measure(
         else train.make_examples(rows)[1]
     )
     if isinstance(test, UnpairedImages) and not test.has_truth:
-        labels = select_rows(test.targets, rows % len(test.targets))
+        labels = select_rows(test.targets, rows)
         truth = Truth(images, others, labels, is_paired=False)
     else:
         removes = _GLASSES if isinstance(test, UnpairedImages) else ""
