@@ -1,5 +1,6 @@
 """Tests of the drop zone of the page in a real Chromium."""
 
+import asyncio
 import re
 import shutil
 
@@ -104,6 +105,28 @@ async def test_frames_and_mask_are_asked_for(page):
     source = np.concatenate([*(frames[number] for number in (2, 9, 10)), mask], axis=-1)
     serial = f"sequence@1/0/0?source={hash_source(source)}"
     await expect(page.locator("#result-caption")).to_have_text(serial, timeout=MS)
+
+
+async def test_answer_to_an_older_source_is_not_shown(page):
+    """If the source changes and is not complete, the page waits for the rest of it."""
+    await choose_model(page, "sequence")
+    await page.locator("#mask-file").set_input_files(upload(draw(3, depth=1)))
+    may_go_on = asyncio.Event()
+
+    async def hold(route):
+        await may_go_on.wait()
+        await route.continue_()
+
+    await page.route("**/*:translate", hold)
+    frames = [upload(draw(number), f"{number}.png") for number in range(3)]
+    async with page.expect_request("**/*:translate"):
+        await page.locator("#source-file").set_input_files(frames)
+    await page.locator("#source-file").set_input_files(frames[:2])
+    may_go_on.set()
+    await expect(page.locator("#stop")).to_be_hidden(timeout=MS)
+    await expect(page.locator("#result-caption")).to_have_text("")
+    await expect(page.locator("#translate-note")).to_contain_text("the model takes 3")
+    await page.unroute("**/*:translate")
 
 
 async def test_result_of_another_model_is_cleared(page):

@@ -8,6 +8,7 @@ export class Translator {
   constructor() {
     this.files = [];
     this.mask = null;
+    this.turn = 0; // increased when an answer that is under way becomes out of date
     const drop = byId("drop");
     byId("source-file").addEventListener("change", (event) => this.take([...event.target.files]));
     byId("mask-file").addEventListener("change", (event) => {
@@ -108,7 +109,7 @@ export class Translator {
    *
    * @param model name of the model.
    * @param options texts of the form, by the names of the HTTP interface.
-   * @returns where the time went; undefined if the source is not complete.
+   * @returns where the time went; undefined if the source is not complete, or has changed meanwhile.
    */
   async run(model, options, signal) {
     if (this.missing) {
@@ -116,6 +117,7 @@ export class Translator {
       byId("source-file").focus();
       return undefined;
     }
+    const turn = ++this.turn;
     const form = new FormData();
     for (const file of this.files) form.append(this.source.frames > 1 ? "frame" : "source", file);
     if (this.source.mask) form.append("mask", this.mask);
@@ -124,17 +126,19 @@ export class Translator {
     const began = performance.now();
     try {
       const { blob, serial, timing } = await translate(model, form, signal);
+      if (turn !== this.turn) return undefined;
       this.showPicture("result", blob, serial);
       const seconds = (performance.now() - began) / 1e3;
       byId("translate-note").textContent = `Translated in ${formatSeconds(seconds)}.`;
       return timing;
     } catch (error) {
-      byId("translate-note").textContent = "";
+      if (turn === this.turn) byId("translate-note").textContent = "";
       throw error;
     }
   }
 
   clearResult() {
+    this.turn += 1;
     const before = byId("result-picture").querySelector("img");
     if (before) URL.revokeObjectURL(before.src);
     byId("result-picture").replaceChildren();
