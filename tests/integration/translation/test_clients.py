@@ -198,7 +198,11 @@ async def test_command_with_frames_and_mask(translating_app, tmp_path):
             ["--source", "{tmp}/in", "--source", "{tmp}/cut.png", "--out", "{tmp}/x"],
             "translate: {tmp}/cut.png: a damaged picture",
         ),
-        (["--source", "{tmp}/a.png", "--out", "{tmp}", "--overwrite"], "would replace its source"),
+        (["--source", "{tmp}/a.png", "--out", "{tmp}", "--overwrite"], "would replace a picture"),
+        (
+            [*("--source", "{tmp}/a.png", "--mask", "{tmp}/b.png"), "--out", "{tmp}/b.png"],
+            "b.png would replace a picture that you give; change --out",
+        ),
         (["--source", "{tmp}/a.png", "--out", "{tmp}/in/b.png/"], "b.png exists and is not a fold"),
         (
             ["--source", "{tmp}/a.png", "--out", "{tmp}/x.jpg", "--format", "webp"],

@@ -54,6 +54,12 @@ def test_slice_of_a_batch_is_a_batch(batch, rows):
     assert np.array_equal(part.scores.realness, batch.scores.realness[rows])
 
 
+def test_scores_are_no_sequence(batch):
+    """Scores are columns; a loop over them would give scores of no image."""
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(batch.scores)
+
+
 def test_position_counts_from_either_end(batch):
     """A negative position counts from the end, and one outside the batch is an IndexError."""
     assert batch[-1].serial == batch[3].serial == batch[np.int64(3)].serial

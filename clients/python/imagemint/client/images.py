@@ -59,15 +59,15 @@ class Scores:
     rejected: NDArray[np.int64]
     """Number of candidates that the filter rejected before each image, int64 [N]."""
 
-    def __getitem__(self, rows: slice) -> "Scores":
-        """Returns the scores of some of the images."""
-        some = {name: values[rows] for name, values in self.by_name().items()}
-        return Scores(**some, rejected=self.rejected[rows])
-
     def by_name(self) -> "dict[str, NDArray[np.float32]]":
         """Returns the scores that are not None, by name."""
         found = {name: getattr(self, name) for name in SCORE_NAMES}
         return {name: values for name, values in found.items() if values is not None}
+
+
+def _select_scores(scores: Scores, rows: slice) -> Scores:
+    some = {name: values[rows] for name, values in scores.by_name().items()}
+    return Scores(**some, rejected=scores.rejected[rows])
 
 
 SCORE_NAMES = ("class_confidence", "realness", "training_distance")
@@ -151,7 +151,7 @@ class ImageBatch(Origin):
             class_id=None if self.class_id is None else self.class_id[rows],
             serials=self.serials[rows],
             captions=self.captions[rows],
-            scores=None if self.scores is None else self.scores[rows],
+            scores=None if self.scores is None else _select_scores(self.scores, rows),
         )
 
     def __iter__(self) -> "Iterator[ImageBatch]":

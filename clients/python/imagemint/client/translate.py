@@ -237,7 +237,7 @@ class Translate(Connection):
         for target in targets:
             if target.resolve() in inputs:
                 raise FileExistsError(
-                    f"the result {target} would replace its source; name another folder"
+                    f"the result {target} would replace a picture that you give; change --out"
                 )
         missing = [at for at, target in enumerate(targets) if not target.exists()]
         if self.overwrite or len(missing) == len(targets):
