@@ -18,7 +18,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 _FIELD = re.compile(r"Failed to parse (\w+) field: ")
 _PLACE = re.compile(r" at \w+\.([\w.\[\]]+?)\.*$")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*(?:=\s*){0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*(?:=\s*){0,2}", re.ASCII)
 _MOST_FAULTS = 12
 
 
@@ -134,14 +134,24 @@ def _find_faults_of_value(
             yield Violation(path, "it is not a JSON object")
     elif field.enum_type is not None:
         names = field.enum_type.values_by_name
-        if isinstance(value, str) and value not in names and not value.isdecimal():
+        text = str(value).lower() if isinstance(value, bool) else value  # True would be 1
+        if isinstance(text, str) and text not in names and not text.isdecimal():
             known = [each for each in names if not each.endswith("_UNSPECIFIED")]
-            yield Violation(path, f"{quote(value)} is none of {', '.join(known)}")
-    elif field.type == field.TYPE_BYTES and isinstance(value, str):
-        if value.startswith("data:"):
+            yield Violation(path, f"{quote(text)} is none of {', '.join(known)}")
+    elif field.type == field.TYPE_BYTES:
+        if isinstance(value, str) and value.startswith("data:"):
             yield Violation(path, "a data URL is not Base64; leave out all up to its comma")
-        elif not _BASE64.fullmatch(value):
+        elif not (isinstance(value, str) and _is_base64(value)):
             yield Violation(path, "it is not Base64")
+
+
+def _is_base64(text: str) -> bool:
+    # One character more than a multiple of four would be six bits of a byte.
+    return _BASE64.fullmatch(text) is not None and _count_digits(text) % 4 != 1
+
+
+def _count_digits(text: str) -> int:
+    return len(text) - sum(map(text.count, "= \t\n\r\f\v"))
 
 
 def _describe(text: str) -> Violation:

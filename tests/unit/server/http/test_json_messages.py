@@ -54,7 +54,16 @@ def test_fault_names_its_field(body, field, why):
             "sources[0].encoded.mask",
             "a data URL",
         ),
+        *(
+            (
+                f'{{"sources": [{{"encoded": {{"pictures": ["iVBO", {value}]}}}}]}}',
+                "sources[0].encoded.pictures[1]",
+                "it is not Base64",
+            )
+            for value in ("3", "null", '"iVBOR"', '"iVBO\u00a0"')
+        ),
         ('{"fit": "crop"}', "fit", "'crop' is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
+        ('{"fit": true}', "fit", "'true' is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
     ],
 )
 def test_fault_of_a_translation_names_its_field(body, field, why):
