@@ -17,6 +17,7 @@ from imagemint.training.losses.regularizers import (
     FeatureMatching,
     HistoricalAverage,
     LipschitzPenalty,
+    LogitDrift,
     Mismatch,
     MutualInformation,
     Supervision,
@@ -108,6 +109,24 @@ def test_auxiliary_classifier_uses_the_selected_images(batch):
     assert set(AuxiliaryClassifier(1.0, real=False, fake=True)(show_batch(batch))) == {"class_fake"}
     as_published = AuxiliaryClassifier(1.0, real=True, fake=True)(show_batch(batch))
     assert set(as_published) == {"class_fake", "class_real"}
+
+
+def test_drift_is_the_mean_square_of_real_logits(batch):
+    """Only the logits of real images count, whatever those of generated images are."""
+    shown = show_batch(batch)
+    expected = np.square(shown.real_logits.detach().numpy()).mean()
+    assert LogitDrift()(shown)["drift"].item() == pytest.approx(expected)
+    assert expected != pytest.approx(np.square(shown.fake_logits.detach().numpy()).mean())
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-3])
+def test_drift_of_progressive_can_be_off(weight):
+    """The term is due in each step, or never with a weight of 0, as in older runs."""
+    recipe = small(RECIPES["progressive"], drift_weight=weight)
+    losses = make_initial_state(recipe, pictures(recipe), torch.device("cpu")).losses
+    due = {type(term): share for term, share in losses.list_due_terms(losses.terms_D, 1, 0)}
+    assert due == ({LogitDrift: weight} if weight else {})
+    assert RECIPES["progressive"].complete_options({})["drift_weight"] == 0.0
 
 
 def test_supervision_ignores_hidden_labels(batch):

@@ -66,6 +66,18 @@ class LipschitzPenalty(Regularizer):
         return {"gp": one_centred_penalty(logits, between)}
 
 
+class LogitDrift(Regularizer):
+    """Keeps D's logits near 0, which a loss of differences leaves free to drift.
+
+    Karras et al., "Progressive Growing of GANs" (2017), appendix A.1: the mean square of the logits
+    of real images, with a weight of 0.001.
+    """
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns ``drift``."""
+        return {"drift": batch.real_logits.square().mean()}
+
+
 class WeightClipping:
     """The Lipschitz bound of the first WGAN: every weight of D within [-limit, limit].
 

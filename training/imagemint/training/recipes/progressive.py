@@ -1,12 +1,13 @@
 """Recipe ``progressive``: networks that grow while they train."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
 
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.gan_loss import GanLoss
+from imagemint.training.losses.regularizers import LogitDrift
 from imagemint.training.networks import (
     Discriminator,
     GrowingDiscriminator,
@@ -24,11 +25,13 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     Digits of 7 pixels first, then of 14 and 28, each size faded in over as many images as it is
     trained for then; pixel normalisation in G, minibatch deviation in D. Two things are not the
     paper's: relativistic pairing with R1 and R2 stands for WGAN-GP, as in the other recipes of this
-    family, and weights are not equalised, since the networks are shallow. Its successors are
-    ``msg``, which trains all sizes at once, and ``style``.
+    family, and weights are not equalised, since the networks are shallow. The paper's term against
+    the drift of D's logits stays. Its successors are ``msg``, which trains all sizes at once, and
+    ``style``.
     """
 
     name: ClassVar[str] = "progressive"
+    values_before: ClassVar[dict[str, Any]] = {"drift_weight": 0.0}
 
     stage_images: int = Field(default=60_000, ge=1)
     """Images for which a size is faded in, and again for which it is trained before the next."""
@@ -36,6 +39,8 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """Channels of the generator at the smallest size; every doubling of the size halves them."""
     discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the discriminator at the smallest size."""
+    drift_weight: float = Field(default=1e-3, ge=0)
+    """Weight of the squared logits of real images in D's loss, which keeps them near 0."""
     learning_rate: float = Field(default=6e-4, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
     beta1: float = Field(default=0.0, ge=0, lt=1)
@@ -67,7 +72,7 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
 
         return GanLoss(
             ADVERSARIAL_LOSSES["relativistic"],
-            terms_D=[self.make_penalties()],
+            terms_D=[self.make_penalties(), LogitDrift(self.drift_weight)],
             view=Grown(D),
             augmentation=self.make_augmentation(),
             before_step=grow,
