@@ -1,4 +1,7 @@
-"""Measures training on all cores and on one, alone and beside a busy process of low priority.
+"""Measures training on all cores and on one, alone and beside a busy process.
+
+The process has a session of its own, as a program of another terminal or a service has. Linux
+shares the time of the cores between sessions first, so the niceness of the process has no effect.
 
 A program that waits for its slowest thread loses more than the share that the other process takes.
 Each round measures all four cases in turn; the result is the median of each, as a ratio to one
@@ -26,17 +29,17 @@ from imagemint.training.recipes import RECIPES
 
 _CASES = tuple((threads, busy) for busy in (False, True) for threads in (1, os.cpu_count() or 1))
 
-_BUSY = "import os\nos.nice(10)\nwhile True: pass"
+_BUSY = "while True: pass"
 
 
 @contextmanager
 def run_busy_process(busy: bool) -> Iterator[None]:
-    """Keeps one core busy at niceness 10 meanwhile."""
+    """Keeps one core busy meanwhile."""
     if not busy:
         yield
         return
     command = [sys.executable, "-c", _BUSY]
-    with subprocess.Popen(command) as other:  # noqa: S603 - a program of this file
+    with subprocess.Popen(command, start_new_session=True) as other:  # noqa: S603 - a program of this file
         try:
             yield
         finally:
