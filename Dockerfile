@@ -98,7 +98,7 @@ USER 65532:65532
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 # With TLS it reads IMAGEMINT_HEALTHCHECK_TLS_CA and its like; see docs/operating.md.
-HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 \
   CMD ["python", "-m", "imagemint.server.healthcheck", "127.0.0.1:8001"]
 ENTRYPOINT ["imagemint"]
 CMD ["serve"]

@@ -159,7 +159,7 @@ class ServeSettings(BaseModel):
     load_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     """Maximum load time of a bundle that the server cannot estimate as cheap. Such a bundle is
     first loaded in a separate process; after this time it is refused and retried later."""
-    start_timeout_s: float = Field(default=10.0, ge=0, le=86_400)
+    start_timeout_s: float = Field(default=30.0, ge=0, le=86_400)
     """Time after which the server becomes ready although some models are still loading, as soon as
     another model serves. With several processes, workers start to listen then."""
     unload_when_empty: bool = False
