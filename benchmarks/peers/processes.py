@@ -94,10 +94,15 @@ class Tree:
 
     @contextmanager
     def freeze(self) -> Iterator[None]:
-        """Stops all processes inside the block, so that another measurement has the cores alone."""
+        """Stops all processes inside the block, so that another measurement has the cores alone.
+
+        Raises:
+            RuntimeError: a process is still running.
+        """
         frozen = self.list_processes()
         _send_signal(frozen, signal.SIGSTOP)
         try:
+            _await_stopped(frozen)
             yield
         finally:
             _send_signal(frozen, signal.SIGCONT)
@@ -154,6 +159,23 @@ def _read_pss(pid: int) -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _await_stopped(processes: Sequence[Process]) -> None:
+    """Waits until processes are stopped or ended: the signal takes effect when they next run."""
+    until = time.monotonic() + _GONE_S
+    while running := [each.pid for each in processes if _read_state(each.pid) not in "TXZ"]:
+        if time.monotonic() > until:
+            raise RuntimeError(f"processes {running} cannot be stopped")
+        time.sleep(0.001)
+
+
+def _read_state(pid: int) -> str:
+    """Returns the letter of the state in proc_pid_stat(5); X for a process that has ended."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def _send_signal(processes: Sequence[Process], number: int) -> None:
