@@ -8,6 +8,16 @@ from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import translation_service_pb2
 
 
+def check_fault(body, kind, field, why):
+    """Checks that a body is refused with one violation, of this field and for this reason."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(body.encode(), kind)
+    (violation,) = caught.value.violations
+    assert violation.field == field
+    assert why in violation.description
+    assert "Failed to parse" not in violation.description
+
+
 @pytest.mark.parametrize(
     ("body", "field", "why"),
     [
@@ -29,12 +39,7 @@ from imagemint.v1 import translation_service_pb2
 )
 def test_fault_names_its_field(body, field, why):
     """The violation has the path of the field in the body."""
-    with pytest.raises(InvalidRequest) as caught:
-        parse_json(body.encode(), messages.GenerateRequest)
-    (violation,) = caught.value.violations
-    assert violation.field == field
-    assert why in violation.description
-    assert "Failed to parse" not in violation.description
+    check_fault(body, messages.GenerateRequest, field, why)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +73,7 @@ def test_fault_names_its_field(body, field, why):
 )
 def test_fault_of_a_translation_names_its_field(body, field, why):
     """Lists, Base64 and names of enums are checked, with the number of the element."""
-    with pytest.raises(InvalidRequest) as caught:
-        parse_json(body.encode(), translation_service_pb2.TranslateRequest)
-    (violation,) = caught.value.violations
-    assert violation.field == field
-    assert why in violation.description
+    check_fault(body, translation_service_pb2.TranslateRequest, field, why)
 
 
 def test_base64_may_have_line_breaks():
