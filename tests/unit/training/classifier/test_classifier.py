@@ -8,7 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
+from imagemint.training.classifier.networks import (
+    DigitClassifier,
+    PooledClassifier,
+    ResidualClassifier,
+)
 from imagemint.training.classifier.progress import Progress
 from imagemint.training.classifier.recipes import (
     Cifar10ClassifierRecipe,
@@ -123,6 +127,12 @@ def test_classifiers_return_logits():
         assert deep(torch.zeros(2, 3, size, size)).shape == (2, 5)
     assert deep.features(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
     assert not deep.takes(4, 4, 3)
+    pooled = PooledClassifier(5, width=8)
+    for size in (9, 32, 64):
+        assert pooled.takes(size, size, 3)
+        assert pooled(torch.zeros(2, 3, size, size)).shape == (2, 5)
+    assert pooled.features(torch.zeros(2, 3, 32, 32)).shape == (2, 32)
+    assert not pooled.takes(8, 8, 3)
 
 
 @pytest.fixture
@@ -210,13 +220,34 @@ def test_second_architecture_learns_digits(digits, test_digits, tmp_path):
     assert described["feature_layer"] == "features.pool"
 
 
-def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path):
-    """The recipe's own network of two blocks learns with augmentation in bfloat16."""
-    recipe = Cifar10ClassifierRecipe(width=4, epochs=8, batch_size=8, shift=1, precision="bf16")
-    assert (recipe.blocks, recipe.mirror) == (2, True)
+@pytest.mark.parametrize("architecture", ["pooled", "residual"])
+def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path, architecture):
+    """Both networks of the recipe learn with augmentation in bfloat16, and can be loaded."""
+    recipe = Cifar10ClassifierRecipe(
+        architecture=architecture,
+        width=16,
+        epochs=8,
+        batch_size=8,
+        learning_rate=1e-2,
+        shift=1,
+        precision="bf16",
+    )
     about = train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
     assert about["test_accuracy"] == 1.0
     assert about["recipe"] == "cifar10-classifier"
+    model, _ = load_classifier(tmp_path, CPU)
+    assert (model.judge(colours.images)[1] == colours.labels).all()
+
+
+def test_old_judge_of_cifar10_is_residual(colours, tmp_path):
+    """A description from before the recipe had two networks is that of the residual one."""
+    recipe = Cifar10ClassifierRecipe(architecture="residual", width=4, epochs=1, batch_size=8)
+    train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
+    about = json.loads((tmp_path / "classifier.json").read_text())
+    del about["options"]["architecture"]
+    (tmp_path / "classifier.json").write_text(json.dumps(about))
+    model, _ = load_classifier(tmp_path, CPU)
+    assert isinstance(model, ResidualClassifier)
 
 
 def test_unsuitable_data_are_refused(colours, digits, tmp_path):

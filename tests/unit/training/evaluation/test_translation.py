@@ -13,7 +13,11 @@ from small_translations import SMALL, train
 from imagemint.client.cli import main
 from imagemint.training import datasets
 from imagemint.training.classifier.attributes import AttributeClassifier
-from imagemint.training.classifier.networks import DigitClassifier, ResidualClassifier
+from imagemint.training.classifier.networks import (
+    DigitClassifier,
+    PooledClassifier,
+    ResidualClassifier,
+)
 from imagemint.training.datasets.images import Attribute, LabelledImages
 from imagemint.training.datasets.translations import load_pairs, tasks
 from imagemint.training.errors import DatasetError
@@ -312,11 +316,12 @@ def test_judge_must_fit(people):
         (AttributeClassifier(2, {}, width=2), (3, 64, 64), 5),
         (DigitClassifier(2), (1, 28, 28), 4),
         (ResidualClassifier(2, width=4), (3, 32, 32), 4),
+        (PooledClassifier(2, width=8), (3, 32, 32), 4),
     ],
-    ids=["attributes", "digits", "residual"],
+    ids=["attributes", "digits", "residual", "pooled"],
 )
 def test_judges_have_activations_at_several_depths(network, shape, depths):
-    """Distances use the maps of every ReLU or residual block, from fine to coarse."""
+    """Distances use the maps of every ReLU, residual block or stage, from fine to coarse."""
     maps = network.eval().compute_feature_maps(torch.zeros(2, *shape))
     assert len(maps) == depths
     sizes = [each.shape[2] for each in maps]

@@ -1,6 +1,7 @@
 """Convolutional classifiers, whose features evaluation compares."""
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,7 +68,7 @@ class Classifier(nn.Module, ABC):
         found = []
         for layer in self.features.children():
             x = layer(x)
-            if isinstance(layer, nn.ReLU | _Residual) and x.ndim == 4:  # noqa: PLR2004 - maps
+            if isinstance(layer, nn.ReLU | _Residual | _PooledStage) and x.ndim == 4:  # noqa: PLR2004 - maps
                 found.append(x)
         return found
 
@@ -168,6 +169,60 @@ class ResidualClassifier(Classifier):
     def takes(self, height: int, width: int, channels: int) -> bool:
         """Returns whether images have the channels of the network and are at least 8x8."""
         return min(height, width) >= self._SMALLEST and channels == self._channels
+
+
+class PooledClassifier(Classifier):
+    """Pairs of convolutions with maximum pooling; its features are the means of its last maps.
+
+    The network of Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), with ReLU and
+    without the whitening of its first layer. It has most of its weights at small resolutions, so it
+    learns in fewer epochs than a residual network that takes as long for each.
+
+    Args:
+        num_classes: number of classes K.
+        image_channels: 1 for gray, 3 for RGB.
+        width: channels at half the resolution; four times as many are the features.
+        dropout: share of the features dropped in training.
+    """
+
+    feature_layer = "features.pool"
+    _SMALLEST = 9
+
+    def __init__(
+        self, num_classes: int, *, image_channels: int = 3, width: int = 64, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        first = max(3 * width // 8, 1)
+        widths = [first, width, 2 * width, 4 * width]
+        self.features = nn.Sequential(
+            nn.Conv2d(image_channels, first, 2),
+            nn.ReLU(),
+            *(_PooledStage(inputs, outputs) for inputs, outputs in pairwise(widths)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Linear(4 * width, num_classes)
+        self._channels = image_channels
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Returns whether images have the channels of the network and are at least 9x9."""
+        return min(height, width) >= self._SMALLEST and channels == self._channels
+
+
+class _PooledStage(nn.Module):
+    """Two convolutions with normalisation and ReLU, the first of them pooled to half the size."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.relu(self.norm2(self.conv2(h)))
 
 
 class _Residual(nn.Module):

@@ -28,7 +28,8 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
         recorded, _, _ = about["sha256"], about["test_accuracy"], about["feature_layer"]
         if digest != recorded:
             raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
-        recipe = CLASSIFIER_RECIPES[about["recipe"]].model_validate(about["options"])
+        kind = CLASSIFIER_RECIPES[about["recipe"]]
+        recipe = kind.model_validate(kind.values_before | about["options"])
         # Old files without a name are classifiers of gray digits.
         model = recipe.make_network(len(about["class_labels"]), about.get("image_channels", 1))
         model.load_state_dict(load_file(path))
