@@ -37,7 +37,11 @@ def make_jobs(folder):
     """Returns a job for every recipe, one that is interrupted and resumed, and two that fail."""
     # Dropout, noise and mixed styles are different in each process.
     steady = {"noise": False, "mixing": 0.0, "path_length_weight": 0.0}
-    options = {"vanilla-mnist": {"dropout": 0.0}, "style": steady}
+    options = {
+        "vanilla-mnist": {"dropout": 0.0},
+        "style": steady,
+        "ssgan": {"pixel_noise": 0.0, "feature_noise": 0.0},
+    }
     jobs = [
         {"recipe": name, "options": options.get(name, {}), "run": str(folder / name)}
         for name in RECIPES

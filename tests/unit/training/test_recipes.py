@@ -24,7 +24,11 @@ from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.loop.start import make_initial_state
 from imagemint.training.losses.regularizers import Supervision
-from imagemint.training.networks import draw
+from imagemint.training.networks import (
+    ConditionalGenerator,
+    SemiSupervisedDiscriminator,
+    draw,
+)
 from imagemint.training.recipes import (
     CLASSIFIER_TABLE,
     RECIPES,
@@ -218,6 +222,16 @@ def test_labelled_images_come_besides_the_real_batch(monkeypatch, tmp_path):
     assert len(seen) == 6 * 5 > len(shown) == 20
     assert np.allclose(*([image for image, _ in each] for each in (sorted(seen[:20]), known)))
     assert [y for _, y in sorted(seen[:20])] == [y for _, y in known]
+
+
+def test_ssgan_has_convolutional_networks_too(tmp_path):
+    """With ``architecture`` it trains the networks of DCGAN, which older runs have."""
+    recipe = small(RECIPES["ssgan"], architecture="convolutional")
+    state = train(recipe, tmp_path)
+    assert isinstance(state.D, SemiSupervisedDiscriminator)
+    assert isinstance(state.G, ConditionalGenerator)
+    before = RECIPES["ssgan"].model_validate(RECIPES["ssgan"].complete_options({}))
+    assert before.architecture == "convolutional"
 
 
 def test_continuous_codes_are_fewer_than_z_dim():

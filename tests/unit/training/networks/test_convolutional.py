@@ -8,7 +8,6 @@ from imagemint.training.networks import (
     ConditionalGenerator,
     ConvolutionalDiscriminator,
     ProjectionDiscriminator,
-    SemiSupervisedDiscriminator,
     Shape,
     VirtuallyNormalisedGenerator,
 )
@@ -133,15 +132,6 @@ def test_spectral_norm_of_weights_is_one():
     for weight in [*weights, D.score.weight]:
         largest = torch.linalg.matrix_norm(weight.flatten(1), ord=2).item()
         assert largest == pytest.approx(1, abs=0.1)
-
-
-def test_semi_supervised_logit_is_log_z():
-    """D(x) = Z / (Z + 1), where Z is the sum over the classes: log K for scores of 0."""
-    D = SemiSupervisedDiscriminator(Shape(5, 28, 1), base_channels=2)
-    torch.nn.init.zeros_(D.heads["classes"].weight)
-    torch.nn.init.zeros_(D.heads["classes"].bias)
-    probability = torch.sigmoid(D(torch.randn(2, 1, 28, 28)))
-    assert probability.tolist() == pytest.approx([5 / 6] * 2)
 
 
 def test_virtual_batch_norm_separates_images():

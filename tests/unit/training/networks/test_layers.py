@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from imagemint.training.networks import MinibatchDeviation, MinibatchDiscrimination
-from imagemint.training.networks.layers import Dropout, normalize_pixels
+from imagemint.training.networks.layers import (
+    Dropout,
+    GaussianNoise,
+    WeightNormLinear,
+    normalize_pixels,
+)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 3, 3)])
@@ -60,3 +65,46 @@ def test_dropout_of_zero_is_the_identity():
     """At p = 0 every feature is unchanged."""
     x = torch.randn(4, 3)
     assert torch.equal(Dropout(0.0)(x), x)
+
+
+def test_noise_is_normal():
+    """Noise has the moments and tails of a normal distribution, and follows PyTorch's seed."""
+    x = torch.zeros(500, 401)
+    layer = GaussianNoise(0.5)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        noise = layer(x) / 0.5
+        other = layer(x) / 0.5
+        torch.manual_seed(1)
+        again = layer(x) / 0.5
+    assert torch.equal(noise, again)
+    assert abs(float((noise * other).mean())) < 0.01
+    found = [float(noise.pow(power).mean()) for power in (1, 2, 3, 4)]
+    assert found == pytest.approx([0, 1, 0, 3], abs=0.05)
+    assert float(noise.gt(1.959964).float().mean()) == pytest.approx(0.025, abs=0.002)
+    assert layer.eval()(x) is x
+
+
+def test_gradient_passes_noise():
+    """The gradient of noisy features is that of the features."""
+    x = torch.zeros(3, 5, requires_grad=True)
+    GaussianNoise(0.3)(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(3, 5))
+
+
+def test_first_batch_standardises_outputs():
+    """The first batch gives outputs a mean of 0 and a variance of 1; later batches change nothing.
+
+    In evaluation mode a batch sets nothing.
+    """
+    layer = WeightNormLinear(7, 4).eval()
+    layer(torch.rand(9, 7))
+    assert torch.equal(layer.length, torch.ones(4, 1))
+    x = 3 + 5 * torch.rand(9, 7)
+    found = layer.train()(x)
+    assert torch.allclose(found.mean(dim=0), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(found.var(dim=0, unbiased=False), torch.ones(4), atol=1e-4)
+    length = layer.length.detach().clone()
+    layer(torch.rand(9, 7))
+    assert torch.equal(layer.length, length)
+    assert torch.allclose(layer.compute_weight().norm(dim=1), length[:, 0].abs(), atol=1e-5)

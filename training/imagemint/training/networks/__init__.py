@@ -11,7 +11,6 @@ from imagemint.training.networks.convolutional import (
     ConditionalGenerator,
     ConvolutionalDiscriminator,
     ProjectionDiscriminator,
-    SemiSupervisedDiscriminator,
     VirtuallyNormalisedGenerator,
 )
 from imagemint.training.networks.layers import MinibatchDeviation, MinibatchDiscrimination
@@ -32,6 +31,11 @@ from imagemint.training.networks.progressive import (
 )
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
+from imagemint.training.networks.semi_supervised import (
+    DenseGenerator,
+    DenseSemiSupervisedDiscriminator,
+    SemiSupervisedDiscriminator,
+)
 from imagemint.training.networks.stacked import StackedDiscriminator, StackedGenerator
 from imagemint.training.networks.style import StyleGenerator
 from imagemint.training.networks.super_resolution import SRResNet
@@ -45,6 +49,8 @@ __all__ = [
     "CaptionReader",
     "ConditionalGenerator",
     "ConvolutionalDiscriminator",
+    "DenseGenerator",
+    "DenseSemiSupervisedDiscriminator",
     "Discriminator",
     "GrowingDiscriminator",
     "GrowingGenerator",

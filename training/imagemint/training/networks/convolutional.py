@@ -268,24 +268,6 @@ def init_dcgan_weights(network: NetworkT) -> NetworkT:
     return network
 
 
-class SemiSupervisedDiscriminator(ConvolutionalDiscriminator):
-    """K + 1 classes, the last of them "generated", whose score is fixed at 0.
-
-    Salimans et al., "Improved Techniques for Training GANs" (2016), section 5: with the scores
-    l_1 to l_K, ``D(x) = Z / (Z + 1)`` for ``Z = sum exp l_k``, so the logit of D is log Z.
-    """
-
-    def __init__(self, shape: Shape, *, base_channels: int, norm: str = "none") -> None:
-        super().__init__(shape, base_channels=base_channels, norm=norm)
-        del self.score
-        self.heads["classes"] = nn.Linear(self.width, shape.num_classes)
-
-    def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:
-        """Returns log Z [N] for the features ``phi`` [N, F]; ``c`` is not used."""
-        del c
-        return torch.logsumexp(self.heads["classes"](phi), dim=1)
-
-
 class VirtuallyNormalisedGenerator(ConditionalGenerator):
     """The DCGAN generator with virtual batch normalisation; see `VirtualBatchNorm`.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.losses.regularizers import FeatureMatching, HistoricalAverage, Supervision
 from imagemint.training.networks import (
     ConvolutionalDiscriminator,
+    DenseGenerator,
+    DenseSemiSupervisedDiscriminator,
     Discriminator,
     MinibatchDiscrimination,
     SemiSupervisedDiscriminator,
@@ -94,23 +96,44 @@ class SsganRecipe(ConvolutionalRecipe):
     """Salimans et al. (2016), section 5: K + 1 classes, and labels for a few images only.
 
     D learns the K classes from the labels that are shown and "generated" as one more from all; G
-    matches features, as the paper found best for D's classification. As in the authors' code, each
-    step of D has a batch of images with labels besides the one without.
+    matches features, as the paper found best for D's classification. Networks, batches and rates
+    are those of the authors' code for MNIST: each step of D has a batch of images with labels
+    besides the one without. Three things differ: latents are normal and not uniform, the rates may
+    fall at the end of a run (`decay_share`) where the authors average D's weights, and a run has
+    100 epochs and not 300.
     """
 
     name: ClassVar[str] = "ssgan"
     values_before: ClassVar[dict[str, Any]] = {
         "adversarial_weight": 1.0,
+        "architecture": "convolutional",
         "labelled_batch": 0,
         "supervision_weight": 1.0,
     }
 
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Learning rate of the generator, and of the discriminator unless that has its own."""
+    images: int = Field(default=6_000_000, ge=1)
+    """Real images shown to the discriminator, counted with repetition: the length of the run."""
+    batch_size: int = Field(default=100, ge=2)
+    """Images in one step of either network."""
+    z_dim: int = Field(default=100, ge=1)
+    """Length of a latent."""
+    architecture: Literal["dense", "convolutional"] = "dense"
+    """Dense networks of the authors, with weight normalisation and noise in D, or DCGAN's."""
+    width: int = Field(default=1000, ge=4, multiple_of=4)
+    """Features of the widest layer of the dense D; each hidden layer of the dense G has half."""
+    pixel_noise: float = Field(default=0.3, ge=0)
+    """Standard deviation of the noise on what the dense D sees, in images from 0 to 1."""
+    feature_noise: float = Field(default=0.5, ge=0)
+    """Standard deviation of the noise before each further layer of the dense D."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Learning rate of the generator, and of the discriminator unless that has its own. For the
+    convolutional networks 0.001 is better."""
+    decay_share: float = Field(default=0.3, ge=0, le=1)
+    """Last share of the run over which the learning rate falls to zero along a cosine."""
     labelled: int = Field(default=10, ge=1)
     """Number of labels of each class that D sees, ten in the paper's main result for MNIST. Those
     of all other images are hidden."""
-    labelled_batch: int = Field(default=64, ge=0)
+    labelled_batch: int = Field(default=100, ge=0)
     """Number of images with a label in each step of D. 0: those that the real batch happens to
     hold."""
     supervision_weight: float = Field(default=2.0, gt=0)
@@ -133,8 +156,21 @@ class SsganRecipe(ConvolutionalRecipe):
             shown[rows] = label
         return shown
 
+    def make_generator(self, shape: Shape) -> nn.Module:
+        """Returns dense layers with batch normalisation, or a DCGAN generator."""
+        if self.architecture == "dense":
+            return DenseGenerator(self.z_dim, shape, width=self.width // 2)
+        return super().make_generator(shape)
+
     def make_discriminator(self, shape: Shape) -> Discriminator:
-        """Returns a convolutional discriminator of K + 1 classes, without normalisation."""
+        """Returns a discriminator of K + 1 classes: dense with noise, or convolutional."""
+        if self.architecture == "dense":
+            return DenseSemiSupervisedDiscriminator(
+                shape,
+                width=self.width,
+                pixel_noise=self.pixel_noise,
+                feature_noise=self.feature_noise,
+            )
         return SemiSupervisedDiscriminator(shape, base_channels=self.discriminator_channels)
 
     def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
