@@ -61,6 +61,26 @@ def test_codes_are_assigned_to_classes(run, digits, test_digits):
     assert 0.1 <= figure.value <= 1
 
 
+def test_statistics_of_heads_are_those_of_real_images(run, digits, test_digits):
+    """Batch normalisation in a head, too, is measured again on real images."""
+    source, moved = run("infogan", images=400, c_dim=2), {}
+    load = source.load_discriminator
+
+    def load_with_other_statistics(num_classes):
+        D = load(num_classes)
+        for name, layer in D.named_modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.add_(100)
+                moved[name] = layer
+        return D
+
+    (figure,) = measure_discriminator(source, digits, test_digits)
+    source.load_discriminator = load_with_other_statistics
+    assert measure_discriminator(source, digits, test_digits)[0].value == figure.value
+    assert any(name.startswith("heads.code") for name in moved)
+    assert all(layer.num_batches_tracked > 0 for layer in moved.values())
+
+
 def test_other_discriminators_have_no_metric(run, digits, test_digits):
     """A D without a classifier has no metric."""
     assert measure_discriminator(run("dcgan", images=80), digits, test_digits) == []

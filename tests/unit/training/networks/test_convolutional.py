@@ -11,7 +11,7 @@ from imagemint.training.networks import (
     Shape,
     VirtuallyNormalisedGenerator,
 )
-from imagemint.training.networks.convolutional import count_doublings
+from imagemint.training.networks.convolutional import add_heads, count_doublings
 from imagemint.training.networks.layers import VirtualBatchNorm
 from imagemint.training.recipes import RECIPES
 
@@ -132,6 +132,17 @@ def test_spectral_norm_of_weights_is_one():
     for weight in [*weights, D.score.weight]:
         largest = torch.linalg.matrix_norm(weight.flatten(1), ord=2).item()
         assert largest == pytest.approx(1, abs=0.1)
+
+
+def test_hidden_layer_of_a_head_is_normalised():
+    """A head with a hidden layer of 6 features normalises them over the batch, as Q of InfoGAN."""
+    D = ConvolutionalDiscriminator(Shape(0, 28, 1), base_channels=2)
+    head = add_heads(D, hidden=6, code=5).heads["code"]
+    hidden = head[:4](7 * torch.randn(32, D.width) + 3)
+    assert hidden.shape == (32, 6)
+    assert torch.allclose(hidden.mean(dim=0), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(hidden.var(dim=0, unbiased=False), torch.ones(6), atol=1e-3)
+    assert head(torch.randn(3, D.width)).shape == (3, 5)
 
 
 def test_virtual_batch_norm_separates_images():

@@ -71,7 +71,9 @@ def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
         some = rows[batch * _BATCH : (batch + 1) * _BATCH]
         if len(some) < min(_BATCH, len(train)):
             break
-        D.phi(_to_network(train.images[some], D), None)
+        phi = D.phi(_to_network(train.images[some], D), None)
+        for head in D.heads.values():
+            head(phi)
     for layer in layers:
         layer.eval()
 

@@ -251,11 +251,32 @@ class ConvolutionalDiscriminator(Discriminator):
         return score
 
 
-def add_heads(D: ConvolutionalDiscriminator, **heads: int) -> ConvolutionalDiscriminator:
-    """Returns D with further heads on its features: dense layers with these numbers of outputs."""
+def add_heads(
+    D: ConvolutionalDiscriminator, *, hidden: int = 0, **heads: int
+) -> ConvolutionalDiscriminator:
+    """Returns D with further heads on its features: dense layers with these numbers of outputs.
+
+    Args:
+        D: the discriminator.
+        hidden: features of a hidden layer of each head, with batch normalisation; 0: no such layer.
+        heads: number of outputs of each head, by its name.
+    """
     for name, outputs in heads.items():
-        D.heads[name] = nn.Linear(D.width, outputs)
+        D.heads[name] = _make_head(D.width, hidden, outputs)
     return D
+
+
+def _make_head(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    if not hidden:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False),
+        nn.Unflatten(1, (hidden, 1, 1)),
+        BatchNorm2d(hidden),
+        nn.Flatten(),
+        nn.LeakyReLU(_SLOPE),
+        nn.Linear(hidden, outputs),
+    )
 
 
 def init_dcgan_weights(network: NetworkT) -> NetworkT:

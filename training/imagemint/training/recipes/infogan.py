@@ -24,7 +24,7 @@ class InfoganRecipe(ConvolutionalRecipe):
     name: ClassVar[str] = "infogan"
     condition: ClassVar[Literal["none", "class", "code"]] = "code"
 
-    values_before: ClassVar[dict[str, Any]] = {"continuous_weight": 0.5}
+    values_before: ClassVar[dict[str, Any]] = {"continuous_weight": 0.5, "code_features": 0}
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own. Both rates
@@ -36,6 +36,9 @@ class InfoganRecipe(ConvolutionalRecipe):
     """Values of the categorical code."""
     continuous_codes: int = Field(default=2, ge=0)
     """Number of continuous codes, which are the first elements of the latent."""
+    code_features: int = Field(default=128, ge=0)
+    """Features of the hidden layer of Q, which reads the codes from D's features; 128 in the paper.
+    0: no hidden layer."""
     information_weight: float = Field(default=1.0, gt=0)
     """Lambda: weight of the bound on the mutual information."""
     continuous_weight: float = Field(default=1.0, ge=0)
@@ -60,7 +63,7 @@ class InfoganRecipe(ConvolutionalRecipe):
         heads = {"code": self.codes}
         if self.continuous_codes:
             heads["continuous"] = self.continuous_codes
-        return add_heads(discriminator, **heads)
+        return add_heads(discriminator, hidden=self.code_features, **heads)
 
     def make_gan_loss(self, G: nn.Module, D: Discriminator, shape: Shape) -> GanLoss:
         """Returns the non-saturating loss with the information term for both networks."""
