@@ -59,6 +59,22 @@ def test_images_grow_with_the_level(players):
     assert sizes == [4, 2, 2, 1, 1, 1]
 
 
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0, 1.25, 2.0])
+def test_images_may_be_bounded(players, level):
+    """Bounded images are the tanh of unbounded ones, also while a size is faded in."""
+    free, _ = players
+    bounded = GrowingGenerator(4, SHAPE, base_channels=8, bounded=True)
+    bounded.load_state_dict(free.state_dict())
+    with torch.no_grad():
+        for layer in (*free.to_image, *bounded.to_image):
+            layer.weight.fill_(0.0)
+            layer.bias.fill_(5.0)
+    set_level(level, free, bounded)
+    z = torch.randn(3, 4)
+    assert torch.allclose(free(z), torch.full((3, 1, 28, 28), 5.0))
+    assert torch.allclose(bounded(z), torch.full((3, 1, 28, 28), 5.0).tanh())
+
+
 def test_growth_is_continuous(players):
     """Images and logits are continuous where fading begins and ends."""
     G, D = players

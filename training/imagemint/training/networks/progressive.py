@@ -70,10 +70,14 @@ class GrowingGenerator(Growing):
         z_dim: length of a latent.
         shape: shape of the images; without a condition.
         base_channels: channels at the smallest size; every doubling of the size halves them.
+        bounded: whether tanh bounds the images. The paper's images are not bounded.
     """
 
-    def __init__(self, z_dim: int, shape: Shape, *, base_channels: int) -> None:
+    def __init__(
+        self, z_dim: int, shape: Shape, *, base_channels: int, bounded: bool = False
+    ) -> None:
         super().__init__()
+        self.bounded = bounded
         self.begin(shape.image_size)
         widths = _compute_widths(base_channels, self.levels)
         self.project = nn.Linear(z_dim, widths[0] * self.start**2)
@@ -83,17 +87,21 @@ class GrowingGenerator(Growing):
         self.to_image = nn.ModuleList(nn.Conv2d(b, shape.image_channels, 1) for b in widths)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Returns images [N, C, H, W], near [-1, 1], for ``z`` [N, z_dim]."""
+        """Returns images [N, C, H, W], in or near [-1, 1], for ``z`` [N, z_dim]."""
         newest, share = self.compute_stage()
         before = x = normalize_pixels(self.project(z)).unflatten(1, (-1, self.start, self.start))
         for stage in range(newest + 1):
             before = x
             x = normalize_pixels(self.blocks[stage](_double(x) if stage else x))
-        image: Tensor = self.to_image[newest](x)
+        image = self._finish(newest, x)
         if share < 1:
-            older = _double(self.to_image[newest - 1](before))
+            older = _double(self._finish(newest - 1, before))
             image = older + (image - older) * share
         return _enlarge(image, 2 ** (self.levels - newest))
+
+    def _finish(self, stage: int, x: Tensor) -> Tensor:
+        image: Tensor = self.to_image[stage](x)
+        return image.tanh() if self.bounded else image
 
 
 class GrowingDiscriminator(Growing, Discriminator):

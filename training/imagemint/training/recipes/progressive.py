@@ -23,15 +23,15 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """Karras et al., "Progressive Growing of GANs" (2017).
 
     Digits of 7 pixels first, then of 14 and 28, each size faded in over as many images as it is
-    trained for then; pixel normalisation in G, minibatch deviation in D. Two things are not the
+    trained for then; pixel normalisation in G, minibatch deviation in D. Three things are not the
     paper's: relativistic pairing with R1 and R2 stands for WGAN-GP, as in the other recipes of this
-    family, and weights are not equalised, since the networks are shallow. The paper's term against
-    the drift of D's logits stays. Its successors are ``msg``, which trains all sizes at once, and
-    ``style``.
+    family; weights are not equalised, since the networks are shallow; and tanh bounds the images.
+    The paper's term against the drift of D's logits stays. Its successors are ``msg``, which trains
+    all sizes at once, and ``style``.
     """
 
     name: ClassVar[str] = "progressive"
-    values_before: ClassVar[dict[str, Any]] = {"drift_weight": 0.0}
+    values_before: ClassVar[dict[str, Any]] = {"drift_weight": 0.0, "bounded": False}
 
     stage_images: int = Field(default=60_000, ge=1)
     """Images for which a size is faded in, and again for which it is trained before the next."""
@@ -39,6 +39,9 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """Channels of the generator at the smallest size; every doubling of the size halves them."""
     discriminator_channels: int = Field(default=128, ge=4, multiple_of=4)
     """Channels of the discriminator at the smallest size."""
+    bounded: bool = True
+    """Whether tanh bounds the images. See docs/notes/recipes-against-papers.md for what it
+    changes."""
     drift_weight: float = Field(default=1e-3, ge=0)
     """Weight of the squared logits of real images in D's loss, which keeps them near 0."""
     learning_rate: float = Field(default=6e-4, gt=0)
@@ -50,7 +53,9 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
 
     def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator at its smallest size."""
-        return GrowingGenerator(self.z_dim, shape, base_channels=self.generator_channels)
+        return GrowingGenerator(
+            self.z_dim, shape, base_channels=self.generator_channels, bounded=self.bounded
+        )
 
     def make_discriminator(self, shape: Shape) -> Discriminator:
         """Returns a discriminator at its smallest size."""
