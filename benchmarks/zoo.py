@@ -3,6 +3,7 @@
     python benchmarks/zoo.py queue            # trains, measures and records what zoo.toml lists
     python benchmarks/zoo.py status           # how far each run is
     python benchmarks/zoo.py record RUN       # records a run that was trained and evaluated by hand
+    python benchmarks/zoo.py remark NAME TEXT # says in a record what was seen in the run
     python benchmarks/zoo.py story RUN        # draws grids, single images and losses of a run
     python benchmarks/zoo.py page             # writes docs/zoo.md, its pictures, and the list
 
@@ -15,10 +16,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo_page import CURVES, LIST, PAGE, PICTURES, STORY, group, order, write_list, write_page
+from zoo_page import (
+    CURVES,
+    LIST,
+    PAGE,
+    PICTURES,
+    STORY,
+    group,
+    list_curves,
+    order,
+    write_list,
+    write_page,
+)
 from zoo_pictures import draw_curves, draw_grids, draw_story
 from zoo_queue import INTERRUPTED, Queue, Run, StopQueueError, read_plan
-from zoo_records import MACHINE, ROOT, read_records, record
+from zoo_records import MACHINE, ROOT, read_records, record, set_remark
 
 _EPOCH = 60_000
 _EPOCHS = (0, 100, 199)  # those that the lecture shows
@@ -29,7 +41,7 @@ def write_all() -> None:
     records = read_records()
     for dataset, by_recipe in group(records).items():
         draw_grids([runs[0] for runs in order(by_recipe)], PICTURES / f"{dataset}.png")
-    curved = [each for each in records if each.curve]
+    curved = list_curves(records)
     if curved:
         draw_curves(curved, CURVES)
     PAGE.write_text(write_page(records, read_plan()))
@@ -39,8 +51,8 @@ def write_all() -> None:
 def run_queue(folder: Path, only: list[str], threads: int, machine: str) -> int:
     """Runs the plan; returns the exit status."""
 
-    def note(run: Path, job: Run, failure: str) -> None:
-        record(run, machine=machine, command=None, remark=job.remark, failure=failure)
+    def note(run: Path, _: Run, failure: str) -> None:
+        record(run, machine=machine, command=None, remark="", failure=failure)
         write_all()
 
     try:
@@ -66,6 +78,9 @@ def main() -> int:
     )
     noting.add_argument("--remark", default="", help="what is to be said of it")
     noting.add_argument("--failure", default="", help="why it ended before its length")
+    remarking = commands.add_parser("remark", help="say in a record what was seen in the run")
+    remarking.add_argument("name", help="of the record")
+    remarking.add_argument("text", help="Markdown, with links from docs/")
     story = commands.add_parser("story", help="draw grids, single images and losses of a run")
     story.add_argument("run", type=Path)
     story.add_argument("--epochs", type=int, nargs="+", default=_EPOCHS)
@@ -93,6 +108,9 @@ def main() -> int:
                 failure=arguments.failure,
             )
             print(path.relative_to(ROOT))
+        case "remark":
+            set_remark(arguments.name, arguments.text)
+            write_all()
         case "story":
             draw_story(arguments.run, arguments.epochs, _EPOCH, STORY)
             print(STORY.relative_to(ROOT))

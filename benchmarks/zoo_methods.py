@@ -1,5 +1,7 @@
 """The sections of docs/zoo.md on how runs are made and measured, and which are still to be made."""
 
+import string
+from collections import Counter
 from collections.abc import Sequence
 
 from zoo_queue import Plan, Run
@@ -23,31 +25,42 @@ and records. It runs at low priority, and continues where it was stopped, from t
 
 <!-- not run: trains for hours -->
 ```sh
-imagemint train dcgan --out runs/dcgan --classifier runs/judge
-imagemint evaluate runs/dcgan --classifier runs/judge
+imagemint train dcgan --out runs/dcgan --classifier benchmarks/judges/digits
+imagemint evaluate runs/dcgan --classifier benchmarks/judges/digits \\
+  --classifier benchmarks/judges/digits-residual
 python benchmarks/zoo.py record runs/dcgan --remark "what was seen"
 ```
+
+`python benchmarks/zoo.py remark dcgan "what was seen"` says it later.
 """
 _COLUMNS = """\
 ## How they are measured
 
-By `{command}`, with the averaged weights of the generator. Distances and
-neighbourhoods are those of the features of a judge, and compare generated images with images of the
-test split. [evaluation.md](evaluation.md) says more.
+`{command}` measures each run, with the averaged weights of the generator.
+Distances and neighbourhoods are those of the features of a judge, and compare generated images with
+images of the test split. [evaluation.md](evaluation.md) says more, and
+[benchmarks/judges](../benchmarks/judges/README.md) has the judges.
 
+- **labels**: labels of training images that the networks see.
+- **judge**: the classifiers whose features count, by the letters below. Compare distances of runs
+  with the same letter.
 - **Frechet, x floor**: Frechet distance of generated and test images, as a multiple of that of
-  training and test images.
+  training and test images. **by digits-residual**: the same by a second judge, a residual network.
+- **told apart**: accuracy of a classifier that takes each image for real or generated as its
+  nearest neighbour is. 0.5 means that it cannot tell them apart.
+- **density**: number of test images whose neighbourhood a generated image lies in, as a share of
+  five. It falls with unusual images, for which precision may still be high.
 - **coverage**: share of test images that have a generated image nearer than their fifth neighbour
   among the test images.
-- **precision**: share of generated images that are so near to a test image. **recall**: share of
-  test images that are so near to a generated image, by its neighbours.
+- **precision**: share of generated images that lie nearer to a test image than the fifth neighbour
+  of that test image. **recall**: the same with test and generated images exchanged.
 - **accuracy**: share of images that the judge takes for the class that was asked for. Codes without
   a given meaning stand for the classes of their best one-to-one assignment.
 - **reverse KL**: KL(generated | real) of the classes that the judge sees, in nats.
 - **images**: real images shown to the discriminator, counted with repetition.
-- **min**, **CPU min**: time of training, on cores that other work shared. Older records have no CPU
-  time.
-- **weights**, **ONNX**: size of the generator, and of the exported graph.
+- **CPU min**: CPU time of training, all threads together. Older records have none.
+- **precision of training**: float32 (fp32), or bfloat16 in convolutions and dense layers (bf16).
+- **ONNX**: size of the exported graph.
 - **speed**: that of the exported graph at batch 64 in one CPU thread, as a multiple of
   `models/mnist/1` measured in turn with it.
 """
@@ -64,7 +77,6 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
     lines = []
     for dataset, by_recipe in kinds.items():
         samples: dict[str, list[str]] = {}
-        judges: dict[str, list[str]] = {}
         records = [each for runs in by_recipe.values() for each in runs]
         for record in records:
             main = record.figures["frechet_distance"]
@@ -72,16 +84,23 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
             drawn = f"{main.sample_size:,} images ({main.setup.results})"
             told = f"{drawn}; Frechet distance: {main.detail}"
             samples.setdefault(told, []).append(record.name)
-            for name, figure in record.figures.items():
-                if name.partition("@")[0] == main.metric:
-                    for judge in figure.setup.judges:
-                        judges.setdefault(judge, []).append(record.name)
         lines += [f"On {dataset}:", ""]
         lines += [f"- {_tell(each, samples, records)}" for each in samples]
-        lines += [f"- {_tell(each, judges, records)}" for each in judges]
+        letters = name_judges(records)
+        lines += [
+            f"- judge {letter}: " + "; ".join(each.removeprefix("judge ") for each in judges)
+            for judges, letter in letters.items()
+        ]
         lines.append("")
     columns = _COLUMNS.format(command="` or `".join(commands))
     return [*columns.splitlines(), "", *lines[:-1]]
+
+
+def name_judges(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    """Returns a letter for each group of judges, the one of most records first."""
+    counts = Counter(each.judges for each in records)
+    ranked = sorted(counts, key=lambda judges: (-counts[judges], judges))
+    return dict(zip(ranked, string.ascii_uppercase, strict=False))
 
 
 def _tell(text: str, known: dict[str, list[str]], records: Sequence[Record]) -> str:
@@ -127,7 +146,7 @@ def describe_training(records: Sequence[Record]) -> list[str]:
     lines = [
         *_REPRODUCE.splitlines(),
         "",
-        "Each run has the defaults of its recipe but for these options:",
+        "Each run has these options, and otherwise the defaults of its recipe at that revision:",
         "",
         "| run | options | trained on | revision |",
         "| --- | --- | --- | --- |",

@@ -2,28 +2,38 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from zoo_records import RECORDS, Record
 
 _COLUMNS = 4
 _CELL_INCHES = 2.3
 _DPI = 110
-_STYLES = ("-", "--", ":")
+_COLOURS = colormaps["tab20"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run whose curve is drawn, and whether its networks see labels."""
+
+    record: Record
+    sees_labels: bool
 
 
 def draw_grids(records: Sequence[Record], path: Path) -> None:
     """Draws the grids of the records, in their order, as one picture with titles."""
-    rows = -(-len(records) // _COLUMNS)
-    figure = Figure(
-        figsize=(_COLUMNS * _CELL_INCHES, rows * (_CELL_INCHES + 0.25)), layout="constrained"
-    )
+    columns = min(len(records), _COLUMNS)
+    rows = -(-len(records) // columns)
+    side = _CELL_INCHES * (_COLUMNS / columns) ** 0.5  # few grids are larger
+    figure = Figure(figsize=(columns * side, rows * (side + 0.25)), layout="constrained")
     for place, each in enumerate(records, start=1):
-        axes = figure.add_subplot(rows, _COLUMNS, place)
+        axes = figure.add_subplot(rows, columns, place)
         with Image.open(RECORDS / f"{each.name}.png") as grid:
             axes.imshow(np.asarray(grid.convert("RGB")), interpolation="antialiased")
         axes.set_title(each.recipe, fontsize="small")
@@ -31,11 +41,16 @@ def draw_grids(records: Sequence[Record], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_curves(records: Sequence[Record], path: Path) -> None:
-    """Draws the quality of all runs with a curve, against images and, if known, CPU time."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
+def draw_curves(runs: Sequence[Curve], path: Path) -> None:
+    """Draws the quality of runs, in their order, against images and, if known, CPU time.
+
+    Args:
+        runs: the runs, each with a curve; runs that see labels have solid lines.
+        path: path of the picture.
+    """
+    figure = Figure(figsize=(12, 9), layout="constrained")
     columns = [("images", "real images shown to D")]
-    if any("cpu_minutes" in point for each in records for point in each.curve):
+    if any("cpu_minutes" in point for each in runs for point in each.record.curve):
         columns.append(("cpu_minutes", "CPU minutes of training"))
     rows = (
         ("frechet_over_floor", "Frechet distance, multiple of the floor", "log"),
@@ -45,24 +60,37 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
     for row, (metric, title, scale) in enumerate(rows):
         for column, (over, label) in enumerate(columns):
             plot = axes[row][column]
-            for number, each in enumerate(records):
-                known = [point for point in each.curve if over in point and metric in point]
+            for number, each in enumerate(runs):
+                known = [point for point in each.record.curve if over in point and metric in point]
                 plot.plot(
                     [point[over] for point in known],
                     [point[metric] for point in known],
-                    _STYLES[number // 10 % len(_STYLES)],
-                    label=each.name,
-                    linewidth=1.2,
+                    "-" if each.sees_labels else "--",
+                    color=_COLOURS(number % _COLOURS.N),
+                    label=each.record.name,
+                    linewidth=1.4,
                 )
+            plot.axhline(1, color="black", linestyle=":", linewidth=0.8)
             plot.set_xscale("log")
-            plot.xaxis.set_minor_formatter(NullFormatter())
             plot.set_yscale(scale)
+            for axis in (plot.xaxis, plot.yaxis) if scale == "log" else (plot.xaxis,):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(_format_tick))
+                axis.set_minor_formatter(NullFormatter())
+            plot.tick_params(axis="x", labelsize="small")
             plot.grid(visible=True, alpha=0.3)
             if row == len(rows) - 1:
                 plot.set_xlabel(label)
         axes[row][0].set_ylabel(title)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
     _save(figure, path)
+
+
+def _format_tick(value: float, _: int) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g} {name}"
+    return f"{value:g}"
 
 
 def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) -> None:

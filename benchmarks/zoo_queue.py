@@ -58,14 +58,12 @@ class Run:
         seed: seed of the run.
         judges: names of the judges; the first measures the curve.
         options: as on the command line.
-        remark: what was seen, for the record.
     """
 
     recipe: str
     seed: int
     judges: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    remark: str = ""
 
     @property
     def name(self) -> str:
@@ -250,9 +248,8 @@ def _make_flags(options: dict[str, Any]) -> list[str]:
 
 
 def _make_identity(run: Run) -> dict[str, Any]:
-    """Returns what decides a run's result, as JSON: all but the remark."""
+    """Returns what decides a run's result, as JSON."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(run)))
-    del content["remark"]
     return content
 
 

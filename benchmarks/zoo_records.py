@@ -93,6 +93,23 @@ class Record:
         return name_run(self.recipe, self.dataset, self.seed)
 
     @property
+    def judges(self) -> tuple[str, ...]:
+        """The judges that measured it, the main one first, as the protocol names them."""
+        found = (
+            judge
+            for name, figure in self.figures.items()
+            if name.partition("@")[0] == "frechet_distance"
+            for judge in figure.setup.judges
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def precision(self) -> str:
+        """The precision of the training: that of the command, or float32."""
+        words = self.command.split()
+        return words[words.index("--precision") + 1] if "--precision" in words else "fp32"
+
+    @property
     def over_floor(self) -> float:
         """The Frechet distance as a multiple of that between real images."""
         return divide_by_floor(self.figures["frechet_distance"])
@@ -168,6 +185,17 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
             path.with_suffix(".png"), optimize=True
         )
     return path
+
+
+def set_remark(name: str, remark: str, folder: Path = RECORDS) -> None:
+    """Says in the record with this name what was seen in the run.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+    """
+    path = folder / f"{name}.json"
+    content = json.loads(path.read_text()) | {"remark": remark}
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_curve(rows: list[dict[str, float]]) -> list[Point]:

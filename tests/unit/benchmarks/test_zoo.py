@@ -8,10 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from zoo_page import LIST, PAGE, PICTURES, order, read_systems, write_list, write_page
-from zoo_pictures import draw_curves, draw_grids, draw_story
+from zoo_page import LIST, PAGE, PICTURES, list_curves, order, read_systems, write_list, write_page
+from zoo_pictures import Curve, draw_curves, draw_grids, draw_story
 from zoo_queue import Judge, Plan, Queue, Run, StopQueueError, read_plan
-from zoo_records import RECORDS, WIDEST, name_run, read_curve, read_records, spell_command
+from zoo_records import (
+    RECORDS,
+    WIDEST,
+    name_run,
+    read_curve,
+    read_records,
+    set_remark,
+    spell_command,
+)
 
 from imagemint.training.recipes import RECIPES
 
@@ -59,7 +67,7 @@ def records():
 def test_table_has_the_range_of_seeds(records):
     """A recipe with several seeds has mean, minimum and maximum. The best is first."""
     lines = write_page(records, Plan((), ())).splitlines()
-    rows = [line for line in lines if line.startswith("| [")]
+    rows = [line for line in lines if line.startswith("| [") and line.count("|") > 6]
     assert [row.split("]")[0] for row in rows] == ["| [mnist", "| [dcgan"]
     low = records[1].over_floor
     assert f"| {1.5 * low:.3g} ({low:.3g} to {2 * low:.3g}) |" in rows[0]
@@ -106,17 +114,20 @@ def test_judges_and_command_stand_once(records):
     other = replace(figure, setup=replace(figure.setup, judges=("judge other",)))
     figures = records[1].figures | {"frechet_distance": other}
     page = write_page([records[0], replace(records[1], figures=figures)], Plan((), ()))
-    (judge,) = records[0].figures["frechet_distance"].setup.judges
-    assert page.count(judge) == 1
-    assert f"- dcgan: {judge}" in page
-    assert "- mnist: judge other" in page
+    main, second = (each.removeprefix("judge ") for each in records[0].judges)
+    assert page.count(main) == 1
+    lines = page.splitlines()
+    assert f"- judge A: {main}; {second}" in lines
+    assert f"- judge B: other; {second}" in lines
+    rows = {line.split("]")[0]: line.split(" | ") for line in lines if line.startswith("| [")}
+    assert (rows["| [mnist"][2], rows["| [dcgan"][2]) == ("B", "A")
     assert page.count("imagemint evaluate RUN") == 1
 
 
 def test_pictures_are_drawn(records, tmp_path):
     """Grids and curves become one picture each."""
     draw_grids(records[:2], tmp_path / "grids.png")
-    draw_curves(records[1:], tmp_path / "curves.png")
+    draw_curves([Curve(each, sees_labels=True) for each in records[1:]], tmp_path / "curves.png")
     for name in ("grids", "curves"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 0
@@ -134,6 +145,32 @@ def test_story_needs_its_grids(tmp_path):
         draw_story(tmp_path, [0, 1], 512, tmp_path / "story.png")
 
 
+def test_weak_judge_is_named(records):
+    """A table whose judge is right on less than 80 % of its test images says so."""
+    figure = records[1].figures["frechet_distance"]
+    weak = ("judge image-classifier, SHA-256 00, test accuracy 0.7054, layer features.pool",)
+    other = replace(figure, setup=replace(figure.setup, judges=weak))
+    figures = {"frechet_distance": other, "coverage": records[1].figures["coverage"]}
+    text = "The judge is right on only 0.71 of its test images, so distances are rough."
+    assert text in write_page([replace(records[1], figures=figures)], Plan((), ()))
+    assert text not in write_page(records, Plan((), ()))
+
+
+def test_columns_without_figures_are_omitted(records):
+    """A data set whose runs have no class accuracy has no such column."""
+    dcgan, mnist, _ = records
+    assert "| accuracy |" in write_page([mnist], Plan((), ()))
+    assert "| accuracy |" not in write_page([dcgan], Plan((), ()))
+
+
+def test_curves_are_in_the_order_of_the_table(records):
+    """The legend begins with the best run. Runs without a curve are not drawn."""
+    dcgan, mnist, other = records
+    curves = list_curves([dcgan, replace(mnist, curve=[]), other])
+    assert [each.record.name for each in curves] == ["mnist-seed1", "dcgan"]
+    assert [each.sees_labels for each in curves] == [True, False]
+
+
 # --- records -------------------------------------------------------------------------------------
 
 
@@ -145,6 +182,17 @@ def test_command_has_options_that_differ_from_the_recipe():
     assert spell_command(about | {"dataset": "mnist/train", "precision": "fp32"}) == command
     elsewhere = about | {"dataset": "emoji64/train", "precision": "bf16"}
     assert spell_command(elsewhere) == f"{command} --dataset emoji64 --precision bf16"
+
+
+def test_remark_is_set_in_the_record(tmp_path):
+    """The remark of a record changes, and nothing else."""
+    (path,) = RECORDS.glob("dcgan.json")
+    (tmp_path / path.name).write_text(path.read_text())
+    set_remark("dcgan", "Broken strokes.", tmp_path)
+    content = json.loads((tmp_path / path.name).read_text())
+    assert content == json.loads(path.read_text()) | {"remark": "Broken strokes."}
+    with pytest.raises(FileNotFoundError):
+        set_remark("dc", "Broken strokes.", tmp_path)
 
 
 def test_curve_sums_the_cpu_time():
