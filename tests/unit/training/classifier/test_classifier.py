@@ -220,15 +220,18 @@ def test_second_architecture_learns_digits(digits, test_digits, tmp_path):
     assert described["feature_layer"] == "features.pool"
 
 
-@pytest.mark.parametrize("architecture", ["pooled", "residual"])
-def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path, architecture):
-    """Both networks of the recipe learn with augmentation in bfloat16, and can be loaded."""
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"), [("pooled", "sgd"), ("pooled", "adam"), ("residual", "sgd")]
+)
+def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path, architecture, optimizer):
+    """Networks and optimisers of the recipe learn with augmentation in bfloat16."""
     recipe = Cifar10ClassifierRecipe(
         architecture=architecture,
         width=16,
         epochs=8,
         batch_size=8,
         learning_rate=1e-2,
+        optimizer=optimizer,
         shift=1,
         precision="bf16",
     )
@@ -237,6 +240,17 @@ def test_judge_of_cifar10_learns_in_bfloat16(colours, tmp_path, architecture):
     assert about["recipe"] == "cifar10-classifier"
     model, _ = load_classifier(tmp_path, CPU)
     assert (model.judge(colours.images)[1] == colours.labels).all()
+
+
+def test_smooth_labels_count_all_classes():
+    """With a smoothing of 0.2, a tenth of each label of two classes is the other's."""
+    model = ResidualClassifier(2, width=2).eval()
+    x, y = torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 1])
+    chances = model(x).log_softmax(dim=1)
+    right, wrong = (chances[torch.arange(3), each].mean() for each in (y, 1 - y))
+    expected = -(0.9 * right + 0.1 * wrong)
+    assert torch.allclose(model.compute_loss(x, y, 0.2), expected, atol=1e-6)
+    assert torch.allclose(model.compute_loss(x, y), -right, atol=1e-6)
 
 
 def test_old_judge_of_cifar10_is_residual(colours, tmp_path):

@@ -82,6 +82,14 @@ def test_penalty_is_the_squared_gradient():
     assert penalty.item() == pytest.approx(((4 + 1) + (0 + 25)) / 2)
 
 
+def test_penalties_of_several_judgements_add():
+    """Two judgements of opposite gradients do not cancel: |3|^2 + |-3|^2 at each of four pixels."""
+    x = torch.ones(5, 1, 2, 2, requires_grad=True)
+    first = 3 * x.sum(dim=(1, 2, 3))
+    penalty = zero_centred_penalty(torch.stack([first, -first], dim=1), x)
+    assert penalty.item() == pytest.approx(2 * 4 * 9)
+
+
 def test_penalty_has_a_gradient():
     """For logits a sum(x), the penalty is a^2 d, whose derivative by a is 2 a d."""
     a = torch.tensor(3.0, requires_grad=True)

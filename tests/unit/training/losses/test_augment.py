@@ -115,6 +115,10 @@ def test_shift_fills_with_gray():
     # Shifts of -2 to 2 pixels are equally likely.
     counts = torch.bincount((rights + 2).long(), minlength=5)
     assert counts.min() > 50
+    # An eighth of 28 pixels is rounded to 4, as in the authors' code.
+    wide = torch.arange(28.0).expand(400, 1, 28, 28)
+    rights = augmentation._shift(wide, torch.full((400,), 0.5), u[1])[:, 0, 14, 14] - 14
+    assert set(rights.tolist()) == set(range(-4, 5))
 
 
 @pytest.mark.parametrize("size", [16, 28, 31])

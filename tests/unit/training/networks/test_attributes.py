@@ -107,7 +107,10 @@ def test_reconstruction_is_the_mean_difference():
     real, fake = torch.zeros(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.25)
     told = torch.zeros(2, 12, dtype=torch.int64)
     for c, value in ((told, 0.25), (told[:, 0], 0.0)):
-        batch = Batch(0, 0, G, D, torch.zeros(2, 16), c, c, real, fake)
+        seen = torch.ones(2, 3, 64, 64)  # augmented images do not count
+        batch = Batch(
+            0, 0, G, D, torch.zeros(2, 16), c, c, seen, -seen, real_images=real, fake_images=fake
+        )
         assert Reconstruction()(batch)["reconstruction"].item() == value
 
 

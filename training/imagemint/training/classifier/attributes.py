@@ -84,13 +84,17 @@ class AttributeClassifier(Classifier):
             columns.append(codes if visible is None else np.where(visible, codes, _HIDDEN))
         return np.stack(columns, axis=1)
 
-    def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def compute_loss(self, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Returns the sum of all cross-entropies for ``x`` [N, C, H, W] and ``y`` [N, 1 + A]."""
         phi = self.dropout(self.features(x))
-        total = F.cross_entropy(self.logits(phi), y[:, 0])
+        total = F.cross_entropy(self.logits(phi), y[:, 0], label_smoothing=label_smoothing)
         for column, head in enumerate(self.heads.values(), start=1):
             entropy = F.cross_entropy(
-                head(phi), y[:, column], ignore_index=_HIDDEN, reduction="sum"
+                head(phi),
+                y[:, column],
+                ignore_index=_HIDDEN,
+                reduction="sum",
+                label_smoothing=label_smoothing,
             )
             total = total + entropy / (y[:, column] != _HIDDEN).sum().clamp_min(1)
         return total

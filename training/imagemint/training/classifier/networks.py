@@ -39,9 +39,9 @@ class Classifier(nn.Module, ABC):
         """Returns the targets of each image: its class, int64 [N]."""
         return data.labels
 
-    def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def compute_loss(self, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Returns the loss of images ``x`` [N, C, H, W] with rows ``y`` of `make_targets`."""
-        return F.cross_entropy(self(x), y)
+        return F.cross_entropy(self(x), y, label_smoothing=label_smoothing)
 
     def report(self, test: LabelledImages) -> dict[str, Any]:
         """Returns further figures of the test set for ``classifier.json``."""

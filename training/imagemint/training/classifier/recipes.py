@@ -38,10 +38,14 @@ class ClassifierRecipe(BaseModel, ABC):
     """Passes over the training set."""
     batch_size: int = Field(default=128, ge=2)
     """Images in one step."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """AdamW, or stochastic gradient descent with Nesterov's momentum."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of the one-cycle step size of Adam."""
+    """Peak of the learning rate, which goes through one cycle."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decay of the weights, apart from the gradient (AdamW)."""
+    """Decay of the weights: apart from the gradient (AdamW), or as a part of it (SGD)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes (Szegedy et al., 2016)."""
     shift: int = Field(default=2, ge=0)
     """Largest random translation, in pixels."""
     mirror: bool = False
@@ -124,7 +128,7 @@ class Cifar10ClassifierRecipe(ImageClassifierRecipe):
     """
 
     name: ClassVar[str] = "cifar10-classifier"
-    values_before: ClassVar[dict[str, Any]] = {"architecture": "residual"}
+    values_before: ClassVar[dict[str, Any]] = {"architecture": "residual", "optimizer": "adam"}
 
     architecture: Literal["pooled", "residual"] = "pooled"
     """Convolutions with maximum pooling, or a wide residual network. A generator that is good under
@@ -134,9 +138,17 @@ class Cifar10ClassifierRecipe(ImageClassifierRecipe):
     network, for which 32 suffice."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks at each of three resolutions."""
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=12, ge=1)
     """Passes over the training set; the residual network needs some 30."""
-    shift: int = Field(default=2, ge=0)
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    """AdamW, or stochastic gradient descent with Nesterov's momentum."""
+    learning_rate: float = Field(default=0.15, gt=0)
+    """Peak of the learning rate, which goes through one cycle."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """Decay of the weights: apart from the gradient (AdamW), or as a part of it (SGD)."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of each label that is spread over all classes (Szegedy et al., 2016)."""
+    shift: int = Field(default=3, ge=0)
     """Largest random translation, in pixels."""
 
     def make_network(self, num_classes: int, image_channels: int) -> Classifier:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -22,6 +22,8 @@ from imagemint.training.datasets.sufficiency import (
 from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.errors import DatasetError
 from imagemint.training.rng import ShuffledOrder, Stream, make_rng
+
+_MOMENTUM = 0.9
 
 
 def preview(
@@ -70,9 +72,7 @@ def train_classifier(
                 f" {list(train.images.shape[1:])}"
             )
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack this overload
-        optimizer = torch.optim.AdamW(
-            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        optimizer = _make_optimizer(recipe, model)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
         order = ShuffledOrder(len(train), recipe.seed)
         targets = model.make_targets(train)
@@ -85,7 +85,7 @@ def train_classifier(
             x = augment(to_network(train.images[batch]), recipe, step)
             y = torch.from_numpy(targets[batch]).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss = model.compute_loss(x.to(device), y)
+                loss = model.compute_loss(x.to(device), y, recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -111,6 +111,13 @@ def train_classifier(
     (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
     progress.remove()
     return about
+
+
+def _make_optimizer(recipe: ClassifierRecipe, model: nn.Module) -> torch.optim.Optimizer:
+    parameters, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, _MOMENTUM, weight_decay=decay, nesterov=True)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
 
 
 def _compute_identity(recipe: ClassifierRecipe, train: LabelledImages) -> str:

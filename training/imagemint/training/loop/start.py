@@ -69,7 +69,9 @@ def assemble_state(
         if options.optimizer == "rmsprop":
             return torch.optim.RMSprop(network.parameters(), options.learning_rate, options.beta2)
         betas = (options.beta1, options.beta2)
-        return torch.optim.Adam(network.parameters(), options.learning_rate, betas, fused=True)
+        return torch.optim.Adam(
+            network.parameters(), options.learning_rate, betas, options.adam_epsilon, fused=True
+        )
 
     return TrainingState(
         G=G,

@@ -187,6 +187,8 @@ def _squared_gradient_norms(logits: Tensor, x: Tensor, power: Power = _compute_p
 def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _compute_power) -> Tensor:
     """Returns the mean squared gradient norm of ``logits`` [N] at ``x`` [N, C, H, W].
 
+    Of K judgements of an image, logits [N, K], the squared norms are added.
+
     It is R1 for real ``x``, and R2 for generated ``x``: Mescheder et al., "Which Training Methods
     for GANs do actually Converge?" (2018). Multiply it by gamma / 2.
 
@@ -195,7 +197,9 @@ def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _compute_powe
         x: images that need a gradient.
         power: squared norm of a gradient, if ``x`` has several pictures of each image.
     """
-    return _squared_gradient_norms(logits, x, power).mean()
+    judgements = logits.unbind(1) if logits.ndim > 1 else [logits]
+    norms = [_squared_gradient_norms(each, x, power) for each in judgements]
+    return torch.stack(norms).sum(dim=0).mean()
 
 
 def one_centred_penalty(logits: Tensor, x: Tensor) -> Tensor:

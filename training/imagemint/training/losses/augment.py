@@ -61,9 +61,10 @@ def _jitter_colour(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: 
 
 
 def _shift(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Shifts by up to an eighth of the size in each direction; all integers are equally likely."""
+    """Shifts by up to an eighth of the size, rounded; all integers are equally likely."""
     rows, columns = (
-        torch.arange(size, device=x.device) + _to_integers(u, size // _SHIFT_PART)[:, None]
+        torch.arange(size, device=x.device)
+        + _to_integers(u, int(size / _SHIFT_PART + 0.5))[:, None]
         for u, size in ((down, x.shape[2]), (right, x.shape[3]))
     )
     # Gather from an image padded by one pixel; places outside are clamped to its border.

@@ -37,7 +37,7 @@ class Batch:
         y_labelled: their labels int64 [M].
         real: real images [N, C, H, W]; augmented after D has judged them.
         fake: generated images [N, C, H, W], likewise.
-        real_images: in D's turn the real images before augmentation, by which R1 differentiates
+        real_images: the real images before augmentation. In D's turn R1 differentiates by them
             (Karras et al., 2020, and Huang et al., 2024, take it there); they may need a gradient.
         fake_images: the generated ones, for R2.
         view: form of the images.
@@ -234,10 +234,12 @@ class GanLoss(nn.Module):
             batch: inputs of the step; gets the output.
             reads_real: whether a term of the step needs D's output for the real images.
         """
+        batch.real_images, batch.fake_images = self.view(batch.real), batch.fake
         if self.adversarial.paired or reads_real:
             with torch.no_grad():
-                real = self.view(batch.real)
-                batch.real = self.augmentation(real, batch.seed, 4 * batch.position + 2)
+                batch.real = self.augmentation(
+                    batch.real_images, batch.seed, 4 * batch.position + 2
+                )
                 batch.judge_real()
         batch.fake = self.augmentation(batch.fake, batch.seed, 4 * batch.position + 3)
         batch.judge_fake()

@@ -123,7 +123,7 @@ class Mismatch(Regularizer):
 
 
 class Reconstruction(Regularizer):
-    """Pulls the image of G towards the real image with the same condition.
+    """Pulls the image of G towards the real image with the same condition, both not augmented.
 
     Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2016). It
     needs a condition that decides the picture. With the class alone it is 0.
@@ -132,7 +132,7 @@ class Reconstruction(Regularizer):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``reconstruction``: the mean absolute difference of values in [-1, 1]."""
         told = batch.c is not None and batch.c.ndim == 2  # noqa: PLR2004 - axes
-        difference = F.l1_loss(batch.fake, batch.real.detach())
+        difference = F.l1_loss(batch.fake_images, batch.real_images.detach())
         return {"reconstruction": difference if told else 0 * difference}
 
 
@@ -194,8 +194,8 @@ class MutualInformation(Regularizer):
     draws all. Counts for D, whose heads ``code`` and ``continuous`` learn it, and for G.
 
     The bound is the log-likelihood of the codes. That of the continuous ones, Gaussian with a
-    variance of 1, is the sum of the squared distances of all codes, halved; the paper learns the
-    variance, too.
+    variance of 1, as in the authors' code for MNIST, is the sum of the squared distances of all
+    codes, halved.
 
     Args:
         weight: lambda of the paper.

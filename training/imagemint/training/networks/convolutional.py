@@ -280,7 +280,10 @@ def _make_head(inputs: int, hidden: int, outputs: int) -> nn.Module:
 
 
 def init_dcgan_weights(network: NetworkT) -> NetworkT:
-    """Returns the network with weights from N(0, 0.02), scales of batch norms from N(1, 0.02)."""
+    """Returns the network with weights from N(0, 0.02), scales of batch norms from N(1, 0.02).
+
+    Biases keep PyTorch's initial values; the authors have 0.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(layer.weight, 0.0, _DCGAN_DEVIATION)

@@ -195,7 +195,7 @@ class MinibatchDeviation(nn.Module, Batchwise):
 class VirtualBatchNorm(nn.Module):
     """Batch normalisation by a fixed reference batch, so that images do not depend on each other.
 
-    Salimans et al. (2016), section 3.4: an image is normalised by the statistics of the reference
+    Salimans et al. (2016), section 3.5: an image is normalised by the statistics of the reference
     batch with the image itself added. In training, the reference batch is in the first rows of the
     input, and is normalised only by its own statistics, which contain its images. In evaluation,
     its statistics are the last ones of training.

@@ -16,7 +16,8 @@ from imagemint.training.recipes.convolutional import ConvolutionalRecipe
 class CganRecipe(ConvolutionalRecipe):
     """Mirza & Osindero, "Conditional Generative Adversarial Nets" (2014): the label concatenated.
 
-    To the latent in G, as one more plane of the image in D; on DCGAN's networks.
+    To the latent in G, as one more plane of the image in D; on DCGAN's networks. The paper has
+    dense maxout networks, in which the label has a hidden layer of its own.
     """
 
     name: ClassVar[str] = "cgan"
@@ -37,8 +38,10 @@ class CganRecipe(ConvolutionalRecipe):
 class ProjectionRecipe(ConvolutionalRecipe):
     """Miyato & Koyama, "cGANs with Projection Discriminator" (2018).
 
-    With the hinge loss and spectral normalisation of every layer and of the embedding, as there,
-    and with two time scales.
+    With the hinge loss and spectral normalisation of every layer and of the embedding, as there.
+    Different from there: the class is concatenated to the latent, where G has conditional batch
+    normalisation; D's features are those of each place, not sums over them; D has one step for each
+    of G, not five; and two time scales take the place of equal rates of 2e-4.
     """
 
     name: ClassVar[str] = "projection"
@@ -74,7 +77,8 @@ class ProjectionRecipe(ConvolutionalRecipe):
 class AcganRecipe(ConvolutionalRecipe):
     """Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs" (2016).
 
-    D does not get the class but predicts it; on DCGAN's networks. The paper has a learning rate of
+    D does not get the class but predicts it; on DCGAN's networks, without the dropout and the noise
+    that the paper has in D. D's head learns from real images only. The paper has a learning rate of
     2e-4 for both networks. That of G is five times as high here: the distance to real digits is a
     fifth after as many images, see docs/notes/recipes-against-papers.md.
     """

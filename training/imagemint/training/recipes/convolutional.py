@@ -14,6 +14,9 @@ class ConvolutionalRecipe(Recipe):
     has more effect: with 64 numbers for the class and 64 for the latent, the class had half of the
     variance at the start and three quarters after 192,000 images of ``cgan``, and G drew one
     picture for each class. With 8 numbers it has a ninth. See docs/notes/recipes-against-papers.md.
+
+    Unless a recipe says otherwise, D has half of G's channels, initial weights are PyTorch's, and
+    latents are 64 normal numbers.
     """
 
     images: int = Field(default=600_000, ge=1)

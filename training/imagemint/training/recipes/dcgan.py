@@ -17,9 +17,9 @@ class DcganRecipe(ConvolutionalRecipe):
 
     By the paper's rules: uniform latents of 100, batches of 128, Adam with beta1 at 0.5, strided
     convolutions, batch normalisation, weights from N(0, 0.02). The paper has a learning rate of
-    2e-4 for both networks. That of G is five times as high here, as in InfoGAN (2016), which has
-    the same networks: the distance to real digits is half as large after as many images, see
-    docs/notes/recipes-against-papers.md.
+    2e-4 for both networks. That of G is five times as high here, as in InfoGAN (2016), whose
+    networks have one dense layer more: the distance to real digits is half as large after as many
+    images, see docs/notes/recipes-against-papers.md.
 
     D mirrors G, as in the paper: as many channels at each size, and 0.43 million weights beside
     G's 0.79 million, 0.63 million of them in its dense layer. The default is ten epochs.

@@ -98,13 +98,15 @@ class SsganRecipe(ConvolutionalRecipe):
     D learns the K classes from the labels that are shown and "generated" as one more from all; G
     matches features, as the paper found best for D's classification. Networks, batches and rates
     are those of the authors' code for MNIST: each step of D has a batch of images with labels
-    besides the one without. Three things differ: latents are normal and not uniform, the rates may
-    fall at the end of a run (`decay_share`) where the authors average D's weights, and a run has
-    100 epochs and not 300.
+    besides the one without. Five things differ: latents are normal and not uniform, the rates may
+    fall at the end of a run (`decay_share`) where the authors average D's weights, G matches the
+    features of the batch that D has just seen, its batch normalisation has a scale and its last
+    layer no weight normalisation, and a run has 100 epochs and not 300.
     """
 
     name: ClassVar[str] = "ssgan"
     values_before: ClassVar[dict[str, Any]] = {
+        "adam_epsilon": 1e-8,
         "adversarial_weight": 1.0,
         "architecture": "convolutional",
         "labelled_batch": 0,
@@ -128,6 +130,9 @@ class SsganRecipe(ConvolutionalRecipe):
     learning_rate: float = Field(default=3e-3, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own. For the
     convolutional networks 0.001 is better."""
+    adam_epsilon: float = Field(default=1e-4, gt=0)
+    """What Adam adds to the root of the second moment. The authors add 1e-8 to the second moment
+    itself, so that G's steps become small once features match."""
     decay_share: float = Field(default=0.3, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
     labelled: int = Field(default=10, ge=1)
@@ -139,7 +144,7 @@ class SsganRecipe(ConvolutionalRecipe):
     supervision_weight: float = Field(default=2.0, gt=0)
     """Weight of the cross-entropy of the labels in D's loss. The authors' code halves both parts of
     the loss without labels instead."""
-    feature_weight: float = Field(default=10.0, gt=0)
+    feature_weight: float = Field(default=1.0, gt=0)
     """Weight of feature matching in G's loss."""
     adversarial_weight: float = Field(default=0.0, ge=0)
     """Weight of the adversarial loss in G's loss, which feature matching replaces."""

@@ -37,8 +37,9 @@ class InfoganRecipe(ConvolutionalRecipe):
     continuous_codes: int = Field(default=2, ge=0)
     """Number of continuous codes, which are the first elements of the latent."""
     code_features: int = Field(default=128, ge=0)
-    """Features of the hidden layer of Q, which reads the codes from D's features; 128 in the paper.
-    0: no hidden layer."""
+    """Features of the hidden layer of Q, which reads the codes from D's features; 128 in the paper,
+    for all codes together, where the categorical and the continuous codes have one each here. 0: no
+    hidden layer."""
     information_weight: float = Field(default=1.0, gt=0)
     """Lambda: weight of the bound on the mutual information."""
     continuous_weight: float = Field(default=1.0, ge=0)

@@ -22,8 +22,10 @@ class MsgRecipe(ZeroCentredOptions, Recipe):
 
     D sees the pictures that G draws at all of its sizes. R1 and R2 are taken by each picture at its
     own size, as the paper takes its penalty by each input of D, and augmentation distorts all
-    pictures of an image as one. Two things are not the paper's: relativistic pairing with both
-    penalties, which converges where its losses need tuning, and a depth that fits two CPU cores.
+    pictures of an image as one. These things are not the paper's: relativistic pairing with both
+    penalties, which converges where its losses need tuning; the sum of the penalties of all sizes,
+    where the authors take the mean; one convolution at each size where they have two; weights that
+    are not equalised; and tanh, which bounds the images.
     """
 
     name: ClassVar[str] = "msg"

@@ -38,6 +38,9 @@ class RunOptions(BaseModel):
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's decay of the second moment; RMSprop's only one."""
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """What Adam adds to the root of the second moment. The larger it is, the smaller are the steps
+    of weights whose gradients are small."""
     decay_share: float = Field(default=0.0, ge=0, le=1)
     """Last share of the run over which the learning rate falls to zero along a cosine."""
     ema_half_life: int = Field(default=50_000, ge=1)

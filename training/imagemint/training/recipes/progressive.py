@@ -23,11 +23,15 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """Karras et al., "Progressive Growing of GANs" (2017).
 
     Digits of 7 pixels first, then of 14 and 28, each size faded in over as many images as it is
-    trained for then; pixel normalisation in G, minibatch deviation in D. Three things are not the
-    paper's: relativistic pairing with R1 and R2 stands for WGAN-GP, as in the other recipes of this
-    family; weights are not equalised, since the networks are shallow; and tanh bounds the images.
-    The paper's term against the drift of D's logits stays. Its successors are ``msg``, which trains
-    all sizes at once, and ``style``.
+    trained for then; pixel normalisation in G, minibatch deviation in D, and the paper's term
+    against the drift of D's logits.
+
+    Some things are not the paper's. Relativistic pairing with R1 and R2 stands for WGAN-GP, as in
+    the other recipes of this family. Tanh bounds the images. Weights are not equalised. The
+    networks are shallower, with one convolution at each size and no hidden dense layer. Adam keeps
+    its moments when a size begins, where the authors reset them.
+
+    Its successors are ``msg``, which trains all sizes at once, and ``style``.
     """
 
     name: ClassVar[str] = "progressive"

@@ -18,7 +18,11 @@ from imagemint.training.recipes.options import RunOptions
 
 
 class Recipe(RunOptions):
-    """Everything that determines the weights of a generator, besides the data and the code."""
+    """Everything that determines the weights of a generator, besides the data and the code.
+
+    Grids, figures and exports of every recipe are of the moving average of G, with statistics of
+    batch normalisation that are measured again, also where the paper has neither.
+    """
 
     dataset: ClassVar[str] = "mnist"
     """Data set it trains on, a key of `datasets.DATASETS`."""
@@ -117,7 +121,8 @@ class ZeroCentredOptions(BaseModel):
     burn_in: int = Field(default=150_000, ge=0)
     """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
     penalty_interval: int = Field(default=8, ge=1)
-    """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2."""
+    """Steps between two penalties; each is scaled by the interval, as in StyleGAN 2, which also
+    corrects the learning rate and Adam's decays."""
 
     def make_penalties(self, *, r2: bool = True) -> ZeroCentredPenalties:
         """Returns R1 and, with ``r2``, R2, with the weight and interval of the options."""

@@ -14,7 +14,8 @@ from imagemint.training.recipes.recipe import Recipe
 class VanillaMnistRecipe(Recipe):
     """Dense networks and binary cross-entropy: Goodfellow et al., "GAN" (2014).
 
-    The lecture's numbers: latents of 128, batches of 512, Adam at 2e-4, k steps of D, 200 epochs, a
+    The networks are those of the lecture; the paper has maxout in D, and momentum. The lecture's
+    numbers: latents of 128, batches of 512, Adam at 2e-4, k steps of D, 200 epochs, a
     grid of samples after each.
 
     The run goes through a collapse: the plain listing of the lecture draws one shape from epoch 6

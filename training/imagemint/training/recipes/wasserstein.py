@@ -17,6 +17,10 @@ _REFRESHED_EVERY = 500
 class WganRecipe(ConvolutionalRecipe):
     """Arjovsky et al., "Wasserstein GAN" (2017): five steps of D, its weights clipped, RMSprop.
 
+    The paper trains both networks at 0.00005, for hundreds of thousands of steps of G. A run of
+    this length has some 4,000 of them, so the rates are higher here; see
+    docs/notes/recipes-against-papers.md.
+
     As in the authors' code, D makes a hundred steps before each of G's first 25, so that it
     estimates a distance before G follows it, and again before every 500th.
     """
@@ -26,8 +30,10 @@ class WganRecipe(ConvolutionalRecipe):
 
     images: int = Field(default=1_500_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
-    learning_rate: float = Field(default=5e-5, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate of the generator, and of the discriminator unless that has its own."""
+    discriminator_learning_rate: float | None = Field(default=2e-4, gt=0)
+    """Learning rate of the discriminator, for two time scales (Heusel et al., 2017)."""
     optimizer: Literal["adam", "rmsprop"] = "rmsprop"
     """Optimiser of both networks."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
