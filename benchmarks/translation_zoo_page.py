@@ -24,11 +24,13 @@ _HEAD = """\
 <!-- Written by `python benchmarks/translation_zoo.py page` from benchmarks/results/translation. -->
 # The zoo of translators
 
-Recipes whose input is an image, each with a real run, measured on the test split beside baselines
-that need no training. [Metrics](#metrics) says what each figure is. Behind ± is the standard error
-of the mean over the images. In a picture each row is one source: the source, the result, the
-baselines in the order of the table, and the truth. A run that is shorter than the default of its
-recipe is marked *short*: it shows that the method works, not what it can reach.
+This page compares the recipes whose input is an image. Each has a real run, measured on the test
+split beside baselines that need no training. [Metrics](#metrics) says what each figure is. The
+number after ± is the standard error of the mean over the images. In a picture each row is one
+source: the source, the result, the baselines in the order of the table, and the truth. A run that
+is shorter than the default of its recipe is marked *short*. It shows that the method works, and not
+what the method can reach. PSNR compares pixels, for which blurred results are best: runs with a GAN
+are behind runs without one in PSNR, and ahead in the distances of features.
 
 The second stage of text to image is a recipe of a generator, `stack`:
 [notes/avatars-text.md](notes/avatars-text.md#a-second-stage) compares it with `avatars-text`.
@@ -41,13 +43,13 @@ Results and baselines are measured in the same way on the same sources, with the
 of what the definition names as reference. [evaluation.md](evaluation.md#translators) says more.
 """
 _TAIL = """\
-## What remains of the lecture: 3D from a photo
+## Not covered: 3D from a photo
 
 There is no recipe for 3D shapes yet. 3D-GAN (Wu et al., 2016) generates voxels by 3D convolutions,
 and 3D-VAE-GAN has an encoder in front of it that takes a photo. Here that would take three things.
-First, data: pairs of a rendered view and a voxel grid. No data set at hand has them; procedural
+First, data: pairs of a rendered view and a voxel grid. No data set that imagemint reads has them; procedural
 shapes (boxes, cylinders and their unions, rendered from random directions) can be drawn by a
-function of (seed, index), as the sequences are. Second, networks of `Conv3d` and `ConvTranspose3d`
+function of (seed, index), as the sequences of `next-frame` are. Second, networks of `Conv3d` and `ConvTranspose3d`
 at 32x32x32: some 24 times the multiplications of a 64x64 image (8 times the places, 3 times the
 kernel), so hours on a CPU instead of minutes. Third, a contract: the manifest describes images, so
 voxels need an output of their own in the bundle and an RPC that returns a mesh or a grid, with
@@ -149,12 +151,12 @@ def _format_overview(records: Sequence[Record]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     machines = dict.fromkeys(each.machine for each in records)
     trained = [
-        f"{machine} trained {', '.join(each.name for each in records if each.machine == machine)}"
+        f"{', '.join(each.name for each in records if each.machine == machine)} on {machine}"
         for machine in machines
     ]
     if len(machines) == 1:
-        trained = [f"{next(iter(machines))} trained all runs"]
-    return [*lines, "", f"{'; '.join(trained)}. Other work shared the cores."]
+        trained = [f"all runs on {next(iter(machines))}"]
+    return [*lines, "", f"Machines: {'; '.join(trained)}. Other work shared the cores."]
 
 
 def _describe_run(record: Record) -> list[str]:
