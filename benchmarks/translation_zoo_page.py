@@ -47,14 +47,14 @@ _TAIL = """\
 
 There is no recipe for 3D shapes yet. 3D-GAN (Wu et al., 2016) generates voxels by 3D convolutions,
 and 3D-VAE-GAN has an encoder in front of it that takes a photo. Here that would take three things.
-First, data: pairs of a rendered view and a voxel grid. No data set that imagemint reads has them; procedural
-shapes (boxes, cylinders and their unions, rendered from random directions) can be drawn by a
-function of (seed, index), as the sequences of `next-frame` are. Second, networks of `Conv3d` and `ConvTranspose3d`
-at 32x32x32: some 24 times the multiplications of a 64x64 image (8 times the places, 3 times the
-kernel), so hours on a CPU instead of minutes. Third, a contract: the manifest describes images, so
-voxels need an output of their own in the bundle and an RPC that returns a mesh or a grid, with
-limits as images have them. A smaller step that keeps the contract is to predict another view of an
-object from one photo, which is an image again and would be a task like `frames`.
+First, data: pairs of a rendered view and a voxel grid. No data set that imagemint reads has them;
+procedural shapes (boxes, cylinders and their unions, rendered from random directions) can be drawn
+by a function of (seed, index), as the sequences of `next-frame` are. Second, networks of `Conv3d`
+and `ConvTranspose3d` at 32x32x32: some 24 times the multiplications of a 64x64 image (8 times the
+places, 3 times the kernel), so hours on a CPU instead of minutes. Third, a contract: the manifest
+describes images, so voxels need an output of their own in the bundle and an RPC that returns a mesh
+or a grid, with limits as images have them. A smaller step that keeps the contract is to predict
+another view of an object from one photo, which is an image again and would be a task like `frames`.
 
 ## Make these runs
 
