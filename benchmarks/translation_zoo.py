@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from translation_zoo_page import Record, write_page
+from PIL import Image, ImageDraw, ImageFont
+from translation_zoo_page import Record, list_baselines, write_page
 
 from imagemint.training.evaluation_report import read_report
 from imagemint.training.loop.resume import read_settings
@@ -31,6 +31,7 @@ PICTURES = ROOT / "docs/zoo"
 LIST = ROOT / "training/imagemint/training/recipes/recorded_translators.json"
 MACHINE = f"{len(os.sched_getaffinity(0))} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 _SHOWN = 8  # rows of a picture
+_COLUMN, _HEADING = 128, 24  # width of a column and height of the headings, in pixels
 
 
 def record(run: Path, remark: str, name: str | None) -> Record:
@@ -71,8 +72,33 @@ def record(run: Path, remark: str, name: str | None) -> Record:
     (RECORDS / f"{found.name}.json").write_text(json.dumps(asdict(found), indent=2) + "\n")
     with Image.open(run / "evaluation/pairs.png") as sheet:
         height = min(sheet.height, _SHOWN * trained.target_shape[0])
-        sheet.crop((0, 0, sheet.width, height)).save(PICTURES / f"{found.name}.png", optimize=True)
+        sheet.crop((0, 0, sheet.width, height)).save(RECORDS / f"{found.name}.png", optimize=True)
     return found
+
+
+def draw_picture(record: Record, path: Path) -> None:
+    """Draws the sheet of a record with a heading above each column, larger if it is small.
+
+    Raises:
+        ValueError: the sheet has other columns than the record.
+    """
+    names = ["source", "result", *list_baselines(record), "truth"]
+    with Image.open(RECORDS / f"{record.name}.png") as sheet:
+        side, rest = divmod(sheet.width, len(names))
+        if rest:
+            raise ValueError(f"{record.name}: {sheet.width} pixels are not {len(names)} columns")
+        factor = max(_COLUMN // side, 1)
+        drawn = sheet.resize(
+            (factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST
+        )
+    whole = Image.new("RGB", (drawn.width, drawn.height + _HEADING), "white")
+    whole.paste(drawn, (0, _HEADING))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_HEADING * 2 // 3)
+    for column, name in enumerate(names):
+        middle = (factor * side * (2 * column + 1) // 2, _HEADING // 2)
+        pen.text(middle, name.replace("_", " "), "black", font, anchor="mm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(path, optimize=True)
 
 
 def _spell(value: object) -> str:
@@ -123,6 +149,8 @@ def main() -> None:
     else:
         LIST.write_text(json.dumps(list_runs(read_records()), indent=2) + "\n")
         PAGE.write_text(write_page(read_records()).rstrip("\n") + "\n")
+        for each in read_records():
+            draw_picture(each, PICTURES / f"{each.name}.png")
         print(PAGE)
 
 

@@ -27,8 +27,8 @@ _HEAD = """\
 This page compares the recipes whose input is an image. Each has a real run, measured on the test
 split beside baselines that need no training. [Metrics](#metrics) says what each figure is. The
 number after ± is the standard error of the mean over the images. In a picture each row is one
-source: the source, the result, the baselines in the order of the table, and the truth. A run that
-is shorter than the default of its recipe is marked *short*. It shows that the method works, and not
+source: the source, the result, the baselines, and the truth, with their names above. A run that is
+shorter than the default of its recipe is marked *short*. It shows that the method works, and not
 what the method can reach. PSNR compares pixels, for which blurred results are best: runs with a GAN
 are behind runs without one in PSNR, and ahead in the distances of features.
 
@@ -120,6 +120,12 @@ def write_page(records: Sequence[Record]) -> str:
     if missing:
         lines += ["## Not yet recorded", "", f"No run of {', '.join(missing)} is recorded yet.", ""]
     return "\n".join([*lines, *describe_metrics(records), "", _TAIL]) + "\n"
+
+
+def list_baselines(record: Record) -> list[str]:
+    """Returns the names of the baselines that a run was measured beside, in their order."""
+    names = (figure.metric.partition("@")[2] for figure in record.figures)
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _mark(record: Record) -> str:

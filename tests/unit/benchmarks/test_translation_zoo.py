@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_translations import small_task, train
-from translation_zoo import LIST, PAGE, PICTURES, list_runs, read_records, record
+from translation_zoo import LIST, PAGE, PICTURES, draw_picture, list_runs, read_records, record
 from translation_zoo_page import Record, write_page
 
 from imagemint.training.evaluation_report import EvaluationFigure, Setup, write_report
@@ -35,7 +36,6 @@ FIGURES = [
 def recorded(tmp_path, monkeypatch):
     """A tiny run with figures, recorded below a temporary folder."""
     monkeypatch.setattr("translation_zoo.RECORDS", tmp_path / "results")
-    monkeypatch.setattr("translation_zoo.PICTURES", tmp_path)
     run = tmp_path / "run"
     train(small_task(Pix2pixRecipe), run)
     (run / "evaluation").mkdir()
@@ -53,6 +53,21 @@ def test_page_and_list_match_the_records():
     assert all((PICTURES / f"{each.name}.png").is_file() for each in records)
 
 
+def test_picture_has_headings(recorded, tmp_path):
+    """The picture of the page has the sheet of the record, enlarged, below the names of columns."""
+    draw_picture(recorded, tmp_path / "page/pix2pix.png")
+    with Image.open(tmp_path / "results/pix2pix.png") as sheet:
+        assert sheet.size == (80, 8 * 16)
+    with Image.open(tmp_path / "page/pix2pix.png") as picture:
+        assert picture.size == (6 * 80, 24 + 6 * 8 * 16)
+        heading = np.asarray(picture.convert("L"))[:24]
+    # The names of all four columns are drawn.
+    assert [bool((heading[:, 120 * k : 120 * (k + 1)] < 128).any()) for k in range(4)] == [True] * 4
+    more = [replace(FIGURES[-1], metric=f"psnr@{name}") for name in ("second", "third")]
+    with pytest.raises(ValueError, match="80 pixels are not 6 columns"):
+        draw_picture(replace(recorded, figures=[*FIGURES, *more]), tmp_path / "x.png")
+
+
 def test_early_end_is_told(recorded):
     """The page says which runs did not come to the end that was planned."""
     told = "The run was ended early, of 24 planned."
@@ -67,7 +82,7 @@ def test_run_is_recorded(recorded, tmp_path):
     assert recorded.figures == FIGURES
     assert (recorded.recipe, recorded.images) == ("pix2pix", 24)
     assert "--base-channels 4" in recorded.options
-    with Image.open(tmp_path / "pix2pix.png") as sheet:
+    with Image.open(tmp_path / "results/pix2pix.png") as sheet:
         assert sheet.size == (80, 8 * 16)
 
 
