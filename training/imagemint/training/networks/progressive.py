@@ -150,7 +150,7 @@ class Grown(View):
     """Images at the level of D: enlarged coarse ones, and mixtures while a size is faded in.
 
     As in the authors' code, gradient penalties are by the enlarged images. By the coarse ones they
-    would be larger, 16 times at 7 of 28 pixels, and D would be too flat to tell digits from others.
+    would be 16 times as large at 7 of 28 pixels.
 
     Args:
         D: the discriminator whose level counts.
