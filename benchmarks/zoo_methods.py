@@ -56,6 +56,8 @@ images of the test split. [evaluation.md](evaluation.md) says more, and
   of that test image. **recall**: the same with test and generated images exchanged.
 - **accuracy**: share of images that the judge takes for the class that was asked for. Codes without
   a given meaning stand for the classes of their best one-to-one assignment.
+- **D classifies**: share of real test images that D itself classifies right, if it has a head for
+  classes or codes.
 - **reverse KL**: KL(generated | real) of the classes that the judge sees, in nats.
 - **images**: real images shown to the discriminator, counted with repetition.
 - **CPU min**: CPU time of training, all threads together. Older records have none.

@@ -46,6 +46,7 @@ _FIGURES = {
     "precision": ("precision",),
     "recall": ("recall",),
     "accuracy": ("class_accuracy", "code_class_accuracy"),
+    "D classifies": ("classifier_accuracy", "code_classifier_accuracy"),
     "reverse KL": ("reverse_kl",),
 }
 """Columns of the tables, and the figures that they may show."""
