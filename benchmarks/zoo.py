@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from zoo_page import (
+    COLLAPSE,
     CURVES,
     LIST,
     PAGE,
@@ -28,10 +29,12 @@ from zoo_page import (
     write_list,
     write_page,
 )
-from zoo_pictures import draw_curves, draw_grids, draw_story
+from zoo_pictures import draw_collapse, draw_curves, draw_grids, draw_story
 from zoo_queue import INTERRUPTED, Queue, Run, StopQueueError, read_plan
 from zoo_records import MACHINE, ROOT, read_records, record, set_remark
 
+LISTING = ROOT / "benchmarks/results/listing.json"
+COLLAPSES = "vanilla-mnist"
 _EPOCH = 60_000
 _EPOCHS = (0, 100, 199)  # those that the lecture shows
 
@@ -44,6 +47,9 @@ def write_all() -> None:
     curved = list_curves(records)
     if curved:
         draw_curves(curved, CURVES)
+    for each in records:
+        if each.name == COLLAPSES and LISTING.exists():
+            draw_collapse(each, LISTING, _EPOCH, COLLAPSE)
     PAGE.write_text(write_page(records, read_plan()))
     LIST.write_text(write_list(records))
 

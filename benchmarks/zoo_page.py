@@ -19,6 +19,7 @@ PICTURES = ROOT / "docs/zoo"
 LIST = ROOT / "training/imagemint/training/recipes/recorded.json"
 CURVES = PICTURES / "curves.png"
 STORY = PICTURES / "vanilla-mnist-story.png"
+COLLAPSE = PICTURES / "vanilla-mnist-collapse.png"
 
 INTRODUCTION = """\
 <!-- Written by `python benchmarks/zoo.py page` from results/zoo and zoo.toml in benchmarks/. -->
@@ -50,6 +51,11 @@ _FIGURES = {
     "reverse KL": ("reverse_kl",),
 }
 """Columns of the tables, and the figures that they may show."""
+_COLLAPSE_TEXT = (
+    "The grids are those after the epochs with these numbers, counted from 0. The losses do not"
+    " show the collapse. The digits that are drawn do: first one, later all ten."
+    " `benchmarks/listing.py` measured the plain listing and the recipe beside it."
+)
 _WEAK = 0.8  # as imagemint evaluate
 
 
@@ -297,6 +303,12 @@ def _write_paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, Sy
         lines += [f"**{name}** ([paper]({system.paper})). {said}", ""]
         if name == "vanilla-mnist" and STORY.exists():
             lines += [f"![Grids, single images and losses of {name}](zoo/{STORY.name})", ""]
+            lines += [
+                _COLLAPSE_TEXT,
+                "",
+                f"![Digits and coverage of {name}](zoo/{COLLAPSE.name})",
+                "",
+            ]
     return lines[:-1]
 
 

@@ -93,6 +93,38 @@ def _format_tick(value: float, _: int) -> str:
     return f"{value:g}"
 
 
+def draw_collapse(record: Record, listing: Path, epoch_images: int, path: Path) -> None:
+    """Draws how a run collapses and recovers: its classes and its coverage after each epoch.
+
+    Args:
+        record: the run, with a curve.
+        listing: the record of `listing.py`, whose runs have figures of the first epochs.
+        epoch_images: images of an epoch.
+        path: path of the picture.
+    """
+    known = json.loads(listing.read_text())
+    lines = {
+        "the listing": known["listing"],
+        "the recipe beside it": known["recipe"],
+        f"the run of {record.images / epoch_images:.0f} epochs": record.curve,
+    }
+    figure = Figure(figsize=(9.6, 2.8), layout="constrained")
+    plots = figure.subplots(1, 2)
+    for plot, metric, title in zip(
+        plots, ("modes", "coverage"), ("digits that are drawn", "coverage"), strict=True
+    ):
+        for label, points in lines.items():
+            shown = [(p["images"] / epoch_images, p[metric]) for p in points if metric in p]
+            plot.plot(*zip(*shown, strict=True), ".-", label=label, linewidth=1, markersize=3)
+        plot.set_xscale("log")
+        plot.xaxis.set_major_formatter(FuncFormatter(_format_tick))
+        plot.set_xlabel("epoch")
+        plot.set_ylabel(title)
+        plot.grid(visible=True, alpha=0.3)
+    plots[0].legend(fontsize="small")
+    _save(figure, path)
+
+
 def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) -> None:
     """Draws how a run went: its grids after some epochs, ten single images, and its losses.
 

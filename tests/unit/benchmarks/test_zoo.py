@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from zoo_page import LIST, PAGE, PICTURES, list_curves, order, read_systems, write_list, write_page
-from zoo_pictures import Curve, draw_curves, draw_grids, draw_story
+from zoo_pictures import Curve, draw_collapse, draw_curves, draw_grids, draw_story
 from zoo_queue import Judge, Plan, Queue, Run, StopQueueError, read_plan
 from zoo_records import (
     RECORDS,
@@ -131,6 +131,16 @@ def test_pictures_are_drawn(records, tmp_path):
     for name in ("grids", "curves"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 0
+
+
+def test_collapse_is_drawn(records, tmp_path):
+    """Digits and coverage of the listing and of both runs become one picture."""
+    points = [{"images": n, "modes": n / 100, "coverage": 0.1} for n in (100, 200)]
+    (tmp_path / "listing.json").write_text(json.dumps({"listing": points, "recipe": points}))
+    run = replace(records[1], curve=[each | {"images": 300.0} for each in points])
+    draw_collapse(run, tmp_path / "listing.json", 100, tmp_path / "collapse.png")
+    with Image.open(tmp_path / "collapse.png") as picture:
+        assert np.asarray(picture).std() > 0
 
 
 def test_story_needs_its_grids(tmp_path):
