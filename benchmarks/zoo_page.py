@@ -118,6 +118,11 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
         ordered = order(by_recipe)
         lines += ["", f"## {dataset}", "", *_format_table(ordered, systems), *_warn(ordered)]
         lines += ["", f"![Grids of {dataset}, in the order of the table](zoo/{dataset}.png)"]
+        if any(RECIPES[runs[0].recipe].condition in {"class", "code"} for runs in ordered):
+            lines += [
+                "",
+                "Where a recipe has classes or codes, each row of its grid is one of them.",
+            ]
         lines += ["", *_write_paragraphs(ordered, systems)]
     lines += ["", *describe_measuring(kinds), "", *list_open_runs(records, plan)]
     lines += [*describe_training(records)]
