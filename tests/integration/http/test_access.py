@@ -5,6 +5,7 @@ import ssl
 
 import httpx
 import pytest
+import trustme
 from http_clients import browse, open_socket
 
 from imagemint.server.access.api_keys import compute_digest
@@ -154,3 +155,34 @@ async def test_tls_certificate_is_renewed(
     before = await see()
     write_certificate(authority, tmp_path)
     assert await see() != before
+
+
+async def test_client_authorities_are_renewed(
+    serve_http, models, authority, write_certificate, tmp_path
+):
+    """After a renewal, clients with a certificate of the authorities in the file are answered."""
+    roots = tmp_path / "clients.pem"
+    authority.cert_pem.write_to_path(roots)
+    certificate, key = write_certificate(authority, tmp_path)
+    app = await serve_http(models, tls_certificate=certificate, tls_key=key, tls_client_ca=roots)
+
+    async def is_answered(issuer):
+        """Returns whether a new connection with a certificate of this authority is answered."""
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        context.check_hostname = False
+        context.load_cert_chain(*write_certificate(issuer, tmp_path, "caller.test", "caller"))
+        try:
+            async with browse(app, verify=context) as web:
+                return (await web.post(GENERATE, json=ONE)).status_code == 200
+        except (httpx.ConnectError, httpx.ReadError):
+            return False
+
+    newer = trustme.CA()
+    assert await is_answered(authority)
+    assert not await is_answered(newer)
+    write_certificate(authority, tmp_path)  # a new pair, and the same authorities for clients
+    assert await is_answered(authority)
+    newer.cert_pem.write_to_path(roots)
+    assert await is_answered(newer)
+    assert not await is_answered(authority)

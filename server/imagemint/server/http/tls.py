@@ -15,8 +15,8 @@ _log = structlog.stdlib.get_logger(__name__)
 def make_tls_context(settings: ServeSettings, metrics: Metrics) -> ssl.SSLContext | None:
     """Returns the TLS context of the listener; None for an unencrypted listener.
 
-    Each handshake checks the files, and uses a new pair if it is valid. New authorities for
-    clients' certificates apply after a restart, because a context can only add authorities.
+    Each handshake checks the files, and uses a new pair and new authorities for clients'
+    certificates if all of them are valid.
 
     Raises:
         CertificateError: the files cannot be used.
@@ -33,26 +33,26 @@ def make_tls_context(settings: ServeSettings, metrics: Metrics) -> ssl.SSLContex
 
     # It checks more than OpenSSL does, such as the dates of a certificate.
     certificates = Certificates(*pair, settings.tls_client_ca, count)
-    context = _load_pair(*pair)
-    if settings.tls_client_ca is not None:
-        context.load_verify_locations(settings.tls_client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    latest = context
+    context = latest = _load(*pair, settings.tls_client_ca)
 
     def reload(connection: ssl.SSLObject, name: str | None, current: ssl.SSLContext) -> None:
         del name, current
         nonlocal latest
         if certificates.read_changes() is not None:
-            latest = _load_pair(*pair)
-        connection.context = latest  # the handshake uses the certificate of this context
+            latest = _load(*pair, settings.tls_client_ca)
+        # The handshake uses the certificate and the authorities of this context.
+        connection.context = latest
 
     context.sni_callback = reload  # OpenSSL calls it for clients that name no server, too
     return context
 
 
-def _load_pair(certificate: Path, key: Path) -> ssl.SSLContext:
+def _load(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
     return context
