@@ -54,6 +54,19 @@ async def test_health_of_an_unknown_name_is_not_found(app, connect, scrape, tota
     await until(counted)
 
 
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_health_check_is_small(app, connect, method):
+    """A health check needs no key, so the server keeps none that is larger than a name."""
+    async with connect(app) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="model/" + "x" * 1_024)
+        call = getattr(stub, method)(request)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await (call if method == "Check" else call.read())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "more than 1024" in caught.value.details()
+
+
 async def list_reflected_services(connect, app):
     """Returns the services that reflection lists."""
     async with connect(app) as channel:

@@ -18,7 +18,7 @@ import structlog
 from imagemint.engine.errors import ImagemintError
 from imagemint.server.access.caller import ANONYMOUS, Guard, Metadata, count_refusal, current_caller
 from imagemint.server.rpc.call import Call, Context, current_call, send
-from imagemint.server.rpc.message_limits import make_reader
+from imagemint.server.rpc.message_limits import MOST_HEALTH_CHECK_BYTES, make_reader
 from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.status import REQUEST_ID_KEY, make_outcome
 from imagemint.server.telemetry.metrics import Later, Metrics, observe_each
@@ -178,7 +178,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             behaviour = _make_writer(behaviour)
         # gRPC would answer malformed bytes with UNKNOWN, and in a call with one request before
         # anything is counted. Handlers of such calls therefore parse the request themselves.
-        read = make_reader(name, handler.request_deserializer)
+        most_bytes = MOST_HEALTH_CHECK_BYTES if self._guard.is_health_check(name) else None
+        read = make_reader(name, handler.request_deserializer, most_bytes)
         if handler.request_streaming:
             handle = self._watch_behaviour(service, method, behaviour)
             return kind(handle, read, handler.response_serializer)

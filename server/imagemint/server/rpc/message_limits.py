@@ -20,6 +20,8 @@ MOST_FIELDS = 2_048
 """Most fields of a message, nested messages included."""
 MOST_NUMBERS = 262_144
 """Most integers in all packed lists of a message, such as the classes of its images."""
+MOST_HEALTH_CHECK_BYTES = 1_024
+"""Largest request of a health check. It needs no key, and a watch keeps its request in memory."""
 # Smaller messages are parsed in less than a millisecond, whatever their fields are.
 _SMALL_BYTES = 8 * 2**10
 
@@ -49,22 +51,27 @@ class _Span(NamedTuple):
     stop: int
 
 
-def make_reader(method: str, parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def make_reader(
+    method: str, parse: Callable[[bytes], Any] | None, most_bytes: int | None = None
+) -> Callable[[bytes], Any]:
     """Returns a function that parses the requests of a method.
 
     Args:
         method: `/package.Service/Method`.
         parse: parses a request. Default: it stays bytes.
+        most_bytes: largest request. Default: the limit of the server.
 
     Returns:
         A function of a request's bytes. It raises InvalidRequest if they are not a message of the
-        method, or hold too many elements.
+        method, or hold too many bytes or elements.
     """
     if parse is None:
         return bytes
     known_parse, kind = parse, _find_request_type(method)
 
     def read(content: bytes) -> Any:  # noqa: ANN401 - any message
+        if most_bytes is not None and len(content) > most_bytes:
+            raise _make_refusal(f"it has {len(content)} bytes, more than {most_bytes}")
         if len(content) > _SMALL_BYTES and kind is not None:
             check_contents(content, kind)
         try:
