@@ -64,6 +64,8 @@ ENV PATH=/opt/imagemint/bin:${PATH} \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002 \
     IMAGEMINT_HTTP_ADDRESS=0.0.0.0:8000
+# Empty, because ONNX Runtime looks for the external data of a model in the working directory.
+WORKDIR /var/empty
 USER 65532:65532
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
@@ -94,6 +96,8 @@ ENV PATH=/opt/imagemint/bin:${PATH} \
     IMAGEMINT_GRPC_ADDRESS=0.0.0.0:8001 \
     IMAGEMINT_METRICS_ADDRESS=0.0.0.0:8002 \
     IMAGEMINT_HTTP_ADDRESS=0.0.0.0:8000
+# Empty, because ONNX Runtime looks for the external data of a model in the working directory.
+WORKDIR /var/empty
 USER 65532:65532
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM

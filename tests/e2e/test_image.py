@@ -96,6 +96,13 @@ def test_root_is_read_only(server):
     assert server.run("touch", "/tmp/x").returncode == 0  # noqa: S108 - the container's own
 
 
+def test_working_directory_is_empty(server, cpu):
+    """No file can be read by a path that is relative to it."""
+    listed = server.run("ls", "-A", cpu.config["WorkingDir"])
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert cpu.config["WorkingDir"] != "/"
+
+
 def test_health_check_passes(server, cpu):
     """The command of HEALTHCHECK succeeds."""
     kind, *command = cpu.config["Healthcheck"]["Test"]

@@ -46,8 +46,12 @@ def find_faults(
         outputs: the outputs that its manifest requires.
     """
     graphs, nodes = _collect_nodes(model)
-    yield from sorted({fault for node in nodes for fault in _find_node_faults(node)})
-    tensors = [*_list_graph_tensors(graphs), *_list_attribute_tensors(nodes)]
+    faults = {fault for node in nodes for fault in _find_node_faults(node)}
+    faults |= {fault for function in model.functions for fault in _find_default_faults(function)}
+    yield from sorted(faults)
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    attributes += _list_defaults(model)
+    tensors = [*_list_graph_tensors(graphs), *_list_attribute_tensors(attributes)]
     external = [t.name for t in tensors if t.data_location or t.external_data]
     if external:
         yield f"external data: tensor {external[0]!r} is stored outside the file"
@@ -62,29 +66,43 @@ def _collect_nodes(
     # Training graphs never run here, but they are part of the bundle.
     for training in model.training_info:
         graphs += [training.initialization, training.algorithm]
+    for attribute in _list_defaults(model):
+        graphs += _list_inner_graphs(attribute)
     nodes = [node for function in model.functions for node in function.node]
     seen = 0
     nodes += [node for graph in graphs for node in graph.node]
     while seen < len(nodes):
         for attribute in nodes[seen].attribute:
-            inner = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+            inner = _list_inner_graphs(attribute)
             graphs += inner
             nodes += [node for graph in inner for node in graph.node]
         seen += 1
     return graphs, nodes
 
 
+def _list_defaults(model: onnx.ModelProto) -> list[onnx.AttributeProto]:
+    """Returns the default attributes of functions, which nodes in their bodies refer to by name."""
+    return [attribute for function in model.functions for attribute in function.attribute_proto]
+
+
+def _list_inner_graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
 def _find_node_faults(node: onnx.NodeProto) -> Iterator[str]:
     if node.domain not in ALLOWED_DOMAINS:
         yield f"operator {node.op_type!r} of domain {node.domain!r}, which is not allowed"
-    if node.op_type in CONTROL_FLOW or any(
-        attribute.HasField("g") or attribute.graphs for attribute in node.attribute
-    ):
+    if node.op_type in CONTROL_FLOW or any(map(_list_inner_graphs, node.attribute)):
         yield f"control flow: {node.op_type}"
     if node.op_type in RANDOM:
         yield f"random node: {node.op_type}"
     if node.op_type in _REACHING_OUT:
         yield f"operator that uses files or code outside of the bundle: {node.op_type}"
+
+
+def _find_default_faults(function: onnx.FunctionProto) -> Iterator[str]:
+    if any(map(_list_inner_graphs, function.attribute_proto)):
+        yield f"control flow: {function.name}"
 
 
 def _list_graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorProto]:
@@ -94,17 +112,16 @@ def _list_graph_tensors(graphs: Iterable[onnx.GraphProto]) -> Iterator[TensorPro
             yield from (sparse.values, sparse.indices)
 
 
-def _list_attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from attribute.tensors
-            if attribute.HasField("t"):
-                yield attribute.t
-            sparse = [*attribute.sparse_tensors]
-            if attribute.HasField("sparse_tensor"):
-                sparse.append(attribute.sparse_tensor)
-            for tensor in sparse:
-                yield from (tensor.values, tensor.indices)
+def _list_attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        yield from attribute.tensors
+        if attribute.HasField("t"):
+            yield attribute.t
+        sparse = [*attribute.sparse_tensors]
+        if attribute.HasField("sparse_tensor"):
+            sparse.append(attribute.sparse_tensor)
+        for tensor in sparse:
+            yield from (tensor.values, tensor.indices)
 
 
 def _find_signature_faults(

@@ -61,28 +61,29 @@ def check_size(model: onnx.ModelProto) -> None:
     for field in _LISTS:
         if len(getattr(model.graph, field)) > MOST_NODES:
             raise TooLarge(f"more than {MOST_NODES:,} entries in {field}")
-    seen = 0
-    for node in _iterate_nodes(model):
-        seen += 1 + len(node.attribute)
+    for seen, _ in enumerate(_iterate_parts(model), 1):
         if seen > _MOST_PARTS:
             raise TooLarge(f"more than {_MOST_PARTS:,} nodes and attributes")
     count_nodes(model)
 
 
-def _iterate_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yields every node of the file: of the graph, of functions, and of graphs within nodes."""
-    waiting: list[Iterable[onnx.NodeProto]] = [model.graph.node]
-    waiting += [function.node for function in model.functions]
+def _iterate_parts(model: onnx.ModelProto) -> Iterator[onnx.NodeProto | onnx.AttributeProto]:
+    """Yields every node and attribute of the file: of the graph, of functions, and within both."""
+    waiting: list[Iterable[onnx.NodeProto | onnx.AttributeProto]] = [model.graph.node]
+    for function in model.functions:
+        waiting += [function.node, function.attribute_proto]
     # Training graphs never run here, but other checks inspect them.
     for training in model.training_info:
         waiting += [training.initialization.node, training.algorithm.node]
     while waiting:
-        for node in waiting.pop():
-            yield node
-            for attribute in node.attribute:
-                waiting += [graph.node for graph in attribute.graphs]
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g.node)
+        for part in waiting.pop():
+            yield part
+            if isinstance(part, onnx.NodeProto):
+                waiting.append(part.attribute)
+                continue
+            waiting += [graph.node for graph in part.graphs]
+            if part.HasField("g"):
+                waiting.append(part.g.node)
 
 
 def count_nodes(model: onnx.ModelProto) -> int:

@@ -68,6 +68,22 @@ def test_graph_beyond_the_limit_is_refused(tmp_path, model):
         read_bundle(directory)
 
 
+def test_many_default_attributes_are_refused(tmp_path):
+    """Default attributes of functions are parts of the file, as are those of nodes."""
+
+    def edit(tiny):
+        opsets = [helper.make_opsetid("", 18)]
+        node = helper.make_node("Identity", ["x"], ["y"])
+        function = helper.make_function("com.microsoft", "F", ["x"], ["y"], [node], opsets)
+        default = helper.make_attribute("a", 1)
+        function.attribute_proto.extend([default] * 4 * MOST_NODES)
+        tiny.functions.append(function)
+
+    directory = write_bundle(tmp_path, edit_model=edit)
+    with pytest.raises(BundleRefused, match="more than 200,000 nodes and attributes"):
+        read_bundle(directory)
+
+
 def test_recursive_function_is_refused():
     """A function that calls itself would never end."""
     opsets = [helper.make_opsetid("com.microsoft", 1)]

@@ -5,6 +5,7 @@ import os
 
 import onnx
 import pytest
+from hostile_graphs import leaking
 from onnx import TensorProto, helper
 from tiny_bundles import MANIFEST_KEY, write_bundle, write_sums
 
@@ -261,9 +262,8 @@ def _add_external_attribute(model):
 
 
 def _add_external_subgraph(model):
-    tensor = _make_tensor()
-    _make_external(tensor)
-    model.graph.node.insert(0, _make_if(_make_branch(initializers=[tensor])))
+    branch = _make_branch(initializers=[_make_external_tensor()])
+    model.graph.node.insert(0, _make_if(branch))
 
 
 def _add_external_two_levels_down(model):
@@ -282,11 +282,31 @@ def _add_function(*nodes):
     return edit
 
 
-def _add_external_sparse(model):
+def _make_external_tensor():
+    tensor = _make_tensor()
+    _make_external(tensor)
+    return tensor
+
+
+def _make_external_sparse():
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
     sparse = helper.make_sparse_tensor(_make_tensor(), indices, [4])
     _make_external(sparse.values)
-    model.graph.sparse_initializer.append(sparse)
+    return sparse
+
+
+def _add_external_sparse(model):
+    model.graph.sparse_initializer.append(_make_external_sparse())
+
+
+def _add_default(value):
+    """Returns an edit with a function whose attribute has a default."""
+
+    def edit(model):
+        _add_function()(model)
+        model.functions[0].attribute_proto.append(helper.make_attribute("default", value))
+
+    return edit
 
 
 def _add_node(op, domain=""):
@@ -304,6 +324,12 @@ def _add_node(op, domain=""):
         (_add_external_sparse, "external data"),
         (_add_function(_make_constant(_make_tensor())), "external data"),
         (_add_function(_make_if(_make_branch(_make_constant(_make_tensor())))), "external data"),
+        (_add_default(_make_external_tensor()), "external data"),
+        (_add_default([_make_external_tensor()]), "external data"),
+        (_add_default(_make_external_sparse()), "external data"),
+        (_add_default(_make_branch(initializers=[_make_external_tensor()])), "external data"),
+        (_add_default([_make_branch(_make_constant(_make_tensor()))]), "external data"),
+        (_add_default(_make_branch()), "control flow: Mine"),
         (_add_function(helper.make_node("Evil", ["x"], ["k"], domain="evil")), "domain 'evil'"),
         (_add_node("Evil", "evil.domain"), "operator 'Evil' of domain 'evil.domain'"),
         (_add_node("TreeEnsemble", "ai.onnx.ml"), "domain 'ai.onnx.ml'"),
@@ -320,6 +346,14 @@ def _add_node(op, domain=""):
 def test_unsupported_graph_is_refused(tmp_path, edit, said):
     """External data at any depth, foreign domains, randomness and control flow are refused."""
     assert said in read_refusal(write_bundle(tmp_path, edit_model=edit))
+
+
+def test_graph_that_reads_another_file_is_refused(tmp_path, monkeypatch):
+    """ONNX Runtime would read the file, and its first byte would be visible in every image."""
+    (tmp_path / "secret").write_bytes(b"\1")
+    monkeypatch.chdir(tmp_path)
+    directory = write_bundle(tmp_path / "models", edit_model=leaking("secret"))
+    assert read_refusal(directory) == "external data: tensor 'byte' is stored outside the file"
 
 
 def _find_input(model, name):
