@@ -41,6 +41,49 @@ async def test_only_the_card_of_a_bundle_is_served(serve_http, tmp_path):
             assert answer.json()["code"] == "NOT_FOUND"
 
 
+async def test_only_checked_bytes_are_served(serve_http, tmp_path):
+    """Neither a file that SHA256SUMS does not list nor a file that changes later is served."""
+    (tmp_path / "secret").write_text("secret")
+    models = tmp_path / "models"
+    directory = write_bundle(models, "digits")
+    card = (directory / "card.md").read_text()
+    bare = write_bundle(models, "plain", conditional=False)
+    (bare / "card.md").unlink()
+    write_sums(bare)
+    (bare / "card.md").write_text("# Not listed\n")
+    for each in (directory, bare):
+        (each / "samples.png").symlink_to(tmp_path / "secret")
+    app = await serve_http(models)
+    (directory / "card.md").unlink()
+    (directory / "card.md").symlink_to(tmp_path / "secret")
+    async with browse(app) as web:
+        answer = await web.get("/v1/models/digits/versions/1/card.md")
+        assert (answer.status_code, answer.text) == (200, card)
+        for path in ("digits/versions/1/samples.png", *_list_files("plain")):
+            answer = await web.get(f"/v1/models/{path}")
+            assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND"), path
+
+
+def _list_files(model):
+    return [f"{model}/versions/1/{name}" for name in ("card.md", "samples.png")]
+
+
+async def test_corrected_card_is_served(serve_http, tmp_path):
+    """The version with the same model stays loaded, and its card and samples are the new ones."""
+    directory = write_bundle(tmp_path, "digits")
+    app = await serve_http(tmp_path, model_control="poll", poll_interval_s=3_600)
+    served = app.repository.resolve("digits")
+    (directory / "card.md").write_text("# Corrected\n")
+    (directory / "samples.png").write_bytes(b"\x89PNG")
+    write_sums(directory)
+    await app.control.refresh()
+    async with browse(app) as web:
+        card, samples = [await web.get(f"/v1/models/{path}") for path in _list_files("digits")]
+        assert (card.text, samples.content) == ("# Corrected\n", b"\x89PNG")
+        assert card.headers["etag"] != samples.headers["etag"]
+    assert app.repository.resolve("digits").backend is served.backend
+
+
 async def test_probes_are_text_and_errors_are_problems(web):
     """Health and readiness are plain text, and unknown paths are problems."""
     assert (await web.get("/healthz")).text == "ok\n"

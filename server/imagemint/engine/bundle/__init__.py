@@ -15,7 +15,7 @@ variants.py         the graphs of a bundle, and which one a device runs
 shipped.py          the models that are shipped with imagemint
 """
 
-from imagemint.engine.bundle.reader import MANIFEST_KEY, Bundle, read_bundle
+from imagemint.engine.bundle.reader import MANIFEST_KEY, Bundle, Document, read_bundle
 from imagemint.engine.bundle.sums import MODEL_FILE, SUMS_FILE
 
-__all__ = ["MANIFEST_KEY", "MODEL_FILE", "SUMS_FILE", "Bundle", "read_bundle"]
+__all__ = ["MANIFEST_KEY", "MODEL_FILE", "SUMS_FILE", "Bundle", "Document", "read_bundle"]

@@ -50,8 +50,21 @@ MANIFEST_KEY = "imagemint.manifest"
 
 DEFAULT_MAX_BYTES = 2**30
 
+DOCUMENTS = ("card.md", "samples.png")
+"""Names of the files of a bundle that are for people."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _GRAPH_ENDING = ".onnx"
+_DOCUMENT_MAX_BYTES = 8 * 2**20
+
+
+class Document(NamedTuple):
+    """A file for people, as checked."""
+
+    content: bytes
+    """Its bytes."""
+    sha256: str
+    """Their SHA-256, lower-case hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,8 @@ class Bundle:
     """Hints for the probe of model.onnx."""
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """The bytes of its graphs by file name, as checked; see `without_contents`."""
+    documents: Mapping[str, Document] = field(default_factory=dict, repr=False, compare=False)
+    """Those of `DOCUMENTS` that SHA256SUMS lists, by file name; none of more than 8 MiB."""
     findings: Findings | None = field(default=None, repr=False)
     """The findings of a trial; None without a trial."""
 
@@ -147,7 +162,7 @@ def read_bundle(
         raise BundleRefused(
             directory, f"the version must be a positive integer, not {directory.name!r}"
         )
-    contents = _read_graphs(directory, max_bytes, trusted)
+    contents, documents = _read_files(directory, max_bytes, trusted)
     content = contents[MODEL_FILE]
     manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_read_variant(directory, spec, each, contents) for each in manifest.variants)
@@ -165,6 +180,7 @@ def read_bundle(
         estimate=taken,
         hints=hints,
         contents=contents,
+        documents=documents,
     )
 
 
@@ -283,18 +299,20 @@ def _add_file_name(name: str, why: str) -> str:
     return why if name == MODEL_FILE else f"{name}: {why}"
 
 
-def _read_graphs(
+def _read_files(
     directory: Path, max_bytes: int, trusted: "TrustedKeys | None"
-) -> dict[str, bytes]:
-    """Checks every file in SHA256SUMS against its digest, and returns the bytes of each graph."""
-    graphs = {}
+) -> tuple[dict[str, bytes], dict[str, Document]]:
+    """Checks every file in SHA256SUMS against its digest, and returns the graphs and documents."""
+    graphs, documents = {}, {}
     for name, digest in _read_sums(directory, trusted).items():
         content = _read(directory / name, max_bytes)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
         if name.endswith(_GRAPH_ENDING):
             graphs[name] = content
-    return graphs
+        elif name in DOCUMENTS and len(content) <= _DOCUMENT_MAX_BYTES:
+            documents[name] = Document(content, digest)
+    return graphs, documents
 
 
 def _read_sums(directory: Path, trusted: "TrustedKeys | None") -> dict[str, str]:

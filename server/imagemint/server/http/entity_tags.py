@@ -8,7 +8,12 @@ NOT_MODIFIED = 304
 
 def make_etag(content: bytes) -> str:
     """Returns a strong entity tag of a content, or of everything that determines it."""
-    return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return spell_etag(hashlib.sha256(content).hexdigest())
+
+
+def spell_etag(sha256: str) -> str:
+    """Returns the same tag from the SHA-256 of the content, lower-case hexadecimal."""
+    return f'"{sha256[:32]}"'
 
 
 def is_named(etag: str, header: str) -> bool:

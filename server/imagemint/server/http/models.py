@@ -1,11 +1,9 @@
 """ModelService over HTTP, and the card and the samples of a bundle."""
 
-import asyncio
-from pathlib import Path
 from typing import Any, cast
 
 from imagemint.server.access.caller import current_caller
-from imagemint.server.http.entity_tags import NOT_MODIFIED, make_etag
+from imagemint.server.http.entity_tags import NOT_MODIFIED, spell_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.json_messages import encode_json
 from imagemint.server.http.parameters import Setter, parse_integer, set_parameters
@@ -19,7 +17,6 @@ from imagemint.v1 import model_service_pb2 as messages
 SERVICE = "/imagemint.v1.ModelService"
 FILES = {"card.md": "text/markdown; charset=utf-8", "samples.png": "image/png"}
 """Media types of the files of a bundle that callers may read, by name."""
-_MOST_FILE_BYTES = 8 * 2**20
 
 
 class Models:
@@ -58,15 +55,14 @@ class Models:
         """Answers `GET /v1/models/{model}/versions/{version}/{file}`: a card or samples."""
         model, number, name = (exchange.path[each] for each in ("model", "version", "file"))
         version = resolve_allowed(self._repository, model, number)
-        try:
-            content = await asyncio.to_thread(_read_file, version.bundle.directory / name)
-        except OSError:
+        document = version.bundle.documents.get(name)
+        if document is None:
             problem = Problem(404, f"the bundle of {model}@{number} has no {name}", "NOT_FOUND")
             return Reply(problem.encode(), problem.make_headers(), problem.status)
-        headers = {"etag": make_etag(content), "cache-control": "no-cache"}
+        headers = {"etag": spell_etag(document.sha256), "cache-control": "no-cache"}
         if exchange.has_copy(headers["etag"]):
             return Reply(b"", headers, NOT_MODIFIED)
-        return Reply(content, headers | {"content-type": FILES[name]})
+        return Reply(document.content, headers | {"content-type": FILES[name]})
 
 
 def resolve_allowed(repository: ModelRepository, model: str, version: str) -> ServedVersion:
@@ -79,11 +75,6 @@ def resolve_allowed(repository: ModelRepository, model: str, version: str) -> Se
     current_caller.get().check_model(model)
     current_call.get().model = repository.get_model(model).name
     return repository.resolve(model, version)
-
-
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_MOST_FILE_BYTES)
 
 
 def _reply_json(body: bytes) -> Reply:

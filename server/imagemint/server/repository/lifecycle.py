@@ -80,8 +80,8 @@ class Lifecycle:
         began = time.perf_counter()
         try:
             served = self._open_whole(key, version, accept=accept, may_try=may_try)
-            if served is before:
-                self._catalogue.put(name, _clear_failure(version))
+            if before is not None and served.backend is before.backend:
+                self._catalogue.put(name, replace(_clear_failure(version), served=served))
                 return True
             if self.closing:
                 close(served)
@@ -117,7 +117,9 @@ class Lifecycle:
     def _open(
         self, key: tuple[str, int], version: Version, *, accept: bool, may_try: bool
     ) -> ServedVersion:
-        """Returns the version to serve: the present one if its digest is unchanged, or a new one.
+        """Returns the version to serve: a new one, or the present one if its digest is unchanged.
+
+        The present one gets the card and samples that the directory has now.
 
         Raises:
             _NeedsTrial: the bundle needs a trial or must be fetched, and `may_try` is false.
@@ -134,7 +136,7 @@ class Lifecycle:
         if not accept:
             _refuse_changed(bundle, self._served_bytes.find_digest(*key))
         if before is not None and before.bundle.sha256 == bundle.sha256:
-            return before
+            return before.with_documents(bundle.documents)
         if tried is None and loader.needs_trial(bundle):
             tried = self._try_out(version, may_try=may_try)
         with self._labels:

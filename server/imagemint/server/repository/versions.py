@@ -6,12 +6,12 @@ All types except `Holds` are immutable, so every thread sees a consistent state 
 import enum
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from imagemint.engine.backend import Backend
-from imagemint.engine.bundle import Bundle
+from imagemint.engine.bundle import Bundle, Document
 from imagemint.engine.errors import ModelNotReady
 from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.spec import ModelSpec
@@ -112,6 +112,12 @@ class ServedVersion:
     def manifest(self) -> manifest_pb2.BundleManifest:
         """The bundle's self-description."""
         return self.bundle.manifest
+
+    def with_documents(self, documents: Mapping[str, Document]) -> "ServedVersion":
+        """Returns the version with a card and samples that may have changed on disk."""
+        if documents == self.bundle.documents:
+            return self
+        return replace(self, bundle=replace(self.bundle, documents=documents))
 
     def stay(self) -> None:
         """Raises ModelNotReady if the version was unloaded and its grace period is over."""

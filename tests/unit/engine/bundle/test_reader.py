@@ -103,6 +103,35 @@ def test_changed_card_is_refused(tiny_bundle):
     assert "checksum mismatch: card.md" in read_refusal(tiny_bundle)
 
 
+def test_listed_documents_are_kept(tiny_bundle):
+    """The bundle has the checked bytes of the card and the samples, after its graphs are loaded."""
+    card = (tiny_bundle / "card.md").read_bytes()
+    (tiny_bundle / "samples.png").write_bytes(b"not listed")
+    (tiny_bundle / "notes.md").write_bytes(b"for nobody")
+    bundle = read_bundle(tiny_bundle).without_contents()
+    assert bundle.documents == {"card.md": (card, hashlib.sha256(card).hexdigest())}
+    write_sums(tiny_bundle)
+    assert list(read_bundle(tiny_bundle).documents) == ["card.md", "samples.png"]
+
+
+def test_large_document_is_checked_and_not_kept(tiny_bundle):
+    """Samples of more than 8 MiB stay on the disk."""
+    samples = tiny_bundle / "samples.png"
+    for size, kept in ((2**23, True), (2**23 + 1, False)):
+        samples.write_bytes(bytes(size))
+        write_sums(tiny_bundle)
+        assert ("samples.png" in read_bundle(tiny_bundle).documents) == kept
+    samples.write_bytes(bytes(size - 1))
+    assert "checksum mismatch: samples.png" in read_refusal(tiny_bundle)
+
+
+def test_bundle_without_documents_is_read(tiny_bundle):
+    """Neither a card nor samples are required."""
+    (tiny_bundle / "card.md").unlink()
+    write_sums(tiny_bundle)
+    assert not read_bundle(tiny_bundle).documents
+
+
 @pytest.mark.parametrize("name", ["SHA256SUMS", "model.onnx", "card.md"])
 def test_missing_file_is_refused(tiny_bundle, name):
     """The error names the missing file."""
