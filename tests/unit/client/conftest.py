@@ -88,6 +88,8 @@ class FakeMint(
         self.ended = threading.Event()
         self.bundle_sha256 = "ab" * 32
         self.variant = "int8"
+        # Model and version that answers name. None: those of the request.
+        self.maker = None
 
     async def Generate(self, request, context):  # noqa: N802 - the name of the RPC
         """Returns all images at once, as pixels, pictures or a sheet."""
@@ -186,7 +188,8 @@ class FakeMint(
     async def _translate(self, spec, request, index, context):
         answer = translation_service_pb2.StreamTranslateResponse()
         batch = answer.batch
-        batch.model, batch.version, batch.seed = spec.model, spec.version or "3", spec.seed
+        batch.model, batch.version = self.maker or (spec.model, spec.version or "3")
+        batch.seed = spec.seed
         batch.bundle_sha256, batch.variant = self.bundle_sha256, self.variant
         batch.format = image_pb2.IMAGE_FORMAT_RAW
         for number, source in enumerate(request.sources):
@@ -205,9 +208,9 @@ class FakeMint(
     def _batch(self, spec, picture_format):
         explicit = spec.WhichOneof("source") == "latents"
         seed = spec.seed if spec.HasField("seed") else PICKED_SEED
-        version = spec.version or "3"
+        model, version = self.maker or (spec.model, spec.version or "3")
         batch = image_pb2.ImageBatch(
-            model=spec.model,
+            model=model,
             version=version,
             bundle_sha256=self.bundle_sha256,
             variant=self.variant,
@@ -230,7 +233,7 @@ class FakeMint(
                 terms.append(f"truncation={spec.truncation!r}")
             if not explicit:
                 query = f"?{'&'.join(terms)}" if terms else ""
-                minted.serial = f"{spec.model}@{version}/{seed}/{index}{query}"
+                minted.serial = f"{model}@{version}/{seed}/{index}{query}"
             raw = batch.format == image_pb2.IMAGE_FORMAT_RAW
             batch.pictures.append(
                 image.tobytes() if raw else encode(Image.fromarray(image[..., 0]), minted.serial)

@@ -444,3 +444,15 @@ def test_serials_of_several_seeds_have_distinct_names(imagemint, tmp_path):
         "plain@3_1_000000.png",
         "plain@3_2_000000.png",
     ]
+
+
+@pytest.mark.parametrize(
+    "maker", [("../../y", "3"), ("plain", "3/../../y"), ("/y", "3"), ("", ""), ("plain", "3\n")]
+)
+def test_server_does_not_choose_the_folder(imagemint, mint, tmp_path, maker):
+    """Files are named after model and version, so an answer with other names is an error."""
+    mint.maker = maker
+    line = ("generate", "--serial", "plain@3/1/0,plain@3/2/0", "--out", tmp_path / "x/x")
+    status, _, said = imagemint(*line)
+    assert (status, "these are no valid names" in said) == (1, True)
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == []

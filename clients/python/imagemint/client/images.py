@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, SupportsIndex, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from imagemint.client.arguments import describe
 from imagemint.client.errors import ServerError
 from imagemint.client.requests import Format
+from imagemint.client.serials import MODEL_AND_VERSION
 from imagemint.v1 import image_pb2, translation_service_pb2
 
 if TYPE_CHECKING:
@@ -202,7 +204,7 @@ def parse_image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -
     """Returns the pixels of a RAW batch.
 
     Raises:
-        ServerError: the number of bytes does not match the shape.
+        ServerError: the number of bytes does not match the shape, or see `read_origin`.
     """
     shape = (message.shape.height, message.shape.width, message.shape.channels)
     data = message.pictures[0] if len(message.pictures) == 1 else b"".join(message.pictures)
@@ -271,7 +273,7 @@ def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> l
     """Returns the pictures of an encoded batch: one for each image, or one sheet.
 
     Raises:
-        ServerError: the number of pictures is wrong, or they are not encoded.
+        ServerError: the number of pictures is wrong, or they are not encoded, or see `read_origin`.
     """
     sheet = message.layout == image_pb2.IMAGE_LAYOUT_SHEET
     groups = [list(message.images)] if sheet else [[each] for each in message.images]
@@ -326,7 +328,18 @@ def read_origin(
     images: Sequence[image_pb2.MintedImage],
     timing: image_pb2.Timing,
 ) -> OriginFields:
-    """Returns the origin of the images of an answer."""
+    """Returns the origin of the images of an answer.
+
+    Raises:
+        ServerError: the model or the version has no valid name.
+    """
+    # Programs make file names of both, as `imagemint generate` does.
+    if not MODEL_AND_VERSION.fullmatch(f"{message.model}@{message.version}"):
+        raise ServerError(
+            f"the server sent images of the model {describe(message.model)}, version "
+            f"{describe(message.version)}; these are no valid names",
+            reason="MALFORMED_ANSWER",
+        )
     conditional = bool(images) and images[0].HasField("class_id")
     class_id = np.array([each.class_id for each in images], np.int64) if conditional else None
     return OriginFields(

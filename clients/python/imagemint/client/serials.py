@@ -12,8 +12,10 @@ from imagemint.client.errors import InvalidRequest, make_invalid_request
 
 # Without leading zeros, because an image has one serial number. The server checks the ranges.
 _INTEGER = "(?:0|[1-9][0-9]{0,19})"
+_MODEL = "[a-z0-9][a-z0-9._-]{0,63}"
+_VERSION = "[1-9][0-9]{0,19}"
 _FORM = re.compile(
-    r"(?P<model>[a-z0-9][a-z0-9._-]{0,63})@(?P<version>[1-9][0-9]{0,19})"
+    rf"(?P<model>{_MODEL})@(?P<version>{_VERSION})"
     r"(?:\+(?P<variant>[a-z0-9][a-z0-9-]{0,31}))?"
     rf"/(?P<seed>{_INTEGER})/(?P<index>{_INTEGER})(?:\?(?P<terms>.+))?"
 )
@@ -23,6 +25,8 @@ _SOURCE = re.compile(r"source=([0-9a-f]{32})")
 _TRUNCATION = re.compile(r"truncation=([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)")
 REFERENCE = "reference"
 """Requests model.onnx, which a serial number without a variant refers to."""
+MODEL_AND_VERSION = re.compile(f"{_MODEL}@{_VERSION}")
+"""Form of a model and its version, such as `mnist@3`. It contains no separator of paths."""
 # These words select a variant in a request, but they are no names of variants.
 _NOT_VARIANTS = ("auto", REFERENCE)
 

@@ -221,7 +221,7 @@ def parse_translated(answer: Answer) -> list[Translated]:
     """Returns the pixels of a RAW answer.
 
     Raises:
-        ServerError: the number of bytes does not match the shape.
+        ServerError: the number of bytes does not match the shape, or see `read_origin`.
     """
     found = []
     for each in answer.batch.translations:
@@ -242,7 +242,7 @@ def parse_translated_files(answer: Answer) -> list[EncodedPicture]:
     """Returns the pictures of an encoded answer.
 
     Raises:
-        ServerError: they are not encoded.
+        ServerError: they are not encoded, or see `read_origin`.
     """
     picture_format = FORMATS.get(answer.batch.format)
     if picture_format is None:
