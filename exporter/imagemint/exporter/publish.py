@@ -76,20 +76,22 @@ def stage_version(
         directory = staging / name / str(version)
         directory.mkdir(parents=True)
         yield directory
-        write_sums(directory)
+        sums = write_sums(directory)
         if signing_key is not None:
-            signing_key.sign(directory)
+            signing_key.sign(directory, sums)
         flush_directory(directory)
         _move(directory, repository / name / str(version))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_sums(directory: Path) -> None:
-    """Writes SHA256SUMS over all other files, as `sha256sum --check` reads it."""
+def write_sums(directory: Path) -> bytes:
+    """Writes and returns SHA256SUMS over all other files, as `sha256sum --check` reads it."""
     files = sorted(path for path in directory.iterdir() if path.name != SUMS_FILE)
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
-    (directory / SUMS_FILE).write_text("".join(lines))
+    sums = "".join(lines).encode()
+    (directory / SUMS_FILE).write_bytes(sums)
+    return sums
 
 
 def _move(source: Path, target: Path) -> None:

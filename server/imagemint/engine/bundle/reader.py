@@ -95,6 +95,8 @@ class Bundle:
     """Hints for the probe of model.onnx."""
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """The bytes of its graphs by file name, as checked; see `without_contents`."""
+    sums: bytes = field(default=b"", repr=False, compare=False)
+    """The content of SHA256SUMS, with which every file was checked."""
     documents: Mapping[str, Document] = field(default_factory=dict, repr=False, compare=False)
     """Those of `DOCUMENTS` that SHA256SUMS lists, by file name; none of more than 8 MiB."""
     findings: Findings | None = field(default=None, repr=False)
@@ -162,7 +164,8 @@ def read_bundle(
         raise BundleRefused(
             directory, f"the version must be a positive integer, not {directory.name!r}"
         )
-    contents, documents = _read_files(directory, max_bytes, trusted)
+    sums, digests = _read_sums(directory, trusted)
+    contents, documents = _read_files(directory, digests, max_bytes)
     content = contents[MODEL_FILE]
     manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_read_variant(directory, spec, each, contents) for each in manifest.variants)
@@ -180,6 +183,7 @@ def read_bundle(
         estimate=taken,
         hints=hints,
         contents=contents,
+        sums=sums,
         documents=documents,
     )
 
@@ -300,11 +304,11 @@ def _add_file_name(name: str, why: str) -> str:
 
 
 def _read_files(
-    directory: Path, max_bytes: int, trusted: "TrustedKeys | None"
+    directory: Path, digests: Mapping[str, str], max_bytes: int
 ) -> tuple[dict[str, bytes], dict[str, Document]]:
     """Checks every file in SHA256SUMS against its digest, and returns the graphs and documents."""
     graphs, documents = {}, {}
-    for name, digest in _read_sums(directory, trusted).items():
+    for name, digest in digests.items():
         content = _read(directory / name, max_bytes)
         if hashlib.sha256(content).hexdigest() != digest:
             raise BundleRefused(directory, f"checksum mismatch: {name} is truncated or altered")
@@ -315,13 +319,13 @@ def _read_files(
     return graphs, documents
 
 
-def _read_sums(directory: Path, trusted: "TrustedKeys | None") -> dict[str, str]:
-    """Returns the digests in SHA256SUMS by file name, after checking its signature."""
+def _read_sums(directory: Path, trusted: "TrustedKeys | None") -> tuple[bytes, dict[str, str]]:
+    """Returns SHA256SUMS, and its digests by file name, after checking its signature."""
     content = _read(directory / SUMS_FILE, SUMS_MAX_BYTES)
     try:
         if trusted is not None:
             trusted.check(content, _read_signature(directory))
-        return parse_sums(content)
+        return content, parse_sums(content)
     except ValueError as error:
         raise BundleRefused(directory, str(error)) from error
 

@@ -4,6 +4,7 @@ The signature file holds the 64 bytes of the signature, so OpenSSL verifies it, 
 files: PKCS #8 for private keys, SubjectPublicKeyInfo for public ones. Needs the extra `signing`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from imagemint.engine.bundle.sums import SIGNATURE_FILE, SUMS_FILE, SUMS_MAX_BYTES, parse_sums
+from imagemint.engine.bundle.sums import SIGNATURE_FILE, SUMS_FILE
 
 SIGNATURE_BYTES = 64
 
@@ -82,22 +83,23 @@ class SigningKey:
         public = self._key.public_key()
         return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
-    def sign(self, directory: Path) -> None:
+    def sign(self, directory: Path, sums: bytes) -> None:
         """Writes the signature of a bundle beside its SHA256SUMS, in place of an earlier one.
 
         Args:
             directory: the directory of the bundle.
+            sums: the content of SHA256SUMS, as checked. The file is not read again, because it may
+                have changed since.
 
         Raises:
-            ValueError: SHA256SUMS is not of its format.
-            OSError: it cannot be read, or the signature cannot be written.
+            OSError: the signature cannot be written.
         """
-        sums = (directory / SUMS_FILE).read_bytes()
-        if len(sums) > SUMS_MAX_BYTES:
-            raise ValueError(f"{SUMS_FILE} is larger than {SUMS_MAX_BYTES:,} bytes")
-        parse_sums(sums)
         draft = directory / f".{SIGNATURE_FILE}"
-        draft.write_bytes(self._key.sign(sums))
+        draft.unlink(missing_ok=True)  # of a call that was interrupted
+        # A new file, so that a link in its place cannot lead to another one.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(self._key.sign(sums))
         draft.replace(directory / SIGNATURE_FILE)
 
 

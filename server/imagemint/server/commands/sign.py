@@ -46,7 +46,7 @@ class SignBundle(BaseModel):
         key = SigningKey.read(self.key)
         bundles = [read_bundle(directory) for directory in self.directories]
         for bundle in bundles:
-            key.sign(bundle.directory)
+            key.sign(bundle.directory, bundle.sums)
             print(f"signed {bundle.spec.name}@{bundle.version}")
         return 0
 

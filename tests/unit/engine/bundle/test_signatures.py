@@ -3,7 +3,7 @@
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from tiny_bundles import write_bundle, write_sums
+from tiny_bundles import sign, write_bundle, write_sums
 
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.signatures import SigningKey, TrustedKeys
@@ -19,7 +19,7 @@ SIGNATURE = "SHA256SUMS.sig"
 def bundle(tmp_path):
     """The directory of a bundle that KEY has signed."""
     directory = write_bundle(tmp_path, "tiny")
-    KEY.sign(directory)
+    sign(KEY, directory)
     return directory
 
 
@@ -41,7 +41,7 @@ def test_several_keys_are_trusted(bundle):
     pem = b"# the new key\n" + OTHER.to_public_pem() + b"\n# the old key\n" + KEY.to_public_pem()
     trusted = TrustedKeys.of_pem(pem)
     assert read_bundle(bundle, trusted=trusted).version == 1
-    OTHER.sign(bundle)
+    sign(OTHER, bundle)
     assert read_bundle(bundle, trusted=trusted).version == 1
     assert read_bundle(bundle, trusted=TrustedKeys.of_pem(trusted.to_pem().encode())).version == 1
 
@@ -50,6 +50,31 @@ def test_unsigned_bundle_is_refused(bundle):
     """The reason names the missing file."""
     (bundle / SIGNATURE).unlink()
     assert refusal(bundle) == "it is not signed: SHA256SUMS.sig is missing"
+
+
+def test_checked_bytes_are_signed(tmp_path):
+    """The digests that were checked are signed, and not those that replaced them meanwhile."""
+    directory = write_bundle(tmp_path, "tiny")
+    checked = read_bundle(directory)
+    (directory / "card.md").write_text("# Better than it is\n")
+    write_sums(directory)
+    KEY.sign(directory, checked.sums)
+    assert "is not a signature" in refusal(directory)
+    TRUSTED.check(checked.sums, (directory / SIGNATURE).read_bytes())
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_signature_replaces_links(tmp_path, draft):
+    """Neither a link in place of the signature nor one in place of its draft is followed."""
+    directory = write_bundle(tmp_path / "models", "tiny")
+    other = tmp_path / "other"
+    other.write_text("mine")
+    (directory / (f".{SIGNATURE}" if draft else SIGNATURE)).symlink_to(other)
+    sign(KEY, directory)
+    assert other.read_text() == "mine"
+    assert not (directory / SIGNATURE).is_symlink()
+    assert not (directory / f".{SIGNATURE}").exists()
+    assert read_bundle(directory, trusted=TRUSTED).version == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, b"x" * 1000])
@@ -61,7 +86,7 @@ def test_other_bytes_are_no_signature(bundle, content):
 
 def test_signature_of_another_key_is_refused(bundle):
     """The signature is valid, but was made with another key."""
-    OTHER.sign(bundle)
+    sign(OTHER, bundle)
     assert "is not a signature" in refusal(bundle)
 
 
@@ -80,7 +105,7 @@ def test_trial_checks_the_signature(bundle):
     """The process that loads an untrusted graph refuses it before it reads the graph."""
     options = TrialOptions(timeout_s=60, max_bytes=2**20, max_image_memory_bytes=2**30)
     trials = Trials(options)
-    OTHER.sign(bundle)
+    sign(OTHER, bundle)
     with pytest.raises(BundleRefused, match="is not a signature"):
         trials.run(bundle, "reference", TRUSTED.to_pem())
 

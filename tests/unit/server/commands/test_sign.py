@@ -3,11 +3,13 @@
 import stat
 
 import pytest
-from tiny_bundles import write_bundle
+from tiny_bundles import write_bundle, write_sums
 
 from imagemint.client import cli
+from imagemint.engine import bundle as bundles
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.bundle.signatures import TrustedKeys
+from imagemint.engine.errors import BundleRefused
 
 
 def test_keys_sign_bundles(tmp_path, capsys):
@@ -41,6 +43,24 @@ def test_damaged_bundle_is_not_signed(tmp_path, capsys):
     assert cli.main(command) == 1
     assert "checksum mismatch: card.md" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.sig"))
+
+
+def test_bundle_that_changes_meanwhile_is_not_signed(tmp_path, monkeypatch):
+    """The signature is of the digests that were checked, so a server refuses the others."""
+    assert cli.main(["sign", "key", str(tmp_path / "release")]) == 0
+    directory = write_bundle(tmp_path / "models", "tiny")
+    trusted = TrustedKeys.of_pem((tmp_path / "release.pub.pem").read_bytes())
+
+    def read_and_change(directory):
+        checked = read_bundle(directory)
+        (directory / "card.md").write_text("altered")
+        write_sums(directory)
+        return checked
+
+    monkeypatch.setattr(bundles, "read_bundle", read_and_change)
+    assert cli.main(["sign", "bundle", str(directory), f"--key={tmp_path / 'release.pem'}"]) == 0
+    with pytest.raises(BundleRefused, match="is not a signature"):
+        read_bundle(directory, trusted=trusted)
 
 
 def test_wrong_file_is_no_key(tmp_path, capsys):

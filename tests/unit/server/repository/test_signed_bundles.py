@@ -1,7 +1,7 @@
 """Tests of the setting `require_signature`."""
 
 import pytest
-from tiny_bundles import write_bundle
+from tiny_bundles import sign, write_bundle
 
 from imagemint.engine.bundle.signatures import SigningKey
 from imagemint.server.repository import State
@@ -21,8 +21,8 @@ def keys(tmp_path):
 def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
     """The version is FAILED with the reason, and serves when it is signed."""
     models = tmp_path / "models"
-    OLD.sign(write_bundle(models, "good"))
-    OLD.sign(write_bundle(models, "tiny", 1))
+    sign(OLD, write_bundle(models, "good"))
+    sign(OLD, write_bundle(models, "tiny", 1))
     unsigned = write_bundle(models, "tiny", 2, weights_seed=2)
     repository = new_repository(models, keys=KeyFile(keys))
     assert repository.resolve("good").version == 1
@@ -30,7 +30,7 @@ def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
     refused = repository.get_model("tiny").versions[2]
     assert refused.state is State.FAILED
     assert refused.reason == "it is not signed: SHA256SUMS.sig is missing"
-    OLD.sign(unsigned)
+    sign(OLD, unsigned)
     repository.refresh()
     assert repository.resolve("tiny").version == 2
 
@@ -38,13 +38,13 @@ def test_unsigned_version_affects_no_other(tmp_path, keys, new_repository):
 def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
     """A key that is added to the file is valid for the next bundle."""
     models = tmp_path / "models"
-    OLD.sign(write_bundle(models, "tiny", 1))
+    sign(OLD, write_bundle(models, "tiny", 1))
     repository = new_repository(models, keys=KeyFile(keys))
-    NEW.sign(write_bundle(models, "tiny", 2))
+    sign(NEW, write_bundle(models, "tiny", 2))
     repository.refresh()
     assert repository.get_model("tiny").versions[2].state is State.FAILED
     keys.write_bytes(OLD.to_public_pem() + NEW.to_public_pem())
-    NEW.sign(write_bundle(models, "tiny", 3))
+    sign(NEW, write_bundle(models, "tiny", 3))
     repository.refresh()
     assert repository.resolve("tiny").version == 3
     assert repository.get_model("tiny").versions[2].state is State.FAILED
@@ -55,10 +55,10 @@ def test_keys_are_replaced_without_a_restart(tmp_path, keys, new_repository):
 def test_lost_keys_refuse_every_new_bundle(tmp_path, keys, new_repository):
     """Served versions continue, and the load is retried."""
     models = tmp_path / "models"
-    OLD.sign(write_bundle(models, "tiny", 1))
+    sign(OLD, write_bundle(models, "tiny", 1))
     repository = new_repository(models, keys=KeyFile(keys))
     keys.unlink()
-    OLD.sign(write_bundle(models, "tiny", 2))
+    sign(OLD, write_bundle(models, "tiny", 2))
     repository.refresh()
     assert repository.resolve("tiny").version == 1
     reason = repository.get_model("tiny").versions[2].reason
