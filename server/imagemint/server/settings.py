@@ -146,9 +146,9 @@ class ServeSettings(BaseModel):
     max_images_per_request, so that clients with gRPC's default receive limit of 4 MB work without
     options."""
     max_source_pixels: int = Field(default=2**24, ge=1, le=_INT32_MAX)
-    """Maximum number of pixels of one source of Translate, and of all sources or all results of one
-    request together. While a thread decodes a source of this size, it takes up to 16 bytes per
-    pixel."""
+    """Maximum number of pixels of one source of Translate, and of all pictures, all fitted sources
+    or all results of one request together. Frames and masks are pictures, too. While a thread
+    decodes a source of this size, it takes up to 16 bytes per pixel."""
     max_queue_images: int = Field(default=8_192, ge=1, le=_INT32_MAX)
     """Maximum number of images that wait for one model; further calls are refused. A stream chunk
     counts as at most half of it."""

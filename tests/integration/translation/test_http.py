@@ -16,6 +16,7 @@ from imagemint.engine.serial import Serial, hash_source
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SOURCE = draw(1)
 FILE = to_file(SOURCE)
+LARGE = to_file(np.zeros((200, 150, 3), np.uint8))  # two exceed max_source_pixels
 PNG = {"content-type": "image/png"}
 
 
@@ -135,6 +136,7 @@ async def test_json_in_json_out(site, backends):
             400,
             "sources",
         ),
+        ("", {"files": [("source", ("a", LARGE))] * 2}, 400, "sources"),
         ("", {"json": {"images": {"model": "free"}}}, 400, "images.model"),
     ],
 )

@@ -2,10 +2,13 @@
 
 import asyncio
 import io
+import secrets
+import threading
 
 import grpc
 import numpy as np
 import pytest
+from held_backend import WAIT_S
 from made_sources import draw, raw, to_file, unpack
 from PIL import Image
 
@@ -13,10 +16,31 @@ from imagemint.engine.batch import Batch
 from imagemint.engine.sampling import draw_classes, draw_latents
 from imagemint.engine.serial import Serial, hash_source
 from imagemint.pictures import SERIAL_KEY, TRAINED_ALGORITHMIC_MEDIA
-from imagemint.v1 import image_pb2
+from imagemint.server.access.api_keys import compute_digest
+from imagemint.server.images import sources as source_pictures
+from imagemint.server.rpc.v1 import translation as translation_service
+from imagemint.v1 import image_pb2, translation_service_pb2_grpc
 from imagemint.v1 import translation_service_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that the server has decoded."""
+    files, decode = [], source_pictures.decode
+
+    def record(content, *args):
+        files.append(content)
+        return decode(content, *args)
+
+    monkeypatch.setattr(source_pictures, "decode", record)
+    return files
+
+
+def encoded(*pictures, mask=b""):
+    """Returns a source message of files."""
+    return pb.Source(encoded=pb.EncodedSource(pictures=pictures, mask=mask))
 
 
 def request_for(model, sources, **options):
@@ -224,6 +248,80 @@ async def test_too_many_pixels(translation):
     sources = [raw(draw(at, 100, 100)) for at in range(5)]
     with pytest.raises(grpc.aio.AioRpcError, match="50,000 pixels in all"):
         await translation.Translate(request_for("free", sources))
+
+
+@pytest.mark.parametrize("fit", ["REFUSE", "CROP", "STRETCH"])
+async def test_small_files_of_many_pixels(translation, details_of, decoded, fit):
+    """The pixels of all files count as they are decoded, and before that."""
+    file = to_file(np.zeros((100, 100, 3), np.uint8), "WEBP", lossless=True)
+    assert len(file) < 60
+    request = request_for("fixed", [encoded(file)] * 600, fit=f"SOURCE_FIT_{fit}")
+    with pytest.raises(grpc.aio.AioRpcError, match="more than 40,000 pixels") as caught:
+        await translation.Translate(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    assert [each.field for each in violations] == ["sources"]
+    assert not decoded
+    await translation.Translate(request_for("fixed", [encoded(file)] * 4, fit="SOURCE_FIT_CROP"))
+    assert len(decoded) == 4
+
+
+async def test_pixels_of_frames_and_masks(translation, decoded):
+    """Each frame of a source counts, and so does its mask."""
+    file = to_file(np.zeros((100, 120, 3), np.uint8))
+    source = encoded(file, file, file, mask=file)
+    with pytest.raises(grpc.aio.AioRpcError, match="frames and masks included"):
+        await translation.Translate(request_for("sequence", [source], fit="SOURCE_FIT_CROP"))
+    assert not decoded
+
+
+@pytest.mark.asyncio(loop_scope="module")  # the loop of `serve`
+async def test_call_over_the_rate_decodes_nothing(serve, translators, connect, tmp_path, decoded):
+    """The rate is charged before the pictures are decoded, also of a call that fails then."""
+    key = secrets.token_hex()
+    keys = tmp_path / "keys.toml"
+    limits = "rate_images_per_s = 0.001\nburst_images = 4"
+    keys.write_text(f'[[key]]\nname = "slow"\nsha256 = "{compute_digest(key)}"\n{limits}\n')
+    app = await serve(translators, api_keys=keys)
+    metadata = (("x-api-key", key),)
+    good, cut = encoded(to_file(draw(1))), encoded(to_file(draw(2))[:60])
+    async with connect(app) as channel:
+        stub = translation_service_pb2_grpc.TranslationServiceStub(channel)
+        await stub.Translate(request_for("fixed", [good, good]), metadata=metadata)
+        with pytest.raises(grpc.aio.AioRpcError, match="a damaged picture"):
+            await stub.Translate(request_for("fixed", [good, cut]), metadata=metadata)
+        assert len(decoded) == 4
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Translate(request_for("fixed", [good]), metadata=metadata)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(decoded) == 4
+
+
+async def test_cancelled_call_stops_decoding(translation, decoded, monkeypatch):
+    """The thread decodes no further source after the call has ended."""
+    decoding, finished, checks = threading.Event(), threading.Event(), []
+
+    def load(*args):
+        checks.append(args[-1])
+        try:
+            return source_pictures.load_sources(*args)
+        finally:
+            finished.set()
+
+    decode = source_pictures.decode
+
+    def wait_for_the_end(*args):
+        decoding.set()
+        assert checks[0].__self__.wait(WAIT_S)
+        return decode(*args)
+
+    monkeypatch.setattr(translation_service, "load_sources", load)
+    monkeypatch.setattr(source_pictures, "decode", wait_for_the_end)
+    call = translation.Translate(request_for("fixed", [encoded(to_file(draw(1)))] * 8))
+    assert await asyncio.to_thread(decoding.wait, WAIT_S)
+    call.cancel()
+    assert await asyncio.to_thread(finished.wait, WAIT_S)
+    assert len(decoded) == 1
 
 
 async def test_results_of_too_many_pixels(translation):

@@ -1,12 +1,13 @@
 """Reads the sources of a request: decodes them under limits and makes them fit the model.
 
 It takes time and memory, so it runs on encoder threads: first `measure_sources`, which reads only
-headers, then, once memory is reserved, `load_sources`.
+headers, then, once memory is reserved and the rate is charged, `load_sources`.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,11 +45,20 @@ class SourceLimits:
     """Limits of one request."""
 
     pixels: int
-    """Most pixels of one picture, and of all sources or all results of a request."""
+    """Most pixels of one picture, and of all pictures, all sources or all results of a request."""
     passes: int
     """Most sources, and most tiles of all sources."""
     raw_bytes: int
     """Most bytes of all results, if they are not encoded."""
+
+
+class Measure(NamedTuple):
+    """What the sources of a request take."""
+
+    size: int
+    """Bytes of all sources and results."""
+    passes: int
+    """Tiles of all sources. The orientation of a picture may change their number."""
 
 
 class LoadedSource(NamedTuple):
@@ -92,8 +102,8 @@ def measure_sources(
     fit: Fit,
     limits: SourceLimits,
     picture_format: PictureFormat,
-) -> int:
-    """Returns the bytes of all sources and results, from the headers of the pictures.
+) -> Measure:
+    """Returns what the sources take, from the headers of the pictures.
 
     Args:
         given: the sources.
@@ -107,11 +117,12 @@ def measure_sources(
     """
     source = _get_source(spec)
     faults = Faults()
-    areas, passes = 0, 0
+    encoded, areas, passes = 0, 0, 0
     for number, each in enumerate(given):
         place = f"sources[{number}]"
         with faults.record_at(place):
-            height, width = _measure(place, each, limits.pixels, faults)
+            (height, width), pixels = _measure(place, each, limits.pixels, faults)
+            encoded += pixels
             if height and width:
                 fitted = _grow(height, width, source, fit)
                 if math.prod(fitted) > limits.pixels:
@@ -119,9 +130,15 @@ def measure_sources(
                 _check_sides(fitted, source, picture_format)
                 areas += math.prod(fitted)
                 passes += plan_tiles(fitted[0], fitted[1], source).count
-        if faults.are_many:
+        if faults.are_many or encoded > limits.pixels:
             break
     faults.raise_found()
+    if encoded > limits.pixels:
+        why = (
+            f"more than {limits.pixels:,} pixels in all pictures, frames and masks included; send"
+            " fewer or smaller ones at a time"
+        )
+        raise InvalidRequest([Violation("sources", why)])
     results = areas * source.scale**2
     raw_bytes = results * spec.channels
     if areas > limits.pixels:
@@ -142,7 +159,7 @@ def measure_sources(
             f" {limits.raw_bytes:,}. Ask for PNG, JPEG or WEBP, or for fewer at a time"
         )
         raise InvalidRequest([Violation("sources", why)])
-    return areas * source.depth + raw_bytes
+    return Measure(areas * source.depth + raw_bytes, passes)
 
 
 def _check_sides(fitted: tuple[int, int], source: Source, picture_format: PictureFormat) -> None:
@@ -162,7 +179,11 @@ def _check_sides(fitted: tuple[int, int], source: Source, picture_format: Pictur
 
 
 def load_sources(
-    given: Sequence[GivenSource], spec: ModelSpec, fit: Fit, most_pixels: int
+    given: Sequence[GivenSource],
+    spec: ModelSpec,
+    fit: Fit,
+    most_pixels: int,
+    has_ended: Callable[[], bool],
 ) -> list[LoadedSource]:
     """Returns the sources, decoded and fitted.
 
@@ -171,14 +192,18 @@ def load_sources(
         spec: a model with a source.
         fit: how to make them fit.
         most_pixels: most pixels of one picture.
+        has_ended: returns whether the call has ended. It is called before each source.
 
     Raises:
         InvalidRequest: a picture cannot be decoded, or does not fit.
+        CancelledError: the call has ended.
     """
     source = _get_source(spec)
     faults = Faults()
     loaded: list[LoadedSource] = []
     for number, each in enumerate(given):
+        if has_ended():
+            raise CancelledError
         place = f"sources[{number}]"
         with faults.record_at(place):
             if isinstance(each, EncodedSource):
@@ -201,18 +226,24 @@ def _get_source(spec: ModelSpec) -> Source:
     return spec.source
 
 
-def _measure(place: str, given: GivenSource, most_pixels: int, faults: Faults) -> tuple[int, int]:
-    """Returns height and width of a source; 0 and 0 if a violation was recorded."""
+def _measure(
+    place: str, given: GivenSource, most_pixels: int, faults: Faults
+) -> tuple[tuple[int, int], int]:
+    """Returns height and width of a source, and the pixels of all its files.
+
+    Height and width are 0 if a violation was recorded.
+    """
     if not isinstance(given, EncodedSource):
         height, width = given.shape[:2]
         if height * width > most_pixels:
             raise SizeRefused(f"{width} x {height} pixels; at most {most_pixels:,} are taken")
-        return height, width
-    size = (0, 0)
+        return (height, width), 0
+    size, pixels = (0, 0), 0
     for name, content in _list_files(given):
         with faults.record_at(f"{place}.encoded.{name}"):
             size = read_size(content, most_pixels)
-    return size
+            pixels += math.prod(size)
+    return size, pixels
 
 
 def _list_files(given: EncodedSource) -> Iterator[tuple[str, bytes]]:

@@ -119,11 +119,29 @@ class Submission:
             raise
         caller.count(version.spec.name, job.count)
 
+    async def charge(self, version: ServedVersion, images: int, *, streamed: bool) -> None:
+        """Charges the images of one translation to its caller's rate, before work is done for it.
+
+        Args:
+            version: version of the model.
+            images: number of images.
+            streamed: whether they belong to a stream, which is slowed to its caller's rate.
+
+        Raises:
+            RateLimited: the caller of a single call has used up its rate.
+        """
+        caller = current_caller.get()
+        if streamed:
+            await caller.pace(images, lambda: self._raise_if_ending(version))
+        else:
+            caller.charge(images)
+
     async def submit_all(
         self,
         version: ServedVersion,
         jobs: Sequence[Job],
         *,
+        charged: int,
         streamed: bool = False,
         patient: bool = False,
     ) -> None:
@@ -132,19 +150,17 @@ class Submission:
         Args:
             version: version of the model.
             jobs: the jobs; if one cannot be queued, all are dropped.
-            streamed: whether they belong to a stream, which is slowed to its caller's rate.
+            charged: number of images that `charge` has charged.
+            streamed: whether they belong to a stream.
             patient: whether to wait until the queue has room.
 
         Raises:
-            RateLimited: the caller of a single call has used up its rate.
             QueueFull, Draining: as in `Batcher.submit`.
         """
         caller = current_caller.get()
         images = sum(job.count for job in jobs)
-        if streamed:
-            await caller.pace(images, lambda: self._raise_if_ending(version))
-        else:
-            caller.charge(images)
+        if images != charged:  # then a decoded picture stands upright, and has other tiles
+            caller.give_back(charged - images)  # fewer than none leave the caller in debt
         queued: list[Job] = []
         try:
             for job in jobs:

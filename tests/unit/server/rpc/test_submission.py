@@ -96,3 +96,19 @@ async def test_refused_chunk_ahead_costs_nothing(submission, served, new_job, mo
         submission.submit_ahead(served[0], new_job(0, 7), 0)
     assert returned == [7]
     assert budget.held_bytes == 0
+
+
+async def test_translation_settles_its_charge(submission, served, new_job, monkeypatch):
+    """The charge follows the tiles of the decoded sources, and a refusal returns all of it."""
+    returned = []
+    monkeypatch.setattr(current_caller.get(), "give_back", returned.append)
+    for charged in (2, 5, 3):
+        job = new_job(charged, 3, class_id=[0, 0, 0])
+        job.latents = (Run(0, 0, 3),)
+        await submission.submit_all(served[0], [job], charged=charged)
+        await job.done
+    assert returned == [-1, 2]
+    served[0].batcher.close()
+    with pytest.raises(Draining):
+        await submission.submit_all(served[0], [new_job(0, 3)], charged=2)
+    assert returned == [-1, 2, -1, 3]

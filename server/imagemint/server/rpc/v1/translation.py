@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,29 +145,44 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
     ) -> messages.TranslateResponse:
         """Decodes, translates and encodes the sources of a request."""
         version = call.images.version
-        sources = await self._load(call, asyncio.current_task() if way.streamed else None)
+        sources, charged = await self._load(call, way)
         request = make_translation(call.images, sources)
         parts = request.make_parts(get_deadline(context))
         jobs = [part.job for part in parts]
-        await self._submission.submit_all(version, jobs, **way._asdict())
+        await self._submission.submit_all(version, jobs, charged=charged, **way._asdict())
         await wait_for_all(version.batcher, jobs)
         current_call.get().images += len(sources)
         return await self._answer(request, parts, call.output)
 
-    async def _load(self, call: TranslateCall, piece: object) -> list[LoadedSource]:
-        """Decodes the sources, once there is memory for them and for their results."""
+    async def _load(self, call: TranslateCall, way: _Way) -> tuple[list[LoadedSource], int]:
+        """Decodes the sources, once there is memory for them and for their results.
+
+        The caller's rate is charged before. A request that is refused for its pictures keeps the
+        charge, because decoding is work.
+
+        Returns:
+            The sources, and the number of images that were charged.
+        """
         began = time.perf_counter_ns()
-        spec, loop = call.images.version.spec, asyncio.get_running_loop()
-        picture_format = call.output.picture_format
+        version, loop = call.images.version, asyncio.get_running_loop()
+        spec, picture_format = version.spec, call.output.picture_format
         measure = partial(
             measure_sources, call.sources, spec, call.fit, self._limits, picture_format
         )
-        size = await loop.run_in_executor(self._encoders, measure)
+        size, images = await loop.run_in_executor(self._encoders, measure)
+        piece = asyncio.current_task() if way.streamed else None
         await current_call.get().reserve(size, piece)
-        load = partial(load_sources, call.sources, spec, call.fit, self._limits.pixels)
-        sources = await loop.run_in_executor(self._encoders, load)
+        await self._submission.charge(version, images, streamed=way.streamed)
+        ended = threading.Event()
+        load = partial(
+            load_sources, call.sources, spec, call.fit, self._limits.pixels, ended.is_set
+        )
+        try:
+            sources = await loop.run_in_executor(self._encoders, load)
+        finally:
+            ended.set()  # a thread does not end with the call that waits for it
         current_call.get().trace_decoding(began, len(sources))
-        return sources
+        return sources, images
 
     async def _answer(
         self, request: TranslationRequest, parts: Sequence[Part], output: Output
