@@ -226,6 +226,25 @@ async def test_wrong_sources(translation, details_of):
     assert whys[3] == "2 pictures; the model takes 3 for each source"
 
 
+async def test_every_source_is_checked(translation, details_of):
+    """A source of wrong channels is refused, however many right ones are before it."""
+    sources = [*[raw(draw(1))] * 64, raw(draw(1, depth=1)), pb.Source()]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request_for("fixed", sources))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    expected = ["sources[64].raw.shape.channels", "sources[65]"]
+    assert [each.field for each in violations] == expected
+
+
+async def test_many_wrong_sources(translation, details_of):
+    """The error names the first few, so that the status has room for its details."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await translation.Translate(request_for("fixed", [pb.Source()] * 1000))
+    violations = details_of(caught.value)["BadRequest"].field_violations
+    assert [each.field for each in violations] == [f"sources[{number}]" for number in range(8)]
+
+
 async def test_wrong_pictures(translation, details_of):
     """The error names a picture that cannot be decoded, or whose size differs from the first."""
     good, other = to_file(draw(1)), to_file(draw(1, 7, 8))

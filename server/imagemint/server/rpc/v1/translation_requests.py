@@ -24,8 +24,6 @@ _FITS: dict[int, Fit] = {
     messages.SOURCE_FIT_STRETCH: Fit.STRETCH,
 }
 _UINT64_END = 2**64
-# More violations are not useful, and a status has little room.
-_MOST_SOURCES_CHECKED = 64
 
 
 class TranslateCall(NamedTuple):
@@ -61,7 +59,8 @@ def read_translate(
         limits: limits of a request.
 
     Raises:
-        InvalidRequest: one or more fields are wrong; the error lists all of them.
+        InvalidRequest: one or more fields are wrong; the error lists them, and a few of many wrong
+            sources.
         SourceUnsupported: the model takes no source.
         ClassUnsupported, CaptionUnsupported: the request names what the model does not take.
         VariantMismatch: the server runs another variant than the request names.
@@ -86,18 +85,18 @@ def read_translate(
     if images.HasField("filter"):
         checks.fail("images.filter", "translations are not filtered")
         images.ClearField("filter")
-    sources = [
-        _read_source(f"sources[{number}]", source, checks)
-        for number, source in enumerate(request.sources[: limits.passes])
-    ]
-    for number, source in enumerate(sources[:_MOST_SOURCES_CHECKED]):
+    sources: list[GivenSource] = []
+    for number, given in enumerate(request.sources[: limits.passes]):
+        place = f"sources[{number}]"
+        source = _read_source(place, given, checks)
         if source is not None:
-            check_parts(f"sources[{number}]", source, spec.source, checks.fail)
+            check_parts(place, source, spec.source, checks.fail)
+            sources.append(source)
+        if checks.are_many:
+            break
     image_request = read_images(images, version, request.priority, checks)
     checks.raise_violations()
-    return TranslateCall(
-        image_request, [each for each in sources if each is not None], fit or Fit.REFUSE, output
-    )
+    return TranslateCall(image_request, sources, fit or Fit.REFUSE, output)
 
 
 def make_translate_request(

@@ -4,6 +4,8 @@ from imagemint.engine.errors import ImagemintError, InvalidRequest, Violation
 from imagemint.v1 import image_pb2
 
 _UINT64_END = 2**64
+# A status has room for 8 KB of details, and wrong elements of a list often have the same faults.
+_MANY = 8
 
 
 class Checks:
@@ -12,6 +14,11 @@ class Checks:
     def __init__(self) -> None:
         self._found: list[Violation] = []
         self._refusal: ImagemintError | None = None
+
+    @property
+    def are_many(self) -> bool:
+        """Whether there are enough violations, so that further elements of a list can wait."""
+        return len(self._found) >= _MANY
 
     def fail(self, name: str, description: str) -> None:
         """Records that a field is wrong."""
