@@ -1,9 +1,13 @@
 """Tests of imagemint.server.http.json_messages."""
 
+import json
+
 import pytest
 
 from imagemint.engine.errors import InvalidRequest
+from imagemint.server.http import json_messages
 from imagemint.server.http.json_messages import parse_json
+from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import translation_service_pb2
 
@@ -88,3 +92,52 @@ def test_every_unknown_field_is_listed():
     with pytest.raises(InvalidRequest) as caught:
         parse_json(b'{"images": {"a": 1, "seed": 1}, "b": {"c": 1}}', messages.GenerateRequest)
     assert [each.field for each in caught.value.violations] == ["images.a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ('{"images": [' + "[]," * 1_300_000 + "[]]}", "more than 4097 objects and lists"),
+        ('{"a": [' + "{}," * 5_000 + "{}]}", "more than 4097 objects and lists"),
+        ("{" + '"":0,' * 3_000 + '"":0}', f"more than {MOST_FIELDS} members"),
+        ('{"a": [' + "0," * 300_000 + "0]}", f"more than {MOST_NUMBERS} values"),
+        (r'{"a": ["\\", "\"", "\\\"", ' + "[]," * 5_000 + "[]]}", "objects and lists"),
+    ],
+)
+def test_large_body_is_refused_before_it_is_parsed(monkeypatch, body, why):
+    """Elements are counted in the bytes."""
+    monkeypatch.setattr(json_messages.json, "loads", None)
+    check_fault(body, messages.GenerateRequest, "body", why)
+
+
+def test_values_of_lists_are_counted():
+    """A list may have as many values as the limit says, and no more."""
+    for count in (MOST_NUMBERS, MOST_NUMBERS + 1):
+        body = json.dumps({"images": {"classPerImage": {"classIds": [1] * count}}})
+        if count > MOST_NUMBERS:
+            check_fault(body, messages.GenerateRequest, "body", f"more than {MOST_NUMBERS} values")
+        else:
+            request = parse_json(body.encode(), messages.GenerateRequest)
+            assert len(request.images.class_per_image.class_ids) == count
+
+
+def test_body_within_the_limits_is_parsed():
+    """Characters in strings do not count, and lists may be long."""
+    text = r"{[:,\"]}\\" * 100_000
+    request = messages.GenerateRequest()
+    request.images.caption = text
+    request.images.latents.values.extend([0.5] * MOST_NUMBERS)
+    body = json.dumps({"images": {"caption": text, "latents": {"values": [0.5] * MOST_NUMBERS}}})
+    assert parse_json(body.encode(), messages.GenerateRequest) == request
+    source = {"encoded": {"pictures": ["iVBO"]}}
+    body = json.dumps({"sources": [source] * 1_023})
+    parsed = parse_json(body.encode(), translation_service_pb2.TranslateRequest)
+    assert len(parsed.sources) == 1_023
+
+
+def test_other_encodings_are_refused():
+    """RFC 8259 names UTF-8. A byte order mark is ignored, as before other JSON."""
+    body = '{"images": {"model": "mnist"}}'
+    assert parse_json(body.encode("utf-8-sig"), messages.GenerateRequest).images.model == "mnist"
+    with pytest.raises(InvalidRequest, match="it is not JSON"):
+        parse_json(body.encode("utf-16"), messages.GenerateRequest)
