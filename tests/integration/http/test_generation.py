@@ -14,6 +14,7 @@ from imagemint.engine.sampling import draw_latents
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+JSON = {"content-type": "application/json"}
 SPEC = {"seed": "42", "firstIndex": "17", "count": "3", "classId": 7}
 
 
@@ -113,7 +114,8 @@ async def test_stream_sends_lines(web, expected):
     """Each line has the next images in order."""
     request = {"images": SPEC | {"count": "50"}, "chunkSize": 7}
     body = json.dumps(request)
-    async with web.stream("POST", "/v1/models/digits:streamGenerate", content=body) as answer:
+    url = "/v1/models/digits:streamGenerate"
+    async with web.stream("POST", url, content=body, headers=JSON) as answer:
         assert answer.headers["content-type"] == "application/x-ndjson"
         lines = [json.loads(line)["batch"] async for line in answer.aiter_lines()]
     assert [len(each["images"]) for each in lines] == [7] * 7 + [1]
@@ -229,14 +231,39 @@ async def test_errors_are_problems(web, model, body, status, reason):
 async def test_invalid_json_is_refused(web):
     """Any invalid body is refused without a failure of the server."""
     for body in (b"\xff", b"{", b"[" * 100_000, b'{"images": NaN}', b"1" * 10_000):
-        answer = await web.post("/v1/models/digits:generate", content=body)
-        assert answer.json()["reason"] == "INVALID_REQUEST", body[:9]
+        answer = await web.post("/v1/models/digits:generate", content=body, headers=JSON)
+        (violation,) = answer.json()["violations"]
+        assert violation["field"] != "content-type", body[:9]
+
+
+@pytest.mark.parametrize("verb", ["generate", "streamGenerate", "interpolate"])
+async def test_other_types_of_bodies_are_refused(web, verb):
+    """A browser asks before it sends JSON to another origin. It sends text and forms at once."""
+    url, body = (
+        f"/v1/models/digits:{verb}",
+        json.dumps({"images": SPEC} if verb[0] != "i" else WALK),
+    )
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "text/plain; a=application/json",
+    ):
+        answer = await web.post(url, content=body, headers={"content-type": kind})
+        assert answer.status_code == 415
+        (violation,) = answer.json()["violations"]
+        assert violation["field"] == "content-type"
+        assert violation["description"].endswith("is none of application/json")
+    assert (await web.post(url, content=body)).status_code == 415
+    for kind in ("application/json; charset=utf-8", "Application/JSON"):
+        answer = await web.post(url, content=body, headers={"content-type": kind})
+        assert answer.status_code == 200
+    assert (await web.post(url)).json()["violations"][0]["field"] != "content-type"
 
 
 async def test_json_with_a_name_twice_is_refused(web):
     """Two values of one field contradict each other, so neither is taken."""
     body = b'{"images": {"count": "1", "seed": "1", "seed": "2"}}'
-    answer = await web.post("/v1/models/digits:generate", content=body)
+    answer = await web.post("/v1/models/digits:generate", content=body, headers=JSON)
     assert answer.status_code == 400
     assert "'seed' is there more than once" in answer.json()["detail"]
 

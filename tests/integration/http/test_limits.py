@@ -35,7 +35,9 @@ async def test_large_bodies_are_refused(serve_http, models):
         answer = await web.post(GENERATE, content=pieces())
         assert answer.status_code == 413
         fitting = json.dumps(ONE).encode().ljust(10_000)
-        assert (await web.post(GENERATE, content=fitting)).status_code == 200
+        headers = {"content-type": "application/json"}
+        answer = await web.post(GENERATE, content=fitting, headers=headers)
+        assert answer.status_code == 200
 
 
 async def test_compressed_bodies_are_refused(serve_http, models):
@@ -101,8 +103,8 @@ async def test_unread_stream_is_disconnected(serve_http, models, scrape, total, 
     body = json.dumps({"images": {"count": 10**9}})
     async with open_socket(app) as (_, writer):
         path = "/v1/models/digits:streamGenerate"
-        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write((head + body).encode())
+        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
 
         async def is_ended():
             samples = await scrape(app.metrics_address)

@@ -14,7 +14,7 @@ from imagemint.engine.errors import InvalidRequest, Violation, shorten
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named
 from imagemint.server.http.json_messages import encode_line
-from imagemint.server.http.negotiation import choose_media_type
+from imagemint.server.http.negotiation import choose_media_type, parse_media_type
 from imagemint.server.http.problems import Problem
 
 NDJSON = "application/x-ndjson"
@@ -118,6 +118,17 @@ class Exchange:
     def _refuse_size(self) -> InvalidRequest:
         self.failure_status = 413
         return _refuse_body(f"it has more than {self._most_bytes} bytes")
+
+    @property
+    def content_type(self) -> str:
+        """Media type of the body, without parameters; '' without one."""
+        return parse_media_type(self.headers.get("content-type", ""))
+
+    def refuse_content_type(self, known: Sequence[str]) -> InvalidRequest:
+        """Returns the error of a body that has none of the known media types."""
+        self.failure_status = 415
+        why = f"{shorten(self.content_type)!r} is none of {', '.join(known)}"
+        return InvalidRequest([Violation("content-type", why)])
 
     def choose_media_type(self, offered: Sequence[str]) -> str:
         """Returns the media type of the answer that the caller prefers; see `negotiation`.

@@ -101,6 +101,9 @@ class Generation:
         return Reply(collector.answers[0].animation, headers)
 
     async def _read(self, exchange: Exchange, kind: type[MessageT]) -> MessageT:
+        # A page of another origin may send text without asking, but not JSON.
+        if exchange.body and exchange.content_type != JSON:
+            raise exchange.refuse_content_type((JSON,))
         if len(exchange.body) < LARGE_BYTES:
             request = parse_json(exchange.body, kind)
         else:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
-from imagemint.engine.errors import InvalidRequest, Violation, shorten
+from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import (
     JSON,
@@ -18,7 +18,6 @@ from imagemint.server.http.generation import (
 )
 from imagemint.server.http.json_messages import encode_json, parse_json
 from imagemint.server.http.multipart import parse_form
-from imagemint.server.http.negotiation import parse_media_type
 from imagemint.server.http.parameters import (
     Setter,
     parse_choice,
@@ -37,7 +36,6 @@ SOURCE_TYPES = ("image/png", "image/jpeg", "image/webp")
 """Media types of a body that is a picture."""
 _ANY_BYTES = "application/octet-stream"
 
-_UNSUPPORTED = 415
 FITS = {
     "refuse": messages.SOURCE_FIT_REFUSE,
     "crop": messages.SOURCE_FIT_CROP,
@@ -97,7 +95,7 @@ class Translation:
 
     async def _read(self, exchange: Exchange) -> tuple[messages.TranslateRequest, bool]:
         """Returns the request, and whether it is JSON."""
-        kind = parse_media_type(exchange.headers.get("content-type", ""))
+        kind = exchange.content_type
         match kind:
             case "application/json":
                 work = partial(parse_json, exchange.body, messages.TranslateRequest)
@@ -106,10 +104,7 @@ class Translation:
             case _ if kind in SOURCE_TYPES or kind == _ANY_BYTES:
                 work = partial(_read_picture, exchange)
             case _:
-                exchange.failure_status = _UNSUPPORTED
-                known = ", ".join((JSON, FORM, *SOURCE_TYPES, _ANY_BYTES))
-                why = f"{shorten(kind)!r} is none of {known}"
-                raise InvalidRequest([Violation("content-type", why)])
+                raise exchange.refuse_content_type((JSON, FORM, *SOURCE_TYPES, _ANY_BYTES))
         if len(exchange.body) < LARGE_BYTES:
             request = work()
         else:
