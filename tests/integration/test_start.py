@@ -69,6 +69,23 @@ async def test_absent_models_of_settings_are_told(tmp_path, processes):
     assert "version_policies" not in told
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_open_server_is_told(tmp_path, processes):
+    """The log warns once, before the server listens; on loopback it does not."""
+    write_bundle(tmp_path, "good")
+    options = (f"--repository={tmp_path}", f"--processes={processes}")
+    event = "everybody who reaches these addresses can use the server"
+    for address, told in (("0.0.0.0:0", [["0.0.0.0:0"]]), ("127.0.0.1:0", [])):
+        async with process(*options, f"--http-address={address}") as server:
+            lines = [json.loads(await server.stderr.readline())]
+            async with asyncio.timeout(WAIT_S):
+                while lines[-1]["event"] != "ready":
+                    lines.append(json.loads(await server.stderr.readline()))
+        warnings = [line for line in lines if line["event"].startswith(event)]
+        assert [each["addresses"] for each in warnings] == told
+        assert {each["level"] for each in warnings} <= {"warning"}
+
+
 async def test_ready_waits_for_the_first_model(tmp_path):
     """After start_timeout_s, a server without a model waits for one, or until all are refused."""
     write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))

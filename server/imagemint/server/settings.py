@@ -332,6 +332,14 @@ def find_absent_models(settings: ServeSettings, known: Collection[str]) -> dict[
     return {key: names for key, names in absent.items() if names}
 
 
+def find_open_addresses(settings: ServeSettings) -> list[str]:
+    """Returns the addresses beyond loopback that need no API key and no client certificate."""
+    if settings.api_keys is not None or settings.tls_client_ca is not None:
+        return []
+    addresses = filter(None, (settings.grpc_address, settings.http_address))
+    return [each for each in addresses if not is_loopback(split_address(each)[0])]
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Returns the host, without the brackets of an IPv6 address, and the port."""
     host, _, port = address.rpartition(":")

@@ -6,7 +6,12 @@ from setting_bounds import numbers_of, refused_values
 
 from imagemint.client.settings import UsageError, gather_settings
 from imagemint.server.commands.serve import Serve
-from imagemint.server.settings import ServeSettings, join_address, split_address
+from imagemint.server.settings import (
+    ServeSettings,
+    find_open_addresses,
+    join_address,
+    split_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -228,3 +233,24 @@ def test_origins_of_browsers_are_accepted():
     """All origins, those with a port, and that of a page without a host."""
     origins = ["*", "https://a.example", "http://localhost:3000", "http://[::1]:80", "null"]
     assert ServeSettings(http_allow_origins=origins).http_allow_origins == origins
+
+
+TLS = {"tls_certificate": "a.pem", "tls_key": "a.key"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, []),
+        ({"grpc_address": "localhost:1", "http_address": "[::1]:2"}, []),
+        ({"grpc_address": "0.0.0.0:1", "http_address": "127.0.0.1:2"}, ["0.0.0.0:1"]),
+        ({"http_address": "[::]:2"}, ["[::]:2"]),
+        ({"grpc_address": "10.0.0.1:1", "http_address": "mint:2"}, ["10.0.0.1:1", "mint:2"]),
+        ({"grpc_address": "0.0.0.0:1", **TLS}, ["0.0.0.0:1"]),
+        ({"grpc_address": "0.0.0.0:1", **TLS, "tls_client_ca": "ca.pem"}, []),
+        ({"grpc_address": "0.0.0.0:1", "api_keys": "keys.toml"}, []),
+    ],
+)
+def test_open_addresses(settings, found):
+    """They are not on loopback, and need neither keys nor certificates of clients."""
+    assert find_open_addresses(ServeSettings(**settings)) == found

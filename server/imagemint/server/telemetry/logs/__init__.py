@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from imagemint.server.settings import ServeSettings
+from imagemint.server.settings import ServeSettings, find_open_addresses
 from imagemint.server.telemetry.logs.cleaning import make_cleaner
 from imagemint.server.telemetry.logs.rate_limits import CORE, GrpcFilter, LineLimit
 from imagemint.server.telemetry.logs.stderr import STDERR, CapturedStderr
@@ -99,11 +99,17 @@ def get_original_stderr() -> int | None:
 
 
 def log_settings(settings: ServeSettings) -> None:
-    """Logs the effective settings, with secrets as asterisks."""
+    """Logs the effective settings, with secrets as asterisks, and warns if anybody may call."""
     values = settings.model_dump(mode="json")
     # Not their path: the engine, which knows it, imports NumPy, and the supervisor does without.
     values["repository"] = str(settings.repository or "the shipped models")
     _log.info("settings", **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
+    if addresses := find_open_addresses(settings):
+        _log.warning(
+            "everybody who reaches these addresses can use the server; set api_keys or"
+            " tls_client_ca",
+            addresses=addresses,
+        )
 
 
 class _Handler(logging.Handler):
