@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from imagemint.client.arguments import describe, parse_choice, parse_items
 from imagemint.client.errors import ServerError, make_invalid_request
 from imagemint.client.images import FORMATS, EncodedPicture, Origin, read_origin
+from imagemint.client.picture_sizes import count_pixels
 from imagemint.v1 import image_pb2
 from imagemint.v1 import translation_service_pb2 as messages
 
@@ -43,9 +44,10 @@ _MOST_CHANNELS = 4  # of an image: colour with alpha
 _PNG_CHANNELS = (1, 3)
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _BYTES = (bytes, bytearray, memoryview)
-# Of one message of a stream: far below the 4 MB of a request, and few enough that an answer soon
-# follows.
+# Of one message of a stream: far below the 4 MB and the 16 million pixels of a request, and few
+# enough that an answer soon follows.
 _MESSAGE_BYTES = 2**20
+_MESSAGE_PIXELS = 2**22
 _MESSAGE_SOURCES = 8
 
 
@@ -260,28 +262,43 @@ def parse_translated_files(answer: Answer) -> list[EncodedPicture]:
 
 
 def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.Source]]:
-    """Yields the sources of each message of a stream: up to about a megabyte, at most 8.
+    """Yields the sources of each message of a stream: at most 8 of a megabyte and 4 million pixels.
+
+    A larger source has a message of its own.
 
     Raises:
         InvalidRequest, OSError: as `make_source_message`.
     """
     waiting: list[messages.Source] = []
-    size = 0
+    size = pixels = 0
     try:
         for at, source in enumerate(sources):
             message = make_source_message(source, f"sources[{at}]")
             more = message.ByteSize()
-            if waiting and (size + more > _MESSAGE_BYTES or len(waiting) == _MESSAGE_SOURCES):
+            area = _count_pixels(message)
+            is_full = (
+                size + more > _MESSAGE_BYTES
+                or pixels + area > _MESSAGE_PIXELS
+                or len(waiting) == _MESSAGE_SOURCES
+            )
+            if waiting and is_full:
                 yield waiting
-                waiting, size = [], 0
+                waiting, size, pixels = [], 0, 0
             waiting.append(message)
             size += more
+            pixels += area
     except Exception:
         if waiting:
             yield waiting  # those before the wrong one
         raise
     if waiting:
         yield waiting
+
+
+def _count_pixels(source: messages.Source) -> int:
+    """Returns the pixels of all files of a source; 0 for bare pixels, which its bytes limit."""
+    files = (*source.encoded.pictures, source.encoded.mask)
+    return sum(count_pixels(each) for each in files)
 
 
 def group_sources(
