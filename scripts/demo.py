@@ -35,7 +35,7 @@ MODEL = "mnist"
 SEED = 42
 PER_CLASS = 10
 BURST = 1000
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 120.0
 # Large models are tested when they are loaded, which takes seconds of a free core.
 LOADED_WITHIN_S = 120.0
 GONE_WITHIN_S = 15.0
