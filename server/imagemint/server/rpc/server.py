@@ -64,6 +64,8 @@ _QUIET_S = 0.1
 _MOST_PAUSES = 10
 # Longer than it takes to notify a watcher of the health service, unless the watcher does not read.
 _WATCHER_TIMEOUT_S = 1.0
+_CHECK_INTERVAL_S = 0.05
+_RETRY_S = 1.0
 
 
 class Services(NamedTuple):
@@ -147,6 +149,8 @@ class RpcServer:
         ]
         self._has_reflection = settings.reflection
         self._server = self._create_server()
+        self._restarting: asyncio.Task[None] | None = None
+        self._abandoned: list[grpc.aio.Server] = []
 
     def _create_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=[self._interceptor], options=self._options)
@@ -176,6 +180,11 @@ class RpcServer:
             OSError: the server cannot listen on the address.
         """
         await self._set(("", *_SERVICES), serving=False)
+        address = await self._listen(address)
+        self._restarting = asyncio.create_task(self._restart(address))
+        return address
+
+    async def _listen(self, address: str) -> str:
         host, port = split_address(address)
         try:
             if not self._shares_port:
@@ -189,6 +198,29 @@ class RpcServer:
         await self._server.start()
         self._running_calls.start(port)
         return join_address(host, port)
+
+    async def _restart(self, address: str) -> None:
+        """Starts gRPC again whenever it has stopped by itself; running calls go on.
+
+        In grpcio 1.84 and 1.85, the accept loop ends at the first request whose path is not UTF-8,
+        and the listener stays closed until the process ends.
+        """
+        while True:
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+            if _is_running(self._server):
+                continue
+            _log.error("gRPC stopped unexpectedly and is started again")
+            # Its calls go on in their own tasks. Stopping it would end the process: gRPC crashes.
+            self._abandoned.append(self._server)
+            self._server = self._create_server()
+            while True:
+                try:
+                    await self._listen(address)
+                    break
+                except OSError as error:
+                    _log.error("gRPC cannot be started again yet", why=str(error))
+                    await asyncio.sleep(_RETRY_S)
+                    self._server = self._create_server()
 
     async def serve(self) -> None:
         """Starts to report health: of each model, and of the server as a whole."""
@@ -234,7 +266,10 @@ class RpcServer:
                 if pause_s <= 0:
                     break
                 await asyncio.sleep(pause_s)
-        await self._server.stop(max(0.0, until_s - time.monotonic()))
+        if self._restarting is not None:
+            self._restarting.cancel()
+        left_s = max(0.0, until_s - time.monotonic())
+        await self._server.stop(left_s)
         self._running_calls.stop()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
@@ -251,6 +286,11 @@ def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
     if settings.api_keys is not None:
         ring = KeyRing(settings.api_keys, count, workers=settings.processes)
     return Guard(metrics, ring, settings.max_concurrent_calls, settings.calls_per_caller)
+
+
+def _is_running(server: grpc.aio.Server) -> bool:
+    """Returns whether gRPC is running. Its `wait_for_termination` does not return in this case."""
+    return bool(getattr(server, "_server").is_running())  # noqa: B009 - a private attribute
 
 
 def _check_bindable(host: str, port: int) -> None:
