@@ -11,6 +11,7 @@ from zoo_pictures import Curve
 from zoo_queue import PLAN, Plan
 from zoo_records import ROOT, Record, divide_by_floor
 
+from imagemint.training.evaluation.judging import WEAK_JUDGE
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.recipes import RECIPES, TABLE
 
@@ -56,7 +57,6 @@ _COLLAPSE_TEXT = (
     " show the collapse. The digits that are drawn do: first one, later all ten."
     " `benchmarks/listing.py` measured the plain listing and the recipe beside it."
 )
-_WEAK = 0.8  # as imagemint evaluate
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _warn(ordered: Sequence[Sequence[Record]]) -> list[str]:
         for each in records
         for judge in each.judges
         for accuracy in map(float, re.findall(r"test accuracy ([0-9.]+)", judge))
-        if accuracy < _WEAK
+        if accuracy < WEAK_JUDGE
     }
     if not weak:
         return []
