@@ -119,7 +119,19 @@ class DigitClassifier(Classifier):
         return (height, width, channels) == (28, 28, self._channels)
 
 
-class ResidualClassifier(Classifier):
+class _PoolingClassifier(Classifier):
+    """A classifier of images of any size from a smallest one; its features are means of maps."""
+
+    feature_layer = "features.pool"
+    smallest: ClassVar[int]
+    image_channels: int
+
+    def takes(self, height: int, width: int, channels: int) -> bool:
+        """Returns whether images have the channels of the network and its smallest size."""
+        return min(height, width) >= self.smallest and channels == self.image_channels
+
+
+class ResidualClassifier(_PoolingClassifier):
     """Small residual network; its features are the means of its last maps.
 
     He et al., "Identity Mappings in Deep Residual Networks" (2016): normalise, activate, convolve.
@@ -132,8 +144,7 @@ class ResidualClassifier(Classifier):
         dropout: share of the features dropped in training.
     """
 
-    feature_layer = "features.pool"
-    _SMALLEST = 8
+    smallest = 8
 
     def __init__(
         self,
@@ -164,14 +175,10 @@ class ResidualClassifier(Classifier):
         )
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Linear(4 * width, num_classes)
-        self._channels = image_channels
-
-    def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images have the channels of the network and are at least 8x8."""
-        return min(height, width) >= self._SMALLEST and channels == self._channels
+        self.image_channels = image_channels
 
 
-class PooledClassifier(Classifier):
+class PooledClassifier(_PoolingClassifier):
     """Pairs of convolutions with maximum pooling; its features are the means of its last maps.
 
     The network of Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), with ReLU and
@@ -185,8 +192,7 @@ class PooledClassifier(Classifier):
         dropout: share of the features dropped in training.
     """
 
-    feature_layer = "features.pool"
-    _SMALLEST = 9
+    smallest = 9
 
     def __init__(
         self, num_classes: int, *, image_channels: int = 3, width: int = 64, dropout: float = 0.0
@@ -203,11 +209,7 @@ class PooledClassifier(Classifier):
         )
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Linear(4 * width, num_classes)
-        self._channels = image_channels
-
-    def takes(self, height: int, width: int, channels: int) -> bool:
-        """Returns whether images have the channels of the network and are at least 9x9."""
-        return min(height, width) >= self._SMALLEST and channels == self._channels
+        self.image_channels = image_channels
 
 
 class _PooledStage(nn.Module):
