@@ -12,12 +12,15 @@ from PIL import Image
 
 from imagemint.engine.batch import Batch
 from imagemint.engine.serial import Serial, hash_source
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SOURCE = draw(1)
 FILE = to_file(SOURCE)
 LARGE = to_file(np.zeros((200, 150, 3), np.uint8))  # two exceed max_source_pixels
 PNG = {"content-type": "image/png"}
+ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="session")
@@ -91,6 +94,32 @@ async def test_form_with_an_unknown_file(site):
     assert answer.json()["detail"].startswith(
         "image: not a parameter; there are source, frame, mask"
     )
+
+
+async def test_form_of_another_origin_is_refused(site):
+    """A browser sends a form for any page, so the server looks at where the page is from."""
+    path, files = "/v1/models/fixed:translate", [("source", ("a.png", FILE))]
+    own = {"sec-fetch-site": "same-origin", "origin": "http://behind-a-proxy.example"}
+    assert (await site.post(path, files=files, headers=own)).status_code == 200
+    foreign = {"sec-fetch-site": "cross-site", "origin": "https://art.example"}
+    refused = await site.post(path, files=files, headers=foreign)
+    assert refused.status_code == 403
+    assert refused.json()["detail"].startswith("origin: pages of this origin may not send forms")
+
+
+async def test_form_of_an_allowed_origin(translators):
+    """A page in http_allow_origins may send a form."""
+    listen = {"http_address": "127.0.0.1:0", "http_allow_origins": ["https://art.example"]}
+    app = App(ServeSettings(repository=translators, **ANYWHERE, **listen))
+    await app.start()
+    try:
+        async with browse(app) as site:
+            headers = {"sec-fetch-site": "cross-site", "origin": "https://art.example"}
+            files = [("source", ("a.png", FILE))]
+            answer = await site.post("/v1/models/fixed:translate", files=files, headers=headers)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    finally:
+        await app.stop()
 
 
 async def test_form_with_frames_and_mask(site, backends):

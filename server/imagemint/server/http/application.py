@@ -107,7 +107,7 @@ def _make_rpc_routes(
 ) -> Sequence[BaseRoute]:
     rpcs = Rpcs(services.interceptor, settings.max_request_bytes, settings.http_receive_timeout_s)
     generation = Generation(services.generation, workers)
-    translation = Translation(services.translation, workers)
+    translation = Translation(services.translation, workers, settings.http_allow_origins)
     models = Models(services.models, repository)
     images = Images(services.generation, repository)
     generate, get_model = f"{SERVICE}/Generate", f"{MODEL_SERVICE}/GetModel"

@@ -18,6 +18,7 @@ from imagemint.server.http.generation import (
 )
 from imagemint.server.http.json_messages import encode_json, parse_json
 from imagemint.server.http.multipart import parse_form
+from imagemint.server.http.origins import is_of_other_origin
 from imagemint.server.http.parameters import (
     Setter,
     parse_choice,
@@ -64,11 +65,18 @@ class Translation:
     Args:
         servicer: translates the sources.
         workers: threads that convert large messages.
+        allow_origins: origins whose pages may send forms.
     """
 
-    def __init__(self, servicer: TranslationServicer, workers: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        servicer: TranslationServicer,
+        workers: ThreadPoolExecutor,
+        allow_origins: Sequence[str] = (),
+    ) -> None:
         self._servicer = servicer
         self._workers = workers
+        self._allow_origins = allow_origins
 
     async def translate(self, exchange: Exchange) -> Reply:
         """Answers `POST /v1/models/{model}:translate`.
@@ -100,6 +108,9 @@ class Translation:
             case "application/json":
                 work = partial(parse_json, exchange.body, messages.TranslateRequest)
             case "multipart/form-data":
+                # The only body that browsers send for a page of another origin without asking.
+                if is_of_other_origin(exchange.headers, self._allow_origins):
+                    raise _refuse_origin(exchange)
                 work = partial(_read_form, exchange)
             case _ if kind in SOURCE_TYPES or kind == _ANY_BYTES:
                 work = partial(_read_picture, exchange)
@@ -111,6 +122,12 @@ class Translation:
             request = await asyncio.get_running_loop().run_in_executor(self._workers, work)
         set_model(request.images, exchange.path["model"])
         return request, kind == JSON
+
+
+def _refuse_origin(exchange: Exchange) -> InvalidRequest:
+    exchange.failure_status = 403
+    why = "pages of this origin may not send forms; see http_allow_origins"
+    return InvalidRequest([Violation("origin", why)])
 
 
 def _offer(request: messages.TranslateRequest, is_json: bool) -> list[str]:
