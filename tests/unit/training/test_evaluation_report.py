@@ -8,7 +8,9 @@ from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
     Setup,
+    choose_folder,
     describe_methods,
+    is_own_data,
     read_report,
     write_report,
 )
@@ -79,3 +81,29 @@ def test_invalid_report_is_refused(tmp_path, content):
     (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"evaluation.json: not an evaluation report"):
         read_report(tmp_path / "evaluation.json", "ab")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "own", "expected"),
+    [
+        (None, "mnist", True),
+        (None, None, True),
+        ("mnist", "mnist", True),
+        ("cifar10", "mnist", False),
+        ("mnist", None, False),
+        ("toys/../toys", "toys", True),
+        ("toys", "else", False),
+    ],
+)
+def test_own_data_are_named_or_not(tmp_path, monkeypatch, dataset, own, expected):
+    """A run's own data set is the default, its name, or another path to it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toys").mkdir()
+    assert is_own_data(dataset, own) is expected
+
+
+def test_folder_of_other_data(tmp_path):
+    """Figures against other data have a folder of their own."""
+    assert choose_folder(tmp_path, None, "mnist") == tmp_path / "evaluation"
+    assert choose_folder(tmp_path, "mnist", "mnist") == tmp_path / "evaluation"
+    assert choose_folder(tmp_path, "a/toys", "mnist") == tmp_path / "evaluation-toys"

@@ -126,7 +126,8 @@ class Evaluate(DataOptions):
     seeds: int = Field(default=1, ge=1, le=100)
     """Number of seeds. Figures are their mean, with the standard deviation."""
     out: Path | None = None
-    """Folder for table and pictures. Default: `evaluation/` of a run; none for other sources."""
+    """Folder for table and pictures. Default: `evaluation/` of a run, or `evaluation-NAME/` against
+    another data set; none for other sources."""
     variant: str = "reference"
     """Graph of a bundle that is measured: reference, auto (as a server chooses), or its name."""
     cache: bool = True
@@ -141,8 +142,9 @@ class Evaluate(DataOptions):
         return [given] if isinstance(given, str | Path) else given
 
     def run(self) -> int:
-        """Prints the figures; those of a run are also written to its ``evaluation.json``."""
+        """Prints the figures; `evaluate` says which are also written to ``evaluation.json``."""
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
+        from imagemint.training.evaluation_report import choose_folder  # noqa: PLC0415 - NumPy
 
         if "://" not in self.source and not Path(self.source).exists():
             raise TrainingError(f"{self.source} does not exist")
@@ -166,7 +168,7 @@ class Evaluate(DataOptions):
                 judgings,
                 evaluation.Protocol(self.samples, self.seed, self.seeds, self.dataset),
                 self.data,
-                out=self.out or (run / "evaluation" if run else None),
+                out=self.out or (choose_folder(run, self.dataset, source.dataset) if run else None),
                 cache=self.cache,
                 reading=self if DataOptions.model_fields.keys() & self.model_fields_set else None,
             )

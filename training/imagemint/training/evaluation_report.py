@@ -84,6 +84,31 @@ class EvaluationFigure:
         return cls(**{**content, "setup": Setup(**{**setup, **lists})})
 
 
+def is_own_data(dataset: str | None, own: str | None) -> bool:
+    """Returns whether a run is measured against its own data set.
+
+    Args:
+        dataset: name or folder of the data set of the evaluation; None for the run's own.
+        own: that of the run.
+    """
+    if dataset is None or own is None or dataset == own:
+        return dataset in (None, own)
+    return Path(dataset).exists() and Path(dataset).resolve() == Path(own).resolve()
+
+
+def choose_folder(run: Path, dataset: str | None, own: str | None) -> Path:
+    """Returns the folder for table and pictures of a run: one for each data set.
+
+    Args:
+        run: directory of the run.
+        dataset: see `is_own_data`.
+        own: see `is_own_data`.
+    """
+    if dataset is None or is_own_data(dataset, own):
+        return run / "evaluation"
+    return run / f"evaluation-{Path(dataset).name}"
+
+
 def write_report(path: Path, weights_sha256: str, figures: Sequence[EvaluationFigure]) -> None:
     """Writes figures measured on the generator with these weights."""
     content = {"weights_sha256": weights_sha256, "figures": [asdict(f) for f in figures]}

@@ -63,6 +63,20 @@ def npz(tmp_path):
     return write
 
 
+@pytest.fixture
+def renamed_digits(monkeypatch, digits, test_digits):
+    """Name of a data set with the same digits, on which the judge was not trained."""
+    splits = {"train": digits, "test": test_digits}
+
+    def load(split, _):
+        labelled = splits[split]
+        labels = (labelled.labels, labelled.class_labels)
+        return LabelledImages(f"else/{split}", labelled.images, *labels, "e")
+
+    monkeypatch.setitem(datasets.DATASETS, "else", load)
+    return "else"
+
+
 def test_real_images_score_perfectly(measured, npz, test_digits):
     """The test set measured against itself has perfect accuracy and coverage, and no copies."""
     found = measured(npz(test_digits.images, test_digits.labels))
@@ -250,6 +264,15 @@ def test_checkpoint_is_evaluated_separately(measured, train, tmp_path):
     assert not (older / "evaluation.json").exists()
 
 
+def test_other_data_leave_the_report(measured, train, renamed_digits, tmp_path):
+    """Figures against another data set do not take the place of the run's own."""
+    train(tmp_path / "run", images=32)
+    own = tuple(measured(tmp_path / "run").values())
+    assert read_generator(tmp_path / "run").evaluations == own
+    measured(tmp_path / "run", dataset=renamed_digits, metrics=METRICS[2:-1])
+    assert read_generator(tmp_path / "run").evaluations == own
+
+
 def test_result_is_cached(measured, npz, test_digits, tmp_path, monkeypatch):
     """The same images under the same protocol are measured once, unless the cache is disabled."""
     first = measured(npz(test_digits.images, test_digits.labels))
@@ -342,20 +365,10 @@ def test_lost_modes_are_measured(measured, npz, test_digits):
     assert found["reverse_kl"].value == pytest.approx(np.log(10) + 0.12, abs=0.25)
 
 
-def test_judge_of_other_classes_gives_features_only(
-    measured, npz, monkeypatch, digits, test_digits
-):
+def test_judge_of_other_classes_gives_features_only(measured, npz, renamed_digits, test_digits):
     """A judge that was trained on other data is used for its features only."""
-    splits = {"train": digits, "test": test_digits}
-
-    def renamed(split, _):
-        return LabelledImages(
-            f"else/{split}", splits[split].images, splits[split].labels, digits.class_labels, "e"
-        )
-
-    monkeypatch.setitem(datasets.DATASETS, "else", renamed)
     path = npz(test_digits.images, test_digits.labels)
-    measured(path, metrics=METRICS[2:-1], dataset="else")
+    measured(path, metrics=METRICS[2:-1], dataset=renamed_digits)
 
 
 def test_doubtful_judge_is_reported(measured, npz, test_digits, judge, caplog, tmp_path):  # noqa: PLR0917 - fixtures

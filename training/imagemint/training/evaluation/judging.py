@@ -36,6 +36,7 @@ from imagemint.training.evaluation.sources import RunSource, Source
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
     Setup,
+    is_own_data,
     read_report,
     write_report,
     write_table,
@@ -84,9 +85,9 @@ def evaluate(
     """Returns the figures of a source, each the mean over the seeds.
 
     A result is kept in the user's cache under the digests of weights, data and extractor and the
-    protocol, and found there again. Those of a run are also written to its ``evaluation.json``,
-    where the exporter finds them. Warnings about the result (`find_doubts`) are logged, and stand
-    above the table and in the protocol of each figure.
+    protocol, and found there again. Those of a run against its own data set are also written to its
+    ``evaluation.json``, where the exporter finds them. Warnings about the result (`find_doubts`)
+    are logged, and stand above the table and in the protocol of each figure.
 
     Args:
         source: the generator to be measured.
@@ -123,7 +124,7 @@ def evaluate(
     kept = find_cache_directory().with_name("evaluations") / f"{key}.json"
     figures = _read_kept_figures(kept, key) if cache else ()
     if figures and (out is None or _is_of(out, source)):
-        return _record(source, figures)
+        return _record(source, figures, protocol.dataset)
 
     reals = extract_real_images(dataset, train, test, extractor)
     rounds = []
@@ -157,7 +158,7 @@ def evaluate(
         hint = _ROWS_HINT if source.num_classes else ""
         write_table(out / "table.md", source.name, found, warnings=warnings, hint=hint)
         album.add_figures(source.images_seen if isinstance(source, RunSource) else None, found)
-    return _record(source, found)
+    return _record(source, found, protocol.dataset)
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def evaluate_under_all(
             for figure in figures
             if figure.metric not in _WITHOUT_JUDGE
         ]
-    return _record(source, found)
+    return _record(source, found, protocol.dataset)
 
 
 _WITHOUT_JUDGE = {"training_copies", "classifier_accuracy", "code_classifier_accuracy"}
@@ -265,9 +266,17 @@ def _is_of(out: Path, source: Source) -> bool:
         return False
 
 
-def _record(source: Source, figures: Sequence[EvaluationFigure]) -> list[EvaluationFigure]:
-    """Returns the figures, and writes those of a run to its ``evaluation.json``."""
-    if isinstance(source, RunSource) and source.run is not None:
+def _record(
+    source: Source, figures: Sequence[EvaluationFigure], dataset: str | None
+) -> list[EvaluationFigure]:
+    """Returns the figures, and writes those of a run to its ``evaluation.json``.
+
+    Figures against another data set than the run's own are not written: the card of an export
+    states those of the model on its task.
+    """
+    if not isinstance(source, RunSource) or source.run is None:
+        return list(figures)
+    if is_own_data(dataset, source.dataset):
         write_report(source.run / "evaluation.json", source.sha256, figures)
     return list(figures)
 

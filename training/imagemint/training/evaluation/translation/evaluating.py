@@ -26,7 +26,13 @@ from imagemint.training.evaluation.translation.figures import (
     measure_results,
 )
 from imagemint.training.evaluation.translation.reports import Column, write_translations
-from imagemint.training.evaluation_report import EvaluationFigure, Setup, write_report
+from imagemint.training.evaluation_report import (
+    EvaluationFigure,
+    Setup,
+    choose_folder,
+    is_own_data,
+    write_report,
+)
 from imagemint.training.metrics import peak_signal_noise_ratio, sharpness
 
 Images = NDArray[np.uint8]
@@ -81,7 +87,8 @@ def evaluate_translator(
 ) -> list[EvaluationFigure]:
     """Returns the figures of a translator and of the baselines.
 
-    Those of a run, without the baselines, are also written to its ``evaluation.json``.
+    Those of a run against its own data set, without the baselines, are also written to its
+    ``evaluation.json``.
 
     Args:
         translator: the translator to measure.
@@ -89,16 +96,17 @@ def evaluate_translator(
         data: folder of the data sets.
         dataset: data set of the targets. Default: that of the translator.
         samples: test sources. Default: 2,000, or all if there are fewer.
-        out: folder for table and pictures. Default: ``evaluation/`` of a run; none for others.
+        out: folder for table and pictures. Default: that of `choose_folder` for a run; none for
+            others.
 
     Raises:
         DatasetError: the data are missing.
     """
     run = translator.run
     measured = replace(translator, dataset=dataset or translator.dataset)
-    out = out or (run / "evaluation" if run else None)
+    out = out or (choose_folder(run, dataset, translator.dataset) if run else None)
     figures = evaluate_translation(measured, judge, data, samples=samples, out=out)
-    if run is not None:
+    if run is not None and is_own_data(dataset, translator.dataset):
         own = [each for each in figures if "@" not in each.metric]
         write_report(run / "evaluation.json", translator.sha256, own)
     return figures
