@@ -201,6 +201,37 @@ def test_historical_average_is_the_mean_of_past_weights(batch):
     assert set(term.state_dict()) == {"count", "means.0"}
 
 
+def test_history_equals_its_formula(batch):
+    """The term is the squared distance from the mean of all former weights, as is its gradient."""
+    player, past = nn.Linear(3, 2), []
+    term = HistoricalAverage(0.03, player, "history")
+    for step in range(5):
+        now = torch.cat([each.detach().flatten() for each in player.parameters()])
+        apart = now - torch.stack(past or [now]).mean(dim=0)
+        player.zero_grad()
+        found = term(batch)["history"]
+        found.backward()
+        gradient = torch.cat([each.grad.flatten() for each in player.parameters()])
+        assert found.item() == pytest.approx(apart.square().sum().item(), rel=1e-4), step
+        assert torch.allclose(gradient, 2 * apart, atol=1e-5)
+        past.append(now)
+        with torch.no_grad():
+            for each in player.parameters():
+                each.add_(torch.randn_like(each))
+
+
+def test_weight_of_history_is_an_option():
+    """The average of both networks counts in each step with 0.03, or never with a weight of 0."""
+    for weight in (0.03, 0.0):
+        options = {} if weight else {"history_weight": weight}
+        recipe = small(RECIPES["improved"], **options)
+        losses = make_initial_state(recipe, pictures(recipe), torch.device("cpu")).losses
+        for terms in (losses.terms_D, losses.terms_G):
+            due = losses.list_due_terms(terms, 1, 0)
+            shares = [share for term, share in due if isinstance(term, HistoricalAverage)]
+            assert shares == ([weight] if weight else [])
+
+
 def test_lead_is_the_share_of_pairs(batch):
     """Fake images of ones have higher logits than real images of zeros in every pair."""
     assert show_batch(batch).lead() == 0.0
