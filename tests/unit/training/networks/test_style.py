@@ -1,13 +1,17 @@
 """Tests of imagemint.training.networks.style."""
 
+from collections import Counter
+
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch.nn import functional
 
 from imagemint.training.losses.gan_loss import Batch
 from imagemint.training.losses.path_length import PathLength
 from imagemint.training.networks import Discriminator, Shape, StyleGenerator
 from imagemint.training.networks.style import ModulatedConvolution
+from imagemint.training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -110,6 +114,23 @@ def test_styles_are_mixed_in_training_only(monkeypatch):
     assert own == sorted(own, reverse=True)
     G.eval()(z)
     assert all(torch.equal(each, w) for each in seen[1])
+
+
+def test_nine_tenths_of_batches_are_mixed(monkeypatch):
+    """By default 0.9 of the batches have two styles, from any layer but the first one on."""
+    recipe, mixed = RECIPES["style"](z_dim=4, w_dim=4, generator_channels=16), []
+    G = recipe.make_generator(Shape(0, 16, 1)).requires_grad_(requires_grad=False)
+    monkeypatch.setattr(
+        G, "synthesize", lambda styles: mixed.append([each is styles[0] for each in styles])
+    )
+    z = torch.randn(2, 4)
+    for _ in range(1_000):
+        G(z)
+    # Three standard deviations of the count are 28.
+    assert sum(not all(own) for own in mixed) == pytest.approx(900, abs=28)
+    counts = Counter(sum(own) for own in mixed if not all(own))
+    assert set(counts) == set(range(1, len(G.noise)))
+    assert chisquare(list(counts.values())).pvalue > 0.01
 
 
 def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
