@@ -138,6 +138,22 @@ def test_one_class_trains(tmp_path, caplog):
     assert "recipe mnist is class-conditional, and there is only one class" in caplog.text
 
 
+@pytest.mark.usefixtures("toy_mnist")
+@pytest.mark.parametrize(("stage", "warns"), [(4, True), (3, False)])
+def test_run_without_the_full_size_is_warned_of(stage, warns, tmp_path, caplog, capsys):
+    """The networks of `progressive` grow over four stages, and the run has 16 images."""
+    told = ["--images", "16", "--stage-images", str(stage)]
+    run = ["train", "progressive", "--out", str(tmp_path / "run"), *TINY[:-1], "4", *told]
+    assert main([*run, "--dry-run"]) == 0
+    text = (
+        "the networks draw 28x28 pixels after 16 images, and the run ends after 16; set more"
+        " --images, or --stage-images 2 to train this size for half of the run"
+    )
+    assert (text in json.loads(capsys.readouterr().out)["warnings"]) is warns
+    assert main(run) == 0
+    assert (text in caplog.text) is warns
+
+
 def test_dry_run_reports_missing_test_images(tmp_path, capsys):
     """The dry run reports missing test images and everything that was skipped or guessed."""
     data = write_images(tmp_path / "pets" / "train", ["cat", "dog"], 3)

@@ -11,6 +11,7 @@ from imagemint.training.networks import (
     Grown,
     Shape,
     compute_level,
+    count_growing_images,
 )
 
 SHAPE = Shape(0, 28, 1)
@@ -46,6 +47,13 @@ def test_levels_follow_the_plan():
     """A size trains, the next one fades in, and the level after the last size is beyond it."""
     found = [compute_level(images, 2, 100) for images in range(0, 500, 50)]
     assert found == [0, 0, 0, 0.5, 1, 1, 1, 1.5, 3, 3]
+
+
+@pytest.mark.parametrize(("size", "levels"), [(28, 2), (64, 4)])
+def test_networks_are_grown_after_so_many_images(size, levels):
+    """One image earlier a size is still faded in."""
+    grown = count_growing_images(size, 100)
+    assert compute_level(grown - 1, levels, 100) < levels < compute_level(grown, levels, 100)
 
 
 def test_images_grow_with_the_level(players):

@@ -21,7 +21,7 @@ def find_training_warnings(recipe: Recipe, data: LabelledImages) -> list[str]:
     said = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
     if by_class and len(data.class_labels) == 1:
         said.append(f"recipe {recipe.name} is class-conditional, and there is only one class")
-    return said
+    return said + recipe.find_warnings(data)
 
 
 def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from imagemint.training.networks.progressive import (
     GrowingGenerator,
     Grown,
     compute_level,
+    count_growing_images,
 )
 from imagemint.training.networks.residual import ResidualDiscriminator, ResidualGenerator
 from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
@@ -78,6 +79,7 @@ __all__ = [
     "View",
     "VirtuallyNormalisedGenerator",
     "compute_level",
+    "count_growing_images",
     "draw",
     "make_pyramid",
 ]

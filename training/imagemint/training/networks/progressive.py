@@ -187,6 +187,16 @@ def compute_level(images_seen: int, levels: int, stage_images: int) -> float:
     return phase // 2 + (within / stage_images if phase % 2 else 0.0)
 
 
+def count_growing_images(image_size: int, stage_images: int) -> int:
+    """Returns the images after which `compute_level` has networks for this size at their last.
+
+    Raises:
+        DatasetError: the networks cannot have this size.
+    """
+    _, levels = count_doublings(image_size)
+    return 2 * levels * stage_images
+
+
 def _make_from_image(channels: int, wide: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, wide, 1), nn.LeakyReLU(_SLOPE))
 

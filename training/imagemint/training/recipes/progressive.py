@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import nn
 
+from imagemint.training.datasets import LabelledImages
+from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.gan_loss import GanLoss
 from imagemint.training.losses.regularizers import LogitDrift
@@ -15,6 +17,7 @@ from imagemint.training.networks import (
     Grown,
     Shape,
     compute_level,
+    count_growing_images,
 )
 from imagemint.training.recipes.recipe import Recipe, ZeroCentredOptions
 
@@ -54,6 +57,23 @@ class ProgressiveRecipe(ZeroCentredOptions, Recipe):
     """Adam's decay of the first moment."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Adam's decay of the second moment."""
+
+    def find_warnings(self, data: LabelledImages) -> list[str]:
+        """Returns a warning if the run ends before the networks draw images of the full size."""
+        size = data.images.shape[1]
+        try:
+            grown = count_growing_images(size, self.stage_images)
+        except DatasetError:
+            return []  # the run refuses these images with the same error
+        if self.images > grown:
+            return []
+        half = max(self.images * self.stage_images // (2 * grown), 1)
+        warning = (
+            f"the networks draw {size}x{size} pixels after {grown:,} images, and the run ends after"
+            f" {self.images:,}; set more --images, or --stage-images {half} to train this size for"
+            " half of the run"
+        )
+        return [warning]
 
     def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a generator at its smallest size."""

@@ -66,6 +66,10 @@ class Recipe(RunOptions):
         """Returns how many images with a visible label a D step gets besides the real batch."""
         return 0
 
+    def find_warnings(self, data: LabelledImages) -> list[str]:
+        """Returns reasons why these options do not suit the training images."""
+        return []
+
     def make_generator(self, shape: Shape) -> nn.Module:
         """Returns a fresh G: ``G(z)``, or ``G(z, y)`` with a condition.
 
