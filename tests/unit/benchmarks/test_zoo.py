@@ -21,6 +21,8 @@ from zoo_records import (
     spell_command,
 )
 
+from imagemint.training.datasets import IMAGE_SHAPES
+from imagemint.training.networks import count_growing_images
 from imagemint.training.recipes import RECIPES
 
 # --- the page ------------------------------------------------------------------------------------
@@ -242,6 +244,17 @@ def test_plan_is_valid():
             "dataset",
             "precision",
         }
+
+
+def test_planned_networks_grow_to_the_full_size():
+    """Each planned run of `progressive` goes on after its networks are fully grown."""
+    runs = [run for run in read_plan().runs if run.recipe == "progressive"]
+    assert {run.dataset for run in runs} == {"mnist", "avatars64"}
+    for run in runs:
+        given = {key: run.options[key] for key in ("images", "stage_images") if key in run.options}
+        recipe = RECIPES[run.recipe](**given)
+        size = IMAGE_SHAPES[run.dataset][0]
+        assert count_growing_images(size, recipe.stage_images) < 0.6 * recipe.images
 
 
 @pytest.fixture
