@@ -334,7 +334,13 @@ def describe_quality(of: Record) -> str:
 
 
 def write_list(records: Sequence[Record]) -> str:
-    """Returns what `imagemint train --list` reads: the first seed of each recipe."""
+    """Returns what `imagemint train --list` reads: one run of each recipe.
+
+    It is a run on the data set of the recipe if there is one, and that with the first seed.
+    """
+    shown = sorted(
+        records, key=lambda each: (each.dataset != TABLE[each.recipe].dataset, each.seed)
+    )
     content = {
         each.recipe: {
             "images": each.images,
@@ -344,7 +350,7 @@ def write_list(records: Sequence[Record]) -> str:
             "quality": describe_quality(each),
             "command": each.command,
         }
-        for each in reversed(records)
+        for each in reversed(shown)  # of several the last one stays
     }
     names = [name for name in RECIPES if name in content]
     return json.dumps({name: content[name] for name in names}, indent=2) + "\n"

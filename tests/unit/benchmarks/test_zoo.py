@@ -1,5 +1,6 @@
 """Tests of benchmarks/zoo_*.py: the queue, the records and the page of training runs."""
 
+import itertools
 import json
 import sys
 import textwrap
@@ -57,7 +58,7 @@ def test_every_recipe_is_explained():
 @pytest.fixture
 def records():
     """Records of dcgan and of two seeds of mnist, with curves."""
-    known = {each.recipe: each for each in read_records()}
+    known = {each.name: each for each in read_records()}
     point = {"images": 64_000.0, "cpu_minutes": 2.5, "frechet_over_floor": 3.0, "coverage": 0.5}
     mnist = replace(known["mnist"], curve=[point], cpu_minutes=2.5)
     distance = mnist.figures["frechet_distance"]
@@ -74,6 +75,20 @@ def test_table_has_the_range_of_seeds(records):
     low = records[1].over_floor
     assert f"| {1.5 * low:.3g} ({low:.3g} to {2 * low:.3g}) |" in rows[0]
     assert "(short)" in rows[1]
+
+
+def test_list_has_the_run_on_the_data_set_of_the_recipe(records):
+    """A run on other data is listed only if there is no other run, and a later seed likewise."""
+    elsewhere = replace(records[0], dataset="avatars64", command="imagemint train on other data")
+    late = replace(records[0], seed=1, command="imagemint train with another seed")
+
+    def get_command(*known):
+        return json.loads(write_list(known))["dcgan"]["command"]
+
+    for order_of_records in itertools.permutations([records[0], elsewhere, late]):
+        assert get_command(*order_of_records) == records[0].command
+    assert get_command(elsewhere, late) == get_command(late, elsewhere) == late.command
+    assert get_command(elsewhere) == elsewhere.command
 
 
 def test_failed_run_is_marked(records):
