@@ -1,10 +1,11 @@
 """The sections of docs/zoo.md on how runs are made and measured, and which are still to be made."""
 
+import json
 import string
 from collections import Counter
 from collections.abc import Sequence
 
-from zoo_queue import Plan, Run
+from zoo_queue import JUDGES, Plan, Run
 from zoo_records import Record
 
 from imagemint.training.recipes import RECIPES
@@ -68,9 +69,11 @@ images of the test split. [evaluation.md](evaluation.md) says more, and
 """
 
 
-_OPEN = (
-    "These runs of the queue have no record yet. Of some recipes an older or shorter run is shown."
-)
+_OPEN = """\
+These runs of the queue are still to be made. If the page shows a run of the same name, the
+parentheses say what it lacks. Judges that are not kept cannot measure new runs, so distances by
+them cannot be compared with new ones.
+"""
 
 
 def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
@@ -113,23 +116,37 @@ def _tell(text: str, known: dict[str, list[str]], records: Sequence[Record]) -> 
 
 def list_open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
     """Returns the section of the runs that the plan has and the records lack."""
-    left = [run for run in plan.runs if not _is_recorded(run, records)]
-    if not left:
-        return []
-    lines = ["## Still to be run", "", _OPEN, ""]
-    lines += [f"- `{run.name}`: {get_length(run):,} images{_on(run)}" for run in left]
-    return [*lines, ""]
+    known = {each.name: each for each in records}
+    lines = []
+    for run in plan.runs:
+        record = known.get(run.name)
+        lacks = _find_deficits(record, run) if record else []
+        if lacks or not record:
+            told = f" ({', '.join(lacks)})" if lacks else ""
+            lines.append(f"- `{run.name}`: {get_length(run):,} images{_on(run)}{told}")
+    return ["## Still to be run", "", *_OPEN.splitlines(), "", *lines, ""] if lines else []
 
 
-def _is_recorded(run: Run, records: Sequence[Record]) -> bool:
-    """Returns whether a run of the queue has a record. Records without a curve are older.
+def _find_deficits(record: Record, run: Run) -> list[str]:
+    """Returns what the record of a run of the queue lacks, in words; [] if it is complete.
 
     A run ends with the batch that reaches its length, so it has up to one batch more images.
     """
-    return any(
-        each.name == run.name and each.curve and (each.failure or each.images >= get_length(run))
-        for each in records
-    )
+    lacks = []
+    if record.images < get_length(run) and not record.failure:
+        lacks.append(f"the run shown has {record.images:,}")
+    if not record.curve:
+        lacks.append("no curve")
+    names = " ".join(record.judges)
+    if any(f"SHA-256 {digest}" not in names for digest in _read_digests(run.judges)):
+        lacks.append("measured by judges that are not kept")
+    return lacks
+
+
+def _read_digests(judges: Sequence[str]) -> list[str]:
+    """Returns the digests of the judges that are kept, as far as records have them."""
+    kept = (JUDGES / name / "classifier.json" for name in judges)
+    return [json.loads(path.read_text())["sha256"][:16] for path in kept if path.exists()]
 
 
 def get_length(run: Run) -> int:

@@ -125,6 +125,22 @@ def test_record_closes_a_run_of_the_queue(records, changed, is_open):
     assert ("- `mnist`: 960,000 images" in page) is is_open
 
 
+@pytest.mark.parametrize("metric", ["frechet_distance", "frechet_distance@digits-residual"])
+def test_run_of_other_judges_is_open(records, metric):
+    """A record that one of the kept judges did not measure does not close the run."""
+    plan = Plan((), (Run("mnist", 0, ("digits", "digits-residual"), {"images": 960_000}),))
+    assert "## Still to be run" not in write_page([records[1]], plan)
+    figure = records[1].figures[metric]
+    judges = (figure.setup.judges[0].replace("SHA-256 ", "SHA-256 0"),)
+    other = replace(figure, setup=replace(figure.setup, judges=judges))
+    changed = replace(records[1], figures=records[1].figures | {metric: other})
+    line = "- `mnist`: 960,000 images (measured by judges that are not kept)"
+    assert line in write_page([changed], plan).splitlines()
+    short = replace(changed, images=64_000, curve=[])
+    line = "(the run shown has 64,000, no curve, measured by judges that are not kept)"
+    assert line in write_page([short], plan)
+
+
 def test_judges_and_command_stand_once(records):
     """Runs with another judge are named; the command and a judge are not repeated."""
     figure = records[1].figures["frechet_distance"]
