@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
+import yaml
 from held_backend import WAIT_S, HeldBackend
 from tiny_bundles import write_bundle
 
@@ -27,13 +28,15 @@ ROOT = Path(__file__).parents[3]
 PLAIN = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 OURS = 'service!~"grpc[.].*"'
-CONFIG = """
-global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}
-rule_files: ['{rules}']
-scrape_configs:
-  - job_name: imagemint
-    static_configs: [{{targets: ['{target}']}}]
-"""
+MONITOR = ROOT / "deploy/kubernetes/components/monitoring/service-monitor.yaml"
+# What the Prometheus Operator sets on each target, beside `job` and `instance`.
+OPERATOR_LABELS = {
+    "namespace": "imagemint",
+    "service": "imagemint-headless",
+    "pod": "imagemint-0",
+    "container": "server",
+    "endpoint": "metrics",
+}
 
 
 class Prometheus:
@@ -82,11 +85,26 @@ def _find_free_address():
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
+def _configure(target):
+    """Returns the configuration that the operator makes of the ServiceMonitor for one target."""
+    (endpoint,) = yaml.safe_load(MONITOR.read_text())["spec"]["endpoints"]
+    assert all(set(rule) == {"action", "regex"} for rule in endpoint["relabelings"])
+    job = {
+        "job_name": "imagemint",
+        "static_configs": [{"targets": [target], "labels": OPERATOR_LABELS}],
+        "relabel_configs": endpoint["relabelings"],
+    }
+    return {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        "rule_files": [str(ROOT / "deploy/prometheus/alerts.yml")],
+        "scrape_configs": [job],
+    }
+
+
 @contextmanager
 def _run_prometheus(directory, target):
     config = directory / "prometheus.yml"
-    rules = ROOT / "deploy/prometheus/alerts.yml"
-    config.write_text(CONFIG.format(rules=rules, target=target))
+    config.write_text(yaml.safe_dump(_configure(target)))
     address = _find_free_address()
     command = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
     command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=warn"]

@@ -52,6 +52,18 @@ def test_dashboard_variable_has_values(watched, variable):
     assert watched.query(fill_variables(found[1]))
 
 
+def test_metrics_keep_their_labels(watched):
+    """No label of a target hides one of a metric: Prometheus would rename it to `exported_…`."""
+    series = watched.get("series", **{"match[]": '{job="imagemint"}'})
+    names = set().union(*series)
+    assert {"namespace", "pod", "method"} <= names
+    assert not {name for name in names if name.startswith("exported_")}
+    services = {
+        each["service"] for each in series if each["__name__"] == "imagemint_requests_total"
+    }
+    assert services == {"imagemint.v1.GenerationService"}
+
+
 @pytest.mark.parametrize("rule", ADAPTER["rules"]["custom"], ids=lambda rule: rule["name"]["as"])
 def test_adapter_query_has_data(watched, rule):
     """A query of prometheus-adapter gives one number per server, which is an instance here."""
