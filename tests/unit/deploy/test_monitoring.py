@@ -1,6 +1,7 @@
 """Tests that Kubernetes scales and alerts by metrics that the server has."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -14,6 +15,20 @@ RULES = ADAPTER["rules"]["custom"]
 AUTOSCALER = yaml.safe_load(
     (DEPLOY / "kubernetes/components/autoscaling/autoscaler.yaml").read_text()
 )
+ALERTS = (DEPLOY / "prometheus/alerts.yml").read_text()
+DASHBOARD = (DEPLOY / "grafana/imagemint.json").read_text()
+HEALTH_CHECKS = {"ServerLive", "ServerReady", "ModelReady"}
+
+
+def list_methods():
+    """Returns the names of all methods in the schemas, by service."""
+    found = {}
+    for path in (DEPLOY.parent / "proto/imagemint").rglob("*.proto"):
+        for service, body in re.findall(
+            r"^service (\w+) \{(.*?)^\}", path.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            found[service] = set(re.findall(r"^ +rpc (\w+)\(", body, re.MULTILINE))
+    return found
 
 
 @pytest.fixture
@@ -62,3 +77,43 @@ def test_scale_down_waits_for_new_connections():
     variables = {each["name"]: each.get("value") for each in container["env"]}
     window = AUTOSCALER["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"]
     assert window > 1.1 * float(variables["IMAGEMINT_CONNECTION_AGE_S"])
+
+
+def test_traffic_is_every_method_for_images():
+    """The alert on missing traffic counts all methods that answer with images, and no others."""
+    methods = list_methods()
+    no_images = methods.pop("ModelService")
+    inference = methods.pop("GRPCInferenceService")
+    tensors = {method for method in inference if method.endswith("Infer")}
+    assert set(methods) == {"GenerationService", "TranslationService"}
+    (listed,) = re.findall(r'method=~"(.+?)"', ALERTS)
+    assert set(listed.split("|")) == set().union(tensors, *methods.values())
+    assert no_images
+    assert tensors < inference
+
+
+@pytest.mark.parametrize("text", [ALERTS, DASHBOARD], ids=["alerts", "dashboard"])
+def test_health_checks_are_no_calls(text):
+    """Where calls are counted, those of both health services are left out."""
+    assert list_methods()["GRPCInferenceService"] >= HEALTH_CHECKS
+    text = text.replace('\\"', '"')
+    counted = re.findall(r"imagemint_request(?:s_total|_duration_seconds_bucket)\{(.*?)\}", text)
+    # The alert on missing traffic lists its methods.
+    counted = [labels for labels in counted if "method=~" not in labels]
+    assert len(counted) >= 5
+    for labels in counted:
+        assert 'service!~"grpc[.].*"' in labels
+        (left_out,) = re.findall(r'method!~"(.+?)"', labels)
+        assert set(left_out.split("|")) - {".*Stream.*"} == HEALTH_CHECKS
+
+
+def test_dashboard_shows_servers_of_imagemint_only():
+    """*All* means the values of job and server that a series of imagemint has.
+
+    With a pattern in place of the values, panels of `up` and of processes would show every target
+    of a shared Prometheus.
+    """
+    variables = {each["name"]: each for each in json.loads(DASHBOARD)["templating"]["list"]}
+    for name in ("job", "instance"):
+        assert "allValue" not in variables[name]
+        assert variables[name]["query"]["query"].startswith("label_values(imagemint_")
