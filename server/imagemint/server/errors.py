@@ -5,6 +5,7 @@ They belong to the tree of `imagemint.engine.errors`::
     ImagemintError
     ├── Unauthenticated       no API key, or an unknown one
     ├── NotAllowed            the API key does not permit this
+    ├── OriginNotAllowed      a web page of another origin sent the request
     ├── RateLimited           the API key is over its image rate; has a retry delay
     └── TooManyCalls          the limit of concurrent calls is reached; has a retry delay
 
@@ -37,6 +38,18 @@ class NotAllowed(ImagemintError):
 
     def __init__(self, client: str, what: str) -> None:
         super().__init__(f"key {client!r} may not {what}", metadata={"client": client})
+
+
+class OriginNotAllowed(ImagemintError):
+    """A browser sent the request for a web page whose origin is not in `http_allow_origins`."""
+
+    reason = "ORIGIN_NOT_ALLOWED"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "pages of this origin may not send forms; the operator can name it in"
+            " http_allow_origins, and a script of the server's own page sends x-requested-with"
+        )
 
 
 class RateLimited(ImagemintError):

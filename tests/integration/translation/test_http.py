@@ -104,7 +104,15 @@ async def test_form_of_another_origin_is_refused(site):
     foreign = {"sec-fetch-site": "cross-site", "origin": "https://art.example"}
     refused = await site.post(path, files=files, headers=foreign)
     assert refused.status_code == 403
-    assert refused.json()["detail"].startswith("origin: pages of this origin may not send forms")
+    problem = refused.json()
+    assert (problem["code"], problem["reason"]) == ("PERMISSION_DENIED", "ORIGIN_NOT_ALLOWED")
+    assert problem["detail"].startswith("pages of this origin may not send forms")
+    # Before a browser sends this header for another origin, it asks, and gets no permission.
+    asked = {**foreign, "access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "x-requested-with"
+    answer = await site.options(path, headers=asked)
+    assert answer.status_code == 405
+    assert "access-control-allow-headers" not in answer.headers
 
 
 async def test_form_of_an_allowed_origin(translators):

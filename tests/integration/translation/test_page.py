@@ -3,6 +3,8 @@
 import asyncio
 import re
 import shutil
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from imagemint.engine.serial import hash_source
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MS = 30_000
 SOURCE = draw(1)
+# Chromium resolves it to loopback, and treats it like any host without TLS.
+OUTER_HOST = "gan.test"
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -30,7 +34,12 @@ async def page(translating_app):
     faults = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--no-proxy-server"]
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--no-proxy-server",
+                f"--host-resolver-rules=MAP {OUTER_HOST} 127.0.0.1",
+            ],
         )
         page = await browser.new_page()
         page.set_default_timeout(MS)
@@ -49,6 +58,41 @@ def upload(pixels, name="drawing.png"):
 async def choose_model(page, name):
     """Selects a model in the form."""
     await page.locator(f".model:has(input[value={name}])").click()
+
+
+@asynccontextmanager
+async def run_proxy(app):
+    """Runs a reverse proxy without TLS that writes its own `Host`; yields the address outside."""
+    port = urlsplit(app.http_url).port
+
+    async def copy(reader, writer):
+        while data := await reader.read(2**16):
+            writer.write(data.replace(f"Host: {OUTER_HOST}".encode(), b"Host: inner.test"))
+            await writer.drain()
+        writer.close()
+
+    async def connect(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(
+            copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True
+        )
+
+    proxy = await asyncio.start_server(connect, "127.0.0.1", 0)
+    yield f"http://{OUTER_HOST}:{proxy.sockets[0].getsockname()[1]}/"
+    proxy.close()
+
+
+async def test_page_translates_behind_a_plain_proxy(page, translating_app):
+    """The browser does not say where the form is from, and the server does not know its host."""
+    async with run_proxy(translating_app) as url:
+        outside = await page.context.browser.new_page()
+        await outside.goto(url + "#model=fixed")
+        await expect(outside.locator("#translate")).to_be_visible(timeout=MS)
+        async with outside.expect_request("**/*:translate") as sent:
+            await outside.locator("#source-file").set_input_files(upload(SOURCE))
+        await expect(outside.locator("#result-caption")).to_contain_text("fixed@1", timeout=MS)
+        assert "sec-fetch-site" not in await (await sent.value).all_headers()
+        await outside.close()
 
 
 async def test_source_and_result_are_side_by_side(page, backends, tmp_path):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from imagemint.engine.errors import InvalidRequest, Violation
+from imagemint.server.errors import OriginNotAllowed
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import (
     JSON,
@@ -110,7 +111,7 @@ class Translation:
             case "multipart/form-data":
                 # The only body that browsers send for a page of another origin without asking.
                 if is_of_other_origin(exchange.headers, self._allow_origins):
-                    raise _refuse_origin(exchange)
+                    raise OriginNotAllowed
                 work = partial(_read_form, exchange)
             case _ if kind in SOURCE_TYPES or kind == _ANY_BYTES:
                 work = partial(_read_picture, exchange)
@@ -122,12 +123,6 @@ class Translation:
             request = await asyncio.get_running_loop().run_in_executor(self._workers, work)
         set_model(request.images, exchange.path["model"])
         return request, kind == JSON
-
-
-def _refuse_origin(exchange: Exchange) -> InvalidRequest:
-    exchange.failure_status = 403
-    why = "pages of this origin may not send forms; see http_allow_origins"
-    return InvalidRequest([Violation("origin", why)])
 
 
 def _offer(request: messages.TranslateRequest, is_json: bool) -> list[str]:

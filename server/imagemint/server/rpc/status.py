@@ -29,7 +29,13 @@ from imagemint.engine.errors import (
     VariantMismatch,
     VersionNotFound,
 )
-from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
+from imagemint.server.errors import (
+    NotAllowed,
+    OriginNotAllowed,
+    RateLimited,
+    TooManyCalls,
+    Unauthenticated,
+)
 
 DOMAIN = "imagemint"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -64,6 +70,7 @@ CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     BundleRefused: grpc.StatusCode.INTERNAL,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    OriginNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }

@@ -23,10 +23,11 @@ PAGE = "https://art.example"
         ({"origin": "null", "host": "gan:8000"}, True),
         ({"origin": "http://[", "host": "gan:8000"}, True),
         ({"origin": "null"}, True),
+        ({"origin": PAGE, "host": "inner:8000", "x-requested-with": "imagemint"}, False),
     ],
 )
 def test_other_origins(headers, expected):
-    """Fetch metadata decide; without them, the host of the page does."""
+    """A header of scripts, fetch metadata, and without them the host of the page decide."""
     assert is_of_other_origin(Headers(headers), []) is expected
 
 

@@ -28,7 +28,13 @@ from imagemint.engine.errors import (
     VersionNotFound,
     Violation,
 )
-from imagemint.server.errors import NotAllowed, RateLimited, TooManyCalls, Unauthenticated
+from imagemint.server.errors import (
+    NotAllowed,
+    OriginNotAllowed,
+    RateLimited,
+    TooManyCalls,
+    Unauthenticated,
+)
 from imagemint.server.rpc.status import (
     CODES,
     DETAILS_KEY,
@@ -59,6 +65,7 @@ EXPECTED = {
     BundleRefused(Path("/srv/models"), "no checksum"): "INTERNAL",
     Unauthenticated("the API key is not known"): "UNAUTHENTICATED",
     NotAllowed("augmentation", "use this model"): "PERMISSION_DENIED",
+    OriginNotAllowed(): "PERMISSION_DENIED",
     RateLimited("augmentation", 0.5): "RESOURCE_EXHAUSTED",
     TooManyCalls("the server", 8, 0.5): "RESOURCE_EXHAUSTED",
     KeyError("secret"): "INTERNAL",

@@ -16,7 +16,8 @@ export class Failure extends Error {
 
 function headers(more) {
   const key = getKey();
-  return { ...(key ? { authorization: `Bearer ${key}` } : {}), ...more };
+  // The server takes a form with this header for one of its own page; see origins.py.
+  return { "x-requested-with": "imagemint", ...(key ? { authorization: `Bearer ${key}` } : {}), ...more };
 }
 
 /** Sends a request and returns the response; throws a Failure unless it is a success. */

@@ -40,13 +40,14 @@ export function showFailure(problem, { retry, askKey }, attempt = 0) {
   if (problem.retry_delay_s !== undefined && attempt < MOST_RETRIES) countDown(problem.retry_delay_s, retryButton, () => retry(attempt + 1));
 }
 
-function describe({ status, reason, code }) {
+function describe({ status, reason, code, metadata }) {
   if (reason === "QUEUE_FULL") return ["busy", "The queue is full"];
   if (status === 429) return ["busy", "Too much at once"];
   if (reason === "DRAINING") return ["busy", "The server is shutting down"];
   if (reason === "MODEL_NOT_READY") return ["busy", "The model is not ready"];
   if (status === 401) return ["bad", "This server requires an API key"];
-  if (status === 403) return ["bad", "This key may not do that"];
+  if (reason === "NOT_ALLOWED" && metadata?.client) return ["bad", "This key may not do that"];
+  if (status === 403) return ["bad", "The server refuses this request"];
   if (status === 0) return ["bad", "No answer from the server"];
   if (code === "DEADLINE_EXCEEDED") return ["busy", "It took too long"];
   return ["bad", status === 400 ? "The server refuses this request" : "The server failed"];
