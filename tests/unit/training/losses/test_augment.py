@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest
 from torch.nn.functional import affine_grid, grid_sample
 
 from imagemint.training.losses import augment as augmentation
@@ -105,6 +105,39 @@ def test_signs_use_the_midpoint_of_the_targets():
 # --- comparison with the papers' code -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_jitter_equals_its_formula(channels, images):
+    """Each image gets the brightness, saturation and contrast of the authors' code in turn.
+
+    They add -0.5 to 0.5, and multiply the distance from the pixel's mean by 0 to 2 and that from
+    the image's mean by 0.5 to 1.5.
+    """
+    x = images[:, :channels]
+    chances = torch.rand(3, COUNT, generator=torch.Generator().manual_seed(6))
+    chances[:, 0], chances[:, 1] = 0.0, 1.0
+    found = augmentation._jitter_colour(x, *chances).numpy()
+    for image, (brightness, saturation, contrast), seen in zip(
+        x.double().numpy(), chances.double().numpy().T, found, strict=True
+    ):
+        bright = image + (brightness - 0.5)
+        gray = sum(bright) / channels
+        vivid = np.stack([gray + 2 * saturation * (plane - gray) for plane in bright])
+        middle = vivid.sum() / vivid.size
+        assert seen == pytest.approx(middle + (0.5 + contrast) * (vivid - middle), abs=1e-5)
+
+
+def test_policy_has_independent_chances(monkeypatch):
+    """Each of the three colour changes has a uniform chance of its own in every image."""
+    drawn = []
+    monkeypatch.setattr(
+        augmentation, "_jitter_colour", lambda x, *chances: drawn.append(chances) or x
+    )
+    DifferentiableAugmentation()(torch.zeros(2_000, 1, 8, 8), 7, 0)
+    chances = torch.stack(drawn[0]).numpy()
+    assert np.abs(np.corrcoef(chances) - np.eye(3)).max() < 0.07
+    assert [kstest(each, "uniform").pvalue > 0.01 for each in chances] == [True] * 3
+
+
 def test_shift_fills_with_gray():
     """A shifted white image has only white pixels and, where it is uncovered, gray ones (0)."""
     white, u = torch.ones(400, 1, 16, 16), torch.rand(2, 400)
@@ -139,6 +172,93 @@ def compute_matrices(only, count=4_000, size=32):
     u[:8] = 1.0
     u[only] = 0.0
     return augmentation._compute_maps(u, 0.99, size)[0]
+
+
+def test_images_are_mirrored_and_turned():
+    """Half of the images are mirrored, and a quarter has each of the quarter turns."""
+    x = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(3)).expand(400, 1, 32, 32)
+    for switch, images in (
+        (0, [x[0], x[0].flip(2)]),
+        (1, [x[0].rot90(turns, (1, 2)) for turns in range(4)]),
+    ):
+        seen = warp(x, compute_matrices(switch, 400)[:, :2])
+        counts = [sum(torch.allclose(each, image, atol=1e-4) for each in seen) for image in images]
+        assert sum(counts) == 400
+        assert chisquare(counts).pvalue > 0.01
+
+
+@pytest.mark.parametrize("switch", [4, 6])
+def test_rotations_are_uniform(switch):
+    """Before and after stretching, every angle from -pi to pi is equally likely."""
+    matrix = compute_matrices(switch).numpy()
+    angles = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+    cos, sin = np.cos(angles), np.sin(angles)
+    expected = np.stack([cos, -sin, sin, cos], axis=1)
+    assert matrix[:, :2, :2].reshape(-1, 4) == pytest.approx(expected, abs=1e-5)
+    assert kstest(angles / (2 * np.pi) + 0.5, "uniform").pvalue > 0.01
+
+
+def draw_switches(alone, p, count=10_000):
+    """Returns which images have a map when only these geometric switches are drawn."""
+    u = torch.rand(18, count, generator=torch.Generator().manual_seed(4))
+    switches = u[:8].clone()
+    u[:8] = 1.0
+    u[alone] = switches[alone]
+    return augmentation._compute_maps(u, p, 32)[1].numpy()
+
+
+@pytest.mark.parametrize("p", [0.3, 0.8])
+def test_geometric_maps_have_the_probability(p):
+    """Each map has the probability p, and so has any rotation: 1 - sqrt(1 - p) before and after."""
+    for alone in ([0], [1], [2], [3], [5], [7], [4, 6]):
+        assert draw_switches(alone, p).mean() == pytest.approx(p, abs=0.015), alone
+    for alone in ([4], [6]):
+        assert draw_switches(alone, p).mean() == pytest.approx(1 - math.sqrt(1 - p), abs=0.015)
+
+
+@pytest.mark.parametrize("p", [0.3, 0.8])
+def test_colours_have_the_probability(p):
+    """Each colour transformation has the probability p; half of the luma flips change nothing."""
+    for switch in range(5):
+        u = torch.ones(10, 10_000)
+        generator = torch.Generator().manual_seed(switch)
+        u[switch] = torch.rand(10_000, generator=generator)
+        u[5:] = torch.rand(5, 10_000, generator=generator)
+        x = torch.tensor([0.1, 0.5, -0.3])[None, :, None, None].expand(10_000, 3, 1, 1)
+        changed = (augmentation._transform_colour(x, u, p) != x).flatten(1).any(dim=1)
+        expected = p / 2 if switch == 2 else p
+        assert changed.float().mean().item() == pytest.approx(expected, abs=0.015), switch
+
+
+def compute_colours(only, x, count=4_000):
+    """Returns what the single colour transformation with this switch makes of images of ``x``."""
+    u = torch.rand(10, count, generator=torch.Generator().manual_seed(5))
+    u[:5] = 1.0
+    u[only] = 0.0
+    colours = torch.tensor(x)[None, :, None, None].expand(count, len(x), 1, 1)
+    return augmentation._transform_colour(colours, u, 0.5)[:, :, 0, 0].double().numpy()
+
+
+def test_colours_follow_their_distributions():
+    """Brightness is N(0, 0.2^2). Base-2 logarithms: contrast N(0, 0.5^2), saturation N(0, 1)."""
+    gray = compute_colours(0, [0.0, 0.0, 0.0])
+    assert np.ptp(gray, axis=1).max() == 0
+    assert kstest(gray[:, 0] / 0.2, "norm").pvalue > 0.01
+    white = compute_colours(1, [1.0])
+    assert kstest(np.log2(white[:, 0]) / 0.5, "norm").pvalue > 0.01
+    tint = compute_colours(4, [1.0, 0.0, -1.0])
+    assert tint.mean(axis=1) == pytest.approx(0, abs=1e-5)
+    assert kstest(np.log2(tint[:, 0]), "norm").pvalue > 0.01
+
+
+def test_hue_is_uniform():
+    """The tint is turned by an angle from -pi to pi, and keeps its length."""
+    tint = compute_colours(3, [1.0, 0.0, -1.0])
+    axes = np.array([[1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    right, up = axes @ tint.T
+    assert np.hypot(right, up) == pytest.approx(math.sqrt(2), abs=1e-5)
+    assert kstest(np.arctan2(up, right) / (2 * np.pi) + 0.5, "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize(("switch", "ratio"), [(3, 1.0), (5, -1.0)])
