@@ -18,11 +18,11 @@ from pathlib import Path
 
 from zoo_page import (
     COLLAPSE,
-    CURVES,
     LIST,
     PAGE,
     PICTURES,
     STORY,
+    get_curves_path,
     group,
     list_curves,
     order,
@@ -44,9 +44,8 @@ def write_all() -> None:
     records = read_records()
     for dataset, by_recipe in group(records).items():
         draw_grids([runs[0] for runs in order(by_recipe)], PICTURES / f"{dataset}.png")
-    curved = list_curves(records)
-    if curved:
-        draw_curves(curved, CURVES)
+    for dataset, curves in list_curves(records).items():
+        draw_curves(curves, get_curves_path(dataset))
     for each in records:
         if each.name == COLLAPSES and LISTING.exists():
             draw_collapse(each, LISTING, _EPOCH, COLLAPSE)

@@ -209,9 +209,31 @@ def test_columns_without_figures_are_omitted(records):
 def test_curves_are_in_the_order_of_the_table(records):
     """The legend begins with the best run. Runs without a curve are not drawn."""
     dcgan, mnist, other = records
-    curves = list_curves([dcgan, replace(mnist, curve=[]), other])
-    assert [each.record.name for each in curves] == ["mnist-seed1", "dcgan"]
-    assert [each.sees_labels for each in curves] == [True, False]
+    elsewhere = replace(dcgan, dataset="avatars64")
+    curves = list_curves([dcgan, replace(mnist, curve=[]), other, elsewhere])
+    names = {dataset: [each.record.name for each in runs] for dataset, runs in curves.items()}
+    assert names == {"mnist": ["mnist-seed1", "dcgan"], "avatars64": ["dcgan-avatars64"]}
+    assert [each.sees_labels for each in curves["mnist"]] == [True, False]
+
+
+def test_curve_without_cpu_time_has_wall_time(records):
+    """The time is spread over the images, and the page says of which run this is true."""
+    points = [{"images": 16_000.0, "coverage": 0.1}, {"images": 64_000.0, "coverage": 0.5}]
+    untimed = replace(records[1], curve=points, images=64_000, minutes=8.0)
+    known, unknown = (Curve(each, sees_labels=True) for each in (records[1], untimed))
+    assert (known.has_wall_time, known.points) == (False, records[1].curve)
+    assert [each["cpu_minutes"] for each in unknown.points] == [2.0, 8.0]
+    text = "\\* The CPU time of `mnist` is not known."
+    assert text in write_page([records[0], untimed], Plan((), ()))
+    assert "is not known" not in write_page(records, Plan((), ()))
+
+
+def test_corrected_curve_is_named(records):
+    """The page says so only of the run that was corrected, and of no later one."""
+    (run,) = (each for each in read_records() if each.name == "vanilla-mnist")
+    for revision, corrected in (("06b99a6", True), ("0" * 7, False)):
+        page = write_page([*records, replace(run, revision=revision)], Plan((), ()))
+        assert ("multiplied by 5.16" in page) is corrected
 
 
 # --- records -------------------------------------------------------------------------------------
