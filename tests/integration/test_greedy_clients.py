@@ -6,6 +6,7 @@ import contextlib
 import grpc
 import pytest
 from greedy_client import greedy_client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from held_backend import WAIT_S
 from tiny_bundles import write_bundle
 
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 GENERATE = "/imagemint.v1.GenerationService/Generate"
 STREAM = "/imagemint.v1.GenerationService/StreamGenerate"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+WATCHED = health_pb2.HealthCheckRequest(service="imagemint.v1.ModelService")
+APART = [("grpc.use_local_subchannel_pool", 1)]
 MEBIBYTE = 2**20
 
 
@@ -257,5 +260,30 @@ async def test_idle_connections_are_closed_for_new_callers(serve, models):
                     pass
         async with AsyncClient(app.grpc_address) as client:
             assert len(await client.generate("digits", 1)) == 1
+        await anext(stream)
+        await stream.aclose()
+
+
+async def test_watching_health_keeps_no_connection(serve, models):
+    """If connections are scarce, those that only watch health are closed, and busy ones stay."""
+    app = await serve(models, max_connections=16)
+    async with AsyncClient(app.grpc_address) as busy, contextlib.AsyncExitStack() as opened:
+        stream = busy.stream("digits", 10**9)
+        await anext(stream)
+        watches = []
+        for _ in range(14):
+            channel = await opened.enter_async_context(
+                grpc.aio.insecure_channel(app.grpc_address, options=APART)
+            )
+            watches.append(health_pb2_grpc.HealthStub(channel).Watch(WATCHED))
+            await watches[-1].read()
+        ends = {asyncio.ensure_future(watch.read()) for watch in watches}
+        async with asyncio.timeout(WAIT_S):
+            ended, rest = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ended.pop()
+        for end in rest | ended:
+            end.cancel()
+        await asyncio.gather(*rest, *ended, return_exceptions=True)
         await anext(stream)
         await stream.aclose()

@@ -9,9 +9,9 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from held_backend import HeldBackend
+from held_backend import WAIT_S, HeldBackend
 
-from imagemint.client import AsyncClient
+from imagemint.client import AsyncClient, NotFound
 from imagemint.server.app import App
 from imagemint.server.healthcheck import read_serving_status
 from imagemint.server.settings import ServeSettings
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# the health that clients watch
+WATCHED = health_pb2.HealthCheckRequest(service="imagemint.v1.ModelService")
+LISTED = {"service": "imagemint.v1.ModelService", "code": "OK"}
 
 
 def make_request(count=1, **images):
@@ -224,6 +227,59 @@ async def test_rolling_restart_loses_no_call(serve, models):
             await client.generate("digits", 2)
         stopped.set()
         await asyncio.gather(*asking)
+
+
+async def test_draining_server_gets_no_calls_of_clients(  # noqa: PLR0917 - fixtures
+    serve, models, held, connect, scrape, total, until, monkeypatch
+):
+    """Clients go to the other server, although the drain takes as long as a running call.
+
+    Each deadline is shorter than the server's retry delay, so a call that waits for it fails.
+    """
+    monkeypatch.setattr("imagemint.server.rpc.server._RETRY_DELAY_S", 10 * WAIT_S)
+    other = await serve(models)
+    async with (
+        connect(held) as channel,
+        AsyncClient([held.grpc_address, other.grpc_address], timeout_s=WAIT_S) as client,
+    ):
+        accepted = generation_service_pb2_grpc.GenerationServiceStub(channel).Generate(
+            make_request()
+        )
+        await held.backends["digits"].begun()
+        health = health_pb2_grpc.HealthStub(channel).Watch(WATCHED)
+        assert (await health.read()).status == SERVING
+
+        async def both_answer():
+            await client.models()
+            found = [await scrape(app.metrics_address) for app in (held, other)]
+            return all(total(each, "imagemint_requests_total", **LISTED) for each in found)
+
+        await until(both_answer)
+        stopping = asyncio.create_task(held.stop())
+        assert (await health.read()).status == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError):
+            await health.read()  # from now on, the server refuses calls
+        for _ in range(50):
+            assert len(await client.generate("digits")) == 1
+        samples = await scrape(held.metrics_address)
+        # Round robin would send every second call to the draining server.
+        assert total(samples, "imagemint_rejected_total", reason="draining") < 10
+        assert not stopping.done()
+        held.backends["digits"].release()
+        await accepted
+        await stopping
+
+
+async def test_server_without_models_is_still_asked(serve, connect, tmp_path):
+    """The server as a whole is NOT_SERVING, but it tells clients what it has."""
+    app = await serve(tmp_path)
+    async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
+        health = health_pb2_grpc.HealthStub(channel)
+        whole = await health.Check(health_pb2.HealthCheckRequest())
+        assert whole.status == NOT_SERVING
+        assert await client.models() == []
+        with pytest.raises(NotFound):
+            await client.generate("digits")
 
 
 async def test_hanging_device_does_not_block_the_stop(serve, models, connect, monkeypatch):

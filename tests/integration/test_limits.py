@@ -6,6 +6,7 @@ import struct
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from held_backend import WAIT_S
 from setting_bounds import numbers_of
 
@@ -115,8 +116,28 @@ async def test_calls_of_the_server_are_limited(serve, models, details_of, scrape
     assert total(samples, "imagemint_rejected_total", reason="too_many_calls") == 1
 
 
-async def test_connections_end_by_age_without_losing_calls(serve, models, connect):
-    """Connections live a fifth of a second under continuous calls, which all succeed."""
+async def test_each_connection_may_watch_health(serve, models):
+    """The limit on calls of a caller counts no watch of a client, but further health checks."""
+    app = await serve(models, max_calls_per_caller=1)
+    async with contextlib.AsyncExitStack() as opened:
+        for _ in range(3):
+            client = await opened.enter_async_context(AsyncClient(app.grpc_address))
+            assert len(await client.generate("digits", 2)) == 2
+        stub = health_pb2_grpc.HealthStub(await opened.enter_async_context(open_channel(app)))
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert await watch.read()
+        error = await get_failure(stub.Check(health_pb2.HealthCheckRequest()))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_connections_end_by_age_without_losing_calls(  # noqa: PLR0917 - fixtures
+    serve, models, connect, scrape, total, until
+):
+    """Connections live a fifth of a second under continuous calls, which all succeed.
+
+    The client's watch of health ends with its connection.
+    """
     app = await serve(models, connection_age_s=0.2)
     loop = asyncio.get_running_loop()
     async with AsyncClient(app.grpc_address) as client, connect(app) as channel:
@@ -130,6 +151,14 @@ async def test_connections_end_by_age_without_losing_calls(serve, models, connec
                 assert len(await client.generate("digits", 2)) == 2
 
         await asyncio.gather(*(ask() for _ in range(4)))
+
+        async def no_old_watch_is_left():
+            samples = await scrape(app.metrics_address)
+            health = "grpc.health.v1.Health"
+            watches = total(samples, "imagemint_inflight_requests", service=health)
+            return watches <= 1 < total(samples, "imagemint_requests_total", service=health)
+
+        await until(no_old_watch_is_left)
         async with asyncio.timeout(WAIT_S):
             while channel.get_state() is grpc.ChannelConnectivity.READY:
                 await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)

@@ -6,6 +6,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from imagemint.client import AsyncClient, NotFound
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
 from imagemint.v1 import model_service_pb2 as model_pb
@@ -36,6 +37,24 @@ async def test_health_has_each_name(app, connect, name):
         stub = health_pb2_grpc.HealthStub(channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
         assert answer.status == SERVING
+
+
+async def test_end_of_a_watch_is_not_logged(serve, models, connect, scrape, total, until, caplog):  # noqa: PLR0917 - fixtures
+    """Each client watches health while it is connected. A line for each would hide the others."""
+    caplog.set_level("INFO")
+    app = await serve(models, access_log=0.0)
+    async with AsyncClient(app.grpc_address) as client:
+        await client.models()
+        with pytest.raises(NotFound):
+            await client.model("nobody")
+
+    async def watch_has_ended():
+        samples = await scrape(app.metrics_address)
+        return total(samples, "imagemint_requests_total", method="Watch", code="CANCELLED") == 1
+
+    await until(watch_has_ended)
+    calls = [record for record in caplog.records if record.getMessage() == "call"]
+    assert [record.method for record in calls] == ["GetModel"]
 
 
 async def test_health_of_an_unknown_name_is_not_found(app, connect, scrape, total, until):

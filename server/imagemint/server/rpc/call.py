@@ -58,6 +58,7 @@ class Call:
     span: CallSpan | None = None
     caller: Caller = ANONYMOUS
     owner = ""
+    is_health_check = False
     sending_since = math.inf
     ended: ImagemintError | None = None
     budget: Budget | None = None
@@ -71,9 +72,12 @@ class Call:
         self.given_id = given_id
         self.began = time.perf_counter()
 
-    def enter(self, context: Context, caller: Caller, owner: str) -> None:
+    def enter(
+        self, context: Context, caller: Caller, owner: str, *, is_health_check: bool = False
+    ) -> None:
         """Sets the caller. Runs on the task that answers the call."""
         self._context, self.caller, self.owner = context, caller, owner
+        self.is_health_check = is_health_check
         self._task = asyncio.current_task()
 
     @property

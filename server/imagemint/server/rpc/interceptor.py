@@ -20,7 +20,7 @@ from imagemint.server.access.caller import ANONYMOUS, Guard, Metadata, count_ref
 from imagemint.server.rpc.call import Call, Context, current_call, send
 from imagemint.server.rpc.message_limits import MOST_HEALTH_CHECK_BYTES, make_reader
 from imagemint.server.rpc.running_calls import RunningCalls
-from imagemint.server.rpc.status import REQUEST_ID_KEY, make_outcome
+from imagemint.server.rpc.status import ATTEMPTS_KEY, REQUEST_ID_KEY, make_outcome
 from imagemint.server.telemetry.metrics import Later, Metrics, observe_each
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
@@ -99,7 +99,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._running_calls = running_calls
         self._refusal: ImagemintError | None = None
         self.latest_s = 0.0
-        """`time.monotonic` value at the arrival of the latest call; 0 before the first one."""
+        """`time.monotonic` value at the arrival of the latest call; 0 before the first one.
+
+        Health checks do not count: they are repeated, although the client calls another server.
+        """
         self._access_log = access_log
         self._tracing = tracing
         # Wrapping a handler takes longer than the rest of this class, so wrapped ones are kept.
@@ -143,8 +146,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             Why the call is refused; None if it may go on.
         """
         current_call.set(Call(_read_request_id(metadata)))
-        self.latest_s = time.monotonic()
-        if self._refusal is not None and not self._guard.is_health_check(name):
+        is_health_check = self._guard.is_health_check(name)
+        if not is_health_check:
+            self.latest_s = time.monotonic()
+        if self._refusal is not None and not is_health_check:
             self._metrics.rejected.labels("", self._refusal.reason.lower()).inc()
             return self._refusal
         try:
@@ -246,7 +251,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # When this returns, gRPC sends the answer, or the end of the stream.
                 call.sending_since = time.monotonic()
                 running.calls -= 1
-                self._record(service, method, call, code)
+                self._record(service, method, call, code, is_health_check=is_health_check)
 
         return handle
 
@@ -267,8 +272,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return _Failure(grpc.StatusCode.CANCELLED, asyncio.CancelledError())
         error = call.caller.filter_error(error)
         count_refusal(self._metrics, error, call.model)
-        time_left_s = context.time_remaining()
-        outcome = make_outcome(error, call.request_id, time_left_s=time_left_s)
+        outcome = make_outcome(
+            error,
+            call.request_id,
+            time_left_s=context.time_remaining(),
+            previous_attempts=_count_previous_attempts(context),
+        )
         if outcome.code is grpc.StatusCode.INTERNAL:
             _log.error(
                 "call failed",
@@ -288,7 +297,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._metrics.watch(self._metrics.inflight, (service,), lambda: running.calls)
         return running
 
-    def _record(self, service: str, method: str, call: Call, code: grpc.StatusCode) -> None:
+    def _record(
+        self,
+        service: str,
+        method: str,
+        call: Call,
+        code: grpc.StatusCode,
+        *,
+        is_health_check: bool,
+    ) -> None:
         took_s = time.perf_counter() - call.began
         # The name of an enum member is a slow property, and most calls end with OK.
         name = "OK" if code is grpc.StatusCode.OK else code.name
@@ -305,7 +322,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 model=call.model,
                 images=call.images,
             )
-        if code is not grpc.StatusCode.OK or self._should_log(call):
+        # A client that watches health cancels the watch when it leaves.
+        is_usual = code is grpc.StatusCode.OK or (
+            is_health_check and code is grpc.StatusCode.CANCELLED
+        )
+        if not is_usual or self._should_log(call):
             _log.info(
                 "call",
                 request_id=call.request_id,
@@ -393,6 +414,12 @@ def _read_request_id(metadata: Metadata) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return ""
+
+
+def _count_previous_attempts(context: grpc.aio.ServicerContext[Any, Any]) -> int:
+    """Returns how often gRPC has tried the call before; 0 if the header is missing or invalid."""
+    text = _select_text_metadata(context).get(ATTEMPTS_KEY, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) == 1 else 0
 
 
 def _parse_status_code(code: object) -> grpc.StatusCode:

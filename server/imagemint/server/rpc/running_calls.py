@@ -62,6 +62,8 @@ class RunningCalls:
         self._stall_timeout_s = math.inf if stall_timeout_s is None else stall_timeout_s
         self._max_connections = max_connections
         self._calls: set[Call] = set()
+        # Connections with a health check that is not limited, by their names.
+        self._health_checked: set[str] = set()
         self._ports: set[int] = set()
         self._counted_calls = 0
         self._idle = asyncio.Event()
@@ -70,6 +72,10 @@ class RunningCalls:
 
     def enter(self, call: Call, caller: Caller, context: Context, *, is_health_check: bool) -> None:
         """Counts a call until gRPC has finished it, which is after its last byte was sent.
+
+        The limit on calls of one caller does not count one health check of each connection. Our
+        clients have one for as long as they are connected, and the others of their machine must
+        not end it.
 
         Args:
             call: the call, whose handler runs on this task.
@@ -81,8 +87,13 @@ class RunningCalls:
             TooManyCalls: the limit on calls is reached.
         """
         owner = caller.name or parse_machine(context.peer())
-        self._guard.enter(caller, owner, is_health_check=is_health_check)
-        call.enter(context, caller, owner)
+        connection = context.peer()
+        is_free = is_health_check and connection not in self._health_checked
+        if is_free:
+            self._health_checked.add(connection)
+        else:
+            self._guard.enter(caller, owner, is_health_check=is_health_check)
+        call.enter(context, caller, owner, is_health_check=is_health_check)
         call.budget = self._budget
         self._calls.add(call)
         if not is_health_check:
@@ -90,7 +101,10 @@ class RunningCalls:
             self._idle.clear()
 
         def leave(_: Context) -> None:
-            self._guard.leave(owner, is_health_check=is_health_check)
+            if is_free:
+                self._health_checked.discard(connection)
+            else:
+                self._guard.leave(owner, is_health_check=is_health_check)
             self._calls.discard(call)
             call.release_all()
             if not is_health_check:
@@ -167,7 +181,8 @@ class RunningCalls:
                 await self._close(port, self._choose_surplus(found))
 
     def _choose_surplus(self, found: Sequence[Peer]) -> set[Peer]:
-        busy = {call.peer for call in self._calls if call.peer is not None}
+        calls = (call for call in self._calls if not call.is_health_check)
+        busy = {call.peer for call in calls if call.peer is not None}
         chosen = choose_surplus(found, busy, int(_ENOUGH * self._max_connections))
         if chosen:
             _log.warning("idle connections closed", closed=len(chosen), connections=len(found))

@@ -51,15 +51,20 @@ if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
 
 _log = structlog.stdlib.get_logger(__name__)
 
-_SERVICES = (
+# This service answers without any model, so it is SERVING as long as the server accepts calls. Our
+# clients watch it: with the status of the whole server, they could not ask a server without a ready
+# model for the reason.
+_MODEL_SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_SERVICES_WITH_MODELS = (
     generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name,
     translation_service_pb2.DESCRIPTOR.services_by_name["TranslationService"].full_name,
-    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
+_SERVICES = (*_SERVICES_WITH_MODELS, _MODEL_SERVICE)
 # A draining server asks refused callers to wait for this time.
 _RETRY_DELAY_S = 1.0
-# After this time without a call, callers know that the server is shutting down.
+# After this time, clients that watch health know that the server is shutting down. After this time
+# without a call, the other callers know it, too.
 _QUIET_S = 0.1
 _MOST_PAUSES = 10
 # Longer than it takes to notify a watcher of the health service, unless the watcher does not read.
@@ -82,7 +87,8 @@ class RpcServer:
     """The gRPC side of the server. It runs on the current event loop.
 
     The health service has the names '' for the server, the full name of each service, and
-    ``model/<name>`` and ``model/<name>/<version>`` for each model.
+    ``model/<name>`` and ``model/<name>/<version>`` for each model. ModelService is SERVING while
+    the server accepts calls, and the other services while the server as a whole is.
 
     Args:
         settings: addresses and limits.
@@ -149,6 +155,7 @@ class RpcServer:
         ]
         self._has_reflection = settings.reflection
         self._server = self._create_server()
+        self._names: set[str] = set()
         self._restarting: asyncio.Task[None] | None = None
         self._abandoned: list[grpc.aio.Server] = []
 
@@ -171,7 +178,9 @@ class RpcServer:
         return server
 
     async def start(self, address: str) -> str:
-        """Starts to listen and returns the address; health is NOT_SERVING until `serve`.
+        """Starts to listen and returns the address.
+
+        Until `serve`, health is NOT_SERVING, except that of ModelService.
 
         Args:
             address: HOST:PORT; port 0 chooses a free port.
@@ -179,7 +188,8 @@ class RpcServer:
         Raises:
             OSError: the server cannot listen on the address.
         """
-        await self._set(("", *_SERVICES), serving=False)
+        await self._set(("", *_SERVICES_WITH_MODELS), serving=False)
+        await self._set((_MODEL_SERVICE,), serving=True)
         address = await self._listen(address)
         self._restarting = asyncio.create_task(self._restart(address))
         return address
@@ -236,25 +246,31 @@ class RpcServer:
             await self._set((name,), serving=serving)
             return
         self._inference.ready = serving
-        await self._set(("", *_SERVICES), serving=serving)
+        await self._set(("", *_SERVICES_WITH_MODELS), serving=serving)
 
     async def leave(self) -> None:
-        """Sets every status to NOT_SERVING permanently; calls are still answered."""
+        """Sets every status but that of ModelService to NOT_SERVING; calls are still answered."""
         self._health_reporter.stop()
         self._inference.ready = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WATCHER_TIMEOUT_S):
-                await self._health.enter_graceful_shutdown()
+                await self._set(tuple(self._names - {_MODEL_SERVICE}), serving=False)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new calls, waits for running calls, and cancels the rest after the grace period.
 
-        gRPC drops a call that arrives while its server stops. Therefore connections stay open at
-        first. New calls get UNAVAILABLE with a retry delay until the accepted calls are finished
-        and no new call has come for a moment.
+        Clients that watch ModelService, as ours do, learn of it a moment before, and call another
+        server. gRPC drops a call that arrives while its server stops. Therefore connections stay
+        open at first. New calls get UNAVAILABLE with a retry delay until the accepted calls are
+        finished and no new call has come for a moment.
         """
-        until_s = time.monotonic() + grace_s
         self._health_reporter.stop()
+        if grace_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCHER_TIMEOUT_S):
+                    await self._health.enter_graceful_shutdown()
+            await asyncio.sleep(_QUIET_S)
+        until_s = time.monotonic() + grace_s
         self._interceptor.refuse(Draining(_RETRY_DELAY_S))
         self._health.dismiss()
         self._inference.dismiss()
@@ -273,6 +289,7 @@ class RpcServer:
         self._running_calls.stop()
 
     async def _set(self, names: tuple[str, ...], *, serving: bool) -> None:
+        self._names.update(names)
         status = health_pb2.HealthCheckResponse
         for name in names:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)

@@ -40,6 +40,7 @@ from imagemint.server.errors import (
 DOMAIN = "imagemint"
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 REQUEST_ID_KEY = "x-request-id"
 
 # gRPC drops a call, and its status code, if the trailing metadata exceed 8 KB. A message may quote
@@ -47,6 +48,11 @@ REQUEST_ID_KEY = "x-request-id"
 # percent encoding of the message stay below 8 KB, even if one of them has its largest size.
 _MOST_MESSAGE_BYTES = 1_000
 _MOST_DETAIL_BYTES = 200
+
+# gRPC sends a retry to the next server, which need not wait for a draining one. Only a call that a
+# draining server has refused this often waits for the delay of the error: there may be no other.
+_QUICK_RETRIES = 2
+_QUICK_RETRY_S = 0.01
 
 # design.md section 6. A test checks that every error of the hierarchy is listed here.
 CODES: dict[type[ImagemintError], grpc.StatusCode] = {
@@ -92,7 +98,13 @@ class Outcome:
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-def make_outcome(error: Exception, request_id: str, *, time_left_s: float | None = None) -> Outcome:
+def make_outcome(
+    error: Exception,
+    request_id: str,
+    *,
+    time_left_s: float | None = None,
+    previous_attempts: int = 0,
+) -> Outcome:
     """Returns the status of a call that failed with ``error``.
 
     Errors outside the table become INTERNAL. The caller gets only the request id; the details are
@@ -102,6 +114,7 @@ def make_outcome(error: Exception, request_id: str, *, time_left_s: float | None
         error: the reason of the failure.
         request_id: id of the call.
         time_left_s: seconds until the deadline of the call; None without a deadline.
+        previous_attempts: how often gRPC has tried the call before.
     """
     code = CODES.get(type(error)) if isinstance(error, ImagemintError) else None
     if code is None or code is grpc.StatusCode.INTERNAL or not isinstance(error, ImagemintError):
@@ -121,6 +134,8 @@ def make_outcome(error: Exception, request_id: str, *, time_left_s: float | None
     ]
     delay_s = getattr(error, "retry_delay_s", None)
     if delay_s is not None:
+        if isinstance(error, Draining) and previous_attempts < _QUICK_RETRIES:
+            delay_s = min(delay_s, _QUICK_RETRY_S)
         trailing.append((PUSHBACK_KEY, _make_pushback(delay_s, time_left_s)))
     return Outcome(code, message, tuple(trailing))
 

@@ -170,7 +170,7 @@ def test_every_violation_is_listed():
 )
 def test_retry_delay_is_sent_twice(error):
     """Details have it for this project's clients, and pushback for gRPC's own retries."""
-    outcome = make_outcome(error, "id")
+    outcome = make_outcome(error, "id", previous_attempts=2)
     _, details = read_details(outcome)
     delay_s = details["RetryInfo"].retry_delay.ToTimedelta().total_seconds()
     assert delay_s == error.retry_delay_s
@@ -186,6 +186,19 @@ def test_retry_after_the_deadline_is_forbidden(time_left_s, pushback):
     assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == pushback
     _, details = read_details(outcome)
     assert details["RetryInfo"].retry_delay.ToMilliseconds() == 250
+
+
+@pytest.mark.parametrize(
+    ("previous_attempts", "pushback"), [(0, "10"), (1, "10"), (2, "-1"), (3, "-1")]
+)
+def test_first_retries_leave_a_draining_server_at_once(previous_attempts, pushback):
+    """Even a call whose deadline is before the delay has time for another server."""
+    outcome = make_outcome(
+        Draining(1.0), "id", time_left_s=0.5, previous_attempts=previous_attempts
+    )
+    assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == pushback
+    _, details = read_details(outcome)
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
 
 
 @pytest.mark.parametrize("letter", ["x", "ß", "🂡"])

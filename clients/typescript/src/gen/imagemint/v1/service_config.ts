@@ -3,6 +3,7 @@
 /** Retries and load balancing of every call, as gRPC defines them. */
 export const serviceConfig = {
   "loadBalancingConfig": [{ "round_robin": {} }],
+  "healthCheckConfig": { "serviceName": "imagemint.v1.ModelService" },
   "methodConfig": [
     {
       "name": [{ "service": "imagemint.v1.GenerationService" }, { "service": "imagemint.v1.TranslationService" }, { "service": "imagemint.v1.ModelService" }],
