@@ -85,7 +85,7 @@ def main() -> None:
         images, classes = source.draw(0, 0, options.samples)
         print(f"| {place} | {describe(images, classes, judge)}")
         source.close()
-    for dataset in dict.fromkeys(datasets):
+    for dataset in dict.fromkeys(filter(None, datasets)):
         real = load_dataset(dataset, "test", options.data)
         cells = describe(real.images[: options.samples], real.labels[: options.samples], judge)
         print(f"| {real.name} | {cells}")
