@@ -10,7 +10,6 @@ from held_backend import WAIT_S
 from hostile_graphs import folding, unknown
 from tiny_bundles import write_bundle
 
-from imagemint.engine import memory
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import BundleRefused
@@ -145,18 +144,6 @@ def _make_arguments(directory):
             "intra_op_threads": 1,
         }
     )
-
-
-def test_available_memory_respects_the_control_group(tmp_path, monkeypatch):
-    """The available memory is the smaller one of the machine's and the control group's."""
-    for name, amount in (("memory.max", "3000000000"), ("memory.current", "1000000000")):
-        (tmp_path / name).write_text(amount + "\n")
-    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    assert memory.measure_available_bytes() == 2_000_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.measure_available_bytes() == 8_000_000 * 1024
 
 
 def test_transient_causes_are_recognized():
