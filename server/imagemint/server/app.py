@@ -21,6 +21,7 @@ from imagemint.engine.bundle.shipped import find_shipped_models
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.trial.trials import TrialOptions, Trials
 from imagemint.server.batching import Batcher
+from imagemint.server.cores import count_usable_cores
 from imagemint.server.event_loop import settle
 from imagemint.server.peers import Peers
 from imagemint.server.repository import (
@@ -58,11 +59,6 @@ _EXPIRING_SHARE = 0.8
 # After the grace period no caller waits for a response, and a hanging device must not keep the
 # process alive.
 _CLOSING_S = 5.0
-
-
-def count_usable_cores() -> int:
-    """Returns the number of CPU cores in the affinity mask; in a container, it may be small."""
-    return len(os.sched_getaffinity(0))
 
 
 class App:

@@ -117,9 +117,9 @@ class ServeSettings(BaseModel):
     """Graphs of single models, in place of variant: auto, reference, or the name of one; a bundle
     that lacks it is refused. On the command line mnist=int8."""
     instances: int | None = Field(default=None, ge=1, le=256)
-    """Number of batches computed in parallel. Default: one per CPU core of the affinity mask, 2 on
-    a GPU. With several processes, this applies to each worker; by default, a worker uses its share
-    of the CPU cores."""
+    """Number of batches computed in parallel. Default: one per CPU core of the affinity mask, or of
+    the container's CPU limit if that is lower; 2 on a GPU. With several processes, this applies to
+    each worker; by default, a worker uses its share of the CPU cores."""
     spread_alone: bool = True
     """Run a batch on up to 4 CPU cores if no other batch is running and the result is the same byte
     for byte. A single caller waits less; each model takes twice the memory."""

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import logging
-import os
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import LoadFailed, ModelNotFound
 from imagemint.engine.trial.trials import Trials
 from imagemint.server.batching import Batcher
+from imagemint.server.cores import count_usable_cores
 from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.loading_threads import DaemonPool
@@ -110,7 +110,7 @@ class ModelRepository:
         self._lifecycle = Lifecycle(
             self._catalogue, loader, metrics, served_bytes or ServedBytes(), unload_grace_s
         )
-        cores = len(os.sched_getaffinity(0))
+        cores = count_usable_cores()
         # Trials have separate threads, so that slow loads do not delay fast ones.
         self._threads = DaemonPool(cores, "loading")
         self._trial_threads = DaemonPool(cores, "trying")
