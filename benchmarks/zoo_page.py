@@ -88,6 +88,13 @@ def read_systems() -> dict[str, System]:
     return {name: System(**each | {"text": each["text"].strip()}) for name, each in systems.items()}
 
 
+UNEQUAL = """\
+A run marked *unequal numbers* was measured as older versions did: coverage, and in some runs the
+Frechet distance, compare all generated images with fewer test images. More generated images give a
+higher coverage and a lower distance, so do not compare these figures with those of other rows.
+"""
+
+
 OLDER = """\
 Records without CPU time are older than some of the changes that
 [notes/recipes-against-papers.md](notes/recipes-against-papers.md) lists.
@@ -121,6 +128,8 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
     """Returns the page."""
     systems = read_systems()
     lines = INTRODUCTION.splitlines()
+    if any(map(_compares_unequal_numbers, records)):
+        lines += ["", *UNEQUAL.splitlines()]
     lines += ["", "## The systems", "", *_format_systems(systems)]
     if any(each.cpu_minutes is None for each in records):
         lines += ["", *OLDER.splitlines()]
@@ -299,12 +308,31 @@ def _find_reference(records: Sequence[Record], metrics: Sequence[str]) -> str:
 
 
 def _mark(runs: Sequence[Record]) -> str:
+    """Returns what limits the figures of a row, in parentheses; "" if nothing does."""
+    words = []
     failures = [each for each in runs if each.failure]
     if failures:
         count = "" if len(failures) == len(runs) else f", {len(failures)} of {len(runs)} runs"
-        return f" (ended early{count})"
-    full = RECIPES[runs[0].recipe].model_fields["images"].default
-    return " (short)" if runs[0].images < full else ""
+        words.append(f"ended early{count}")
+    elif runs[0].images < RECIPES[runs[0].recipe].model_fields["images"].default:
+        words.append("short")
+    if any(map(_compares_unequal_numbers, runs)):
+        words.append("unequal numbers")
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _compares_unequal_numbers(record: Record) -> bool:
+    """Returns whether all generated images were compared with another number of test images.
+
+    Figures of older protocols name the number of test images; later ones have as many of each.
+    """
+    known = (record.figures.get(name) for name in ("frechet_distance", "coverage"))
+    return any(
+        int(number.replace(",", "")) != figure.sample_size
+        for figure in known
+        if figure
+        for number in re.findall(r"([\d,]+) test images", f"{figure.method}; {figure.detail}")
+    )
 
 
 def _format_figures(

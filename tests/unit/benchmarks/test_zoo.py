@@ -199,6 +199,24 @@ def test_weak_judge_is_named(records):
     assert text not in write_page(records, Plan((), ()))
 
 
+@pytest.mark.parametrize(
+    ("metric", "changed", "is_marked"),
+    [
+        ("frechet_distance", {"detail": "all against 340 test images"}, True),
+        ("frechet_distance", {"detail": "all against 10,000 test images"}, False),
+        ("coverage", {"method": "k = 5, 3,000 test images, in feature space"}, True),
+        ("coverage", {"method": "k = 5, 3,000 of each, in feature space"}, False),
+    ],
+)
+def test_unequal_numbers_are_marked(records, metric, changed, is_marked):
+    """A row with figures of other numbers of test images is marked, and the page says why."""
+    dcgan = records[0]
+    figures = dcgan.figures | {metric: replace(dcgan.figures[metric], **changed)}
+    page = write_page([replace(dcgan, figures=figures)], Plan((), ()))
+    assert ("dcgan.py) (short, unequal numbers) |" in page) is is_marked
+    assert ("A run marked *unequal numbers*" in page) is is_marked
+
+
 def test_columns_without_figures_are_omitted(records):
     """A data set whose runs have no class accuracy has no such column."""
     dcgan, mnist, _ = records
