@@ -61,6 +61,11 @@ _COLLAPSE_TEXT = (
 )
 
 
+_DATA_OF_TARGETS = "mnist"
+_WITHOUT_TARGETS = "vanilla-mnist"  # it is there for its collapse
+_MOST_FLOORS, _LEAST_COVERAGE, _LEAST_ACCURACY = 20, 0.9, 0.98
+
+
 @dataclass(frozen=True)
 class System:
     """What is said of a recipe.
@@ -138,6 +143,8 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
     for dataset, by_recipe in kinds.items():
         ordered = order(by_recipe)
         lines += ["", f"## {dataset}", "", *_format_table(ordered, systems), *_warn(ordered)]
+        if dataset == _DATA_OF_TARGETS:
+            lines += ["", _compare_with_targets(ordered)]
         lines += ["", f"![Grids of {dataset}, in the order of the table](zoo/{dataset}.png)"]
         if any(RECIPES[runs[0].recipe].condition in {"class", "code"} for runs in ordered):
             lines += [
@@ -240,6 +247,41 @@ def _warn(ordered: Sequence[Sequence[Record]]) -> list[str]:
     return ["", f"The judge is right on only {share} of its test images, so distances are rough."]
 
 
+def _compare_with_targets(ordered: Sequence[Sequence[Record]]) -> str:
+    """Returns the targets, and the recipes that miss each by the first judge of their runs."""
+
+    def find_missed(
+        metric: str, compute: Callable[[EvaluationFigure], float], fails: Callable[[float], bool]
+    ) -> str:
+        missed = []
+        for runs in ordered:
+            values = [compute(each.figures[metric]) for each in runs if metric in each.figures]
+            mean = _compute_mean(values) if values else None
+            if runs[0].recipe != _WITHOUT_TARGETS and mean is not None and fails(mean):
+                missed.append(f"`{runs[0].recipe}` ({mean:.3g})")
+        return _join(missed) or "no recipe"
+
+    distance = find_missed("frechet_distance", divide_by_floor, lambda x: x > _MOST_FLOORS)
+    coverage = find_missed("coverage", _get_value, lambda x: x < _LEAST_COVERAGE)
+    accuracy = find_missed("class_accuracy", _get_value, lambda x: x < _LEAST_ACCURACY)
+    return (
+        f"The targets of all recipes but `{_WITHOUT_TARGETS}` are a Frechet distance of at most"
+        f" {_MOST_FLOORS} times the floor and a coverage of at least {_LEAST_COVERAGE}, and for"
+        f" classes that were asked for an accuracy of at least {_LEAST_ACCURACY}, under the first"
+        f" judge of the row. The target of the distance is missed by {distance}; that of the"
+        f" coverage by {coverage}; that of the accuracy by {accuracy}."
+    )
+
+
+def _get_value(figure: EvaluationFigure) -> float:
+    return figure.value
+
+
+def _join(names: Sequence[str]) -> str:
+    """Returns names as a sentence has them, such as "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def _format_table(ordered: Sequence[Sequence[Record]], systems: dict[str, System]) -> list[str]:
     """Returns the table of a data set, without columns that no run has."""
     records = [each for runs in ordered for each in runs]
@@ -339,7 +381,7 @@ def _format_figures(
     runs: Sequence[Record],
     metric: str,
     form: str = ".3f",
-    value: Callable[[EvaluationFigure], float] = lambda figure: figure.value,
+    value: Callable[[EvaluationFigure], float] = _get_value,
 ) -> str:
     return _format_spread(
         [value(each.figures[metric]) for each in runs if metric in each.figures], form

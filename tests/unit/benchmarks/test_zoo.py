@@ -199,6 +199,38 @@ def test_weak_judge_is_named(records):
     assert text not in write_page(records, Plan((), ()))
 
 
+def test_missed_targets_are_named(records):
+    """The page names the recipes on mnist that miss a target, with the mean over their seeds."""
+    known = {each.name: each for each in read_records()}
+    mnist = records[1]
+
+    def change(record, over_floor, **values):
+        floor = record.figures["frechet_distance"].reference
+        values["frechet_distance"] = over_floor * floor
+        changed = {name: replace(record.figures[name], value=x) for name, x in values.items()}
+        return replace(record, figures=record.figures | changed)
+
+    met = [
+        change(mnist, 20, coverage=0.9, class_accuracy=0.98),
+        change(known["dcgan"], 19, coverage=0.95),
+        known["vanilla-mnist"],
+        replace(known["stacked-mnist"], figures=known["improved"].figures),
+    ]
+    text = (
+        "The target of the distance is missed by {}; that of the coverage by {}; that of the"
+        " accuracy by {}."
+    )
+    assert text.format(*["no recipe"] * 3) in write_page(met, Plan((), ()))
+    missed = [
+        change(mnist, 10, coverage=0.9, class_accuracy=0.97),
+        replace(change(mnist, 40, coverage=0.8, class_accuracy=0.98), seed=1),
+        change(known["dcgan"], 21, coverage=0.95),
+        change(known["lsgan"], 10, coverage=0.25),
+    ]
+    found = "`dcgan` (21) and `mnist` (25)", "`lsgan` (0.25) and `mnist` (0.85)", "`mnist` (0.975)"
+    assert text.format(*found) in write_page(missed, Plan((), ()))
+
+
 @pytest.mark.parametrize(
     ("metric", "changed", "is_marked"),
     [
