@@ -65,6 +65,61 @@ async def test_fields_follow_the_model(visit, shop):
     )
 
 
+async def test_form_stays_while_a_model_loads(visit, shop):
+    """New lists of models change nothing that the visitor has chosen."""
+    page = await visit(shop, "#model=digits&version=2&count=4&class=3")
+    await wait_for_images(page)
+    states = ["MODEL_STATE_LOADING"]
+
+    async def add_model(route):
+        answer = await route.fetch()
+        content = await answer.json()
+        model = next(each for each in content["models"] if each["name"] == "plain")
+        versions = [{**model["versions"][0], "state": states[-1]}]
+        content["models"].append({**model, "name": "later", "versions": versions})
+        await route.fulfill(response=answer, json=content)
+
+    await page.route("**/v1/models?*", add_model)
+    await page.locator("#key-button").click()
+    await page.locator("#key-form button[value=save]").click()  # the page reads the models again
+    later = page.locator(".model", has_text="later")
+    await expect(later).to_contain_text("still loading")
+    await page.locator(".chip", has_text="5").click()
+    await page.locator("#version").select_option("1")
+    await page.locator("#compare").select_option("2")
+    await page.locator("input[name=class][value='6']").focus()
+    await page.keyboard.press("Space")
+    states.append("MODEL_STATE_READY")
+    await expect(later).to_contain_text("no classes")
+    await expect(page.locator("input[name=class][value='6']")).to_be_checked()
+    await expect(page.locator("input[name=class][value='6']")).to_be_focused()
+    await expect(page.locator("#version")).to_have_value("1")
+    await expect(page.locator("#compare")).to_have_value("2")
+    await page.locator("#mint").click()
+    await expect(page.locator(".tile").first).to_have_attribute("title", "digits@1/42/0?class=6")
+
+
+async def test_address_is_kept(visit, shop):
+    """Any number of images and any truncation come from the address, also when it changes."""
+    page = await visit(shop, "#model=bounded&count=5&truncation=3.123&class=7")
+    await wait_for_images(page)
+    await expect(page.locator(".tile img")).to_have_count(5)
+    await expect(page.locator("#truncation-value")).to_have_text("3.123")
+    first = page.locator(".tile").first
+    await expect(first).to_have_attribute("title", "bounded@1/42/0?class=7&truncation=3.123")
+    await expect(page.locator("#unmet")).to_be_hidden()
+    await page.evaluate("location.hash = '#model=digits&version=9&seed=8&count=4&class=77'")
+    await expect(first).to_have_attribute("title", re.compile("^digits@2/8/0"))
+    await expect(page.locator("#unmet")).to_have_text(
+        "digits has no version 9 that serves; this is version 2. digits has no class 77."
+    )
+    await page.evaluate("location.hash = '#model=nosuch&count=5000&seed=1'")
+    await expect(page.locator("#unmet")).to_contain_text("There is no model “nosuch”")
+    await expect(page.locator("#unmet")).to_contain_text("at most 1,000 images")
+    await page.locator(".model", has_text="plain").click()
+    await expect(page.locator("#unmet")).to_be_hidden()
+
+
 async def test_caption_can_be_entered(visit, shop):
     """A model with captions has a field for one. Images have theirs and can be generated again."""
     page = await visit(shop, "#model=people&count=4")

@@ -22,6 +22,7 @@ const viewer = new Viewer((end, image) => walk.set(end, image));
 let grids = [];
 let running = null;
 let shown = "";
+let loading; // the timer of the next look at the models
 
 const askKey = connectKey(() => loadModels());
 connectTheme();
@@ -40,17 +41,23 @@ document.addEventListener("keydown", (event) => {
   byId("seed").value = drawSeed();
   mint();
 });
+addEventListener("hashchange", () => {
+  const before = shown;
+  controls.readAddress();
+  if (shown === before && !controls.source) mint();
+});
 followStatus((state, last) => {
   if (state === "ready" || !last) loadModels();
 });
 
 /** Reads the models; comes again while some are loading. */
 async function loadModels() {
+  clearTimeout(loading);
   try {
     const models = await listModels();
     controls.setModels(models);
     const states = models.flatMap((each) => each.versions.map((one) => one.state));
-    if (states.includes("MODEL_STATE_LOADING")) setTimeout(loadModels, LOADING_MS);
+    if (states.includes("MODEL_STATE_LOADING")) loading = setTimeout(loadModels, LOADING_MS);
     if (!grids.length && !controls.source) await mint();
     if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
     if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
