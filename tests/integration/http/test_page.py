@@ -120,6 +120,43 @@ async def test_address_is_kept(visit, shop):
     await expect(page.locator("#unmet")).to_be_hidden()
 
 
+async def test_layout_fits_small_windows(visit, shop):
+    """The button stays in sight, the name beside its buttons, and choices and borders visible."""
+    page = await visit(shop, "#model=digits&count=4", viewport={"width": 1366, "height": 480})
+    await expect(page.locator(".chip")).to_have_count(12)
+    await expect(page.locator("#mint")).to_be_in_viewport(ratio=1)
+    for scheme in ("light", "dark"):
+        await page.emulate_media(color_scheme=scheme)
+        colours = await page.evaluate(
+            """() => {
+              const field = getComputedStyle(document.getElementById("seed"));
+              const panel = getComputedStyle(document.getElementById("controls"));
+              return [field.borderTopColor, field.backgroundColor, panel.backgroundColor];
+            }"""
+        )
+        line, *grounds = [compute_luminance(each) for each in colours]
+        for ground in grounds:
+            assert (max(line, ground) + 0.05) / (min(line, ground) + 0.05) >= 3
+    await page.emulate_media(forced_colors="active")
+    for kind in (".model", ".chip"):
+        await expect(page.locator(f"{kind}:has(:checked)")).to_have_css("outline-style", "solid")
+    await page.set_viewport_size({"width": 375, "height": 700})
+    name = await page.locator("h1").evaluate(
+        "(each) => { const text = new Range(); text.selectNodeContents(each);"
+        " return text.getBoundingClientRect().right; }"
+    )
+    assert name <= (await page.locator("#key-button").bounding_box())["x"]
+
+
+def compute_luminance(colour):
+    """Returns the relative luminance of `rgb(...)`, as WCAG 2 defines it."""
+    parts = [int(each) / 255 for each in re.findall(r"\d+", colour)]
+    linear = [
+        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 async def test_caption_can_be_entered(visit, shop):
     """A model with captions has a field for one. Images have theirs and can be generated again."""
     page = await visit(shop, "#model=people&count=4")
