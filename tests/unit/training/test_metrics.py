@@ -1,9 +1,12 @@
 """Tests of imagemint.training.metrics against closed forms."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
@@ -31,6 +34,7 @@ from imagemint.training.metrics import (
     two_sample_accuracy,
     within_class_variety,
 )
+from imagemint.training.metrics import distances as distance_module
 
 
 def make_noise(count, dimensions, seed=0):
@@ -246,17 +250,131 @@ def test_distances_equal_their_definitions(kind):
     assert kernel_distance(a, b) == pytest.approx(theirs, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_sample_accuracy_equals_its_definition(kind):
+    """The mean, over all points, of the share of its nearest neighbours that are of its own set."""
+    a, b = make_degenerate(kind)
+    points = [*a, *b]
+    shares = []
+    for i, point in enumerate(points):
+        apart = {j: np.linalg.norm(point - other) for j, other in enumerate(points) if j != i}
+        least = min(apart.values())
+        nearest = [j for j, distance in apart.items() if distance <= least + 1e-9]
+        shares.append(np.mean([(j < len(a)) == (i < len(a)) for j in nearest]))
+    assert two_sample_accuracy(a, b) == pytest.approx(np.mean(shares))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nearest_neighbours_equal_those_of_a_tree(kind):
+    """Distances are those of SciPy's tree, and each row has its distance."""
+    a, b = make_degenerate(kind)
+    distances, rows = find_nearest_neighbours(a, b)
+    # A root of squares that cancel is exact to 1e-7 only.
+    assert distances == pytest.approx(KDTree(b).query(a)[0], abs=1e-6)
+    assert distances == pytest.approx(np.linalg.norm(a - b[rows], axis=1), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_coverage_equals_its_definition(kind):
+    """Coverage by class uses the first points of the larger side. Classes of few do not count."""
+    real, fake = make_degenerate(kind)
+    real_classes, fake_classes = np.arange(60) % 3, np.resize([0, 0, 1, 2, 3], 60)
+    real_classes[3:7], fake_classes[:4] = 4, 4
+    found, shares = class_coverage(fake, fake_classes, real, real_classes, k=4), []
+    for y, size in ((0, 18), (1, 11), (2, 11)):
+        ours, theirs = fake[fake_classes == y][:size], real[real_classes == y][:size]
+        radii = [sorted(np.linalg.norm(theirs - p, axis=1))[4] for p in theirs]
+        inside = [
+            any(np.linalg.norm(p - q) < radius - 1e-9 for q in ours)
+            for p, radius in zip(theirs, radii, strict=True)
+        ]
+        shares.append(np.mean(inside))
+    assert found.mean == pytest.approx(np.mean(shares))
+    assert (found.worst, found.worst_class) == (pytest.approx(min(shares)), np.argmin(shares))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("told", [True, False])
+def test_variety_equals_its_definition(kind, told):
+    """The mean distance to the nearest other point of groups, divided by that of real groups."""
+    fake, real = make_degenerate(kind)
+    real_classes, fake_classes = np.arange(60) % 2, (np.arange(60) % 3 == 0).astype(int)
+
+    def spread(points):
+        groups = [points[i : i + 8] for i in range(0, len(points) // 8 * 8, 8)]
+        return np.mean([KDTree(group).query(group, k=2)[0][:, 1].mean() for group in groups])
+
+    ratios = {}
+    for y in (0, 1):
+        usual = spread(real[real_classes == y] if told else real)
+        if usual:
+            ratios[y] = spread(fake[fake_classes == y]) / usual
+    found = within_class_variety(fake, fake_classes, real, real_classes if told else None, most=8)
+    if not ratios:
+        assert np.isnan([found.mean, found.worst]).all()
+        assert found.worst_class == -1
+        return
+    assert found.mean == pytest.approx(np.mean(list(ratios.values())))
+    worst = min(ratios, key=ratios.get)
+    assert (found.worst, found.worst_class) == (pytest.approx(ratios[worst]), worst)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_distance_is_a_mean_over_subsets(kind, monkeypatch):
+    """Above the size of a subset it is the mean of torchmetrics' estimates of random subsets."""
+    monkeypatch.setattr(distance_module, "_SUBSET_SIZE", 20)
+    a, b = make_degenerate(kind)
+    rng, theirs = np.random.Generator(np.random.Philox(key=[3, 0])), []
+    for _ in range(100):
+        x, y = (torch.from_numpy(points[rng.permutation(60)[:20]]) for points in (a, b))
+        theirs.append(poly_mmd(x, y).item())
+    found = kernel_distance(a, b, seed=3)
+    assert found == pytest.approx(np.mean(theirs), abs=1e-9)
+    # Each subset is an unbiased estimate of what all points give.
+    error = np.std(theirs) / np.sqrt(len(theirs))
+    assert abs(found - poly_mmd(torch.from_numpy(a), torch.from_numpy(b)).item()) <= 4 * error
+
+
+def test_kernel_distance_has_100_subsets_of_1000(monkeypatch):
+    """As in the paper, above 1,000 points. A set that has fewer points gives all of them."""
+    sizes = []
+    monkeypatch.setattr(
+        distance_module, "_squared_discrepancy", lambda a, b: sizes.append((len(a), len(b))) or 2.0
+    )
+    assert kernel_distance(np.zeros((1_001, 1)), np.zeros((700, 1))) == 2.0
+    assert sizes == [(1_000, 700)] * 100
+    sizes.clear()
+    assert kernel_distance(np.zeros((700, 1)), np.zeros((1_000, 1))) == 2.0
+    assert sizes == [(700, 1_000)]
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_frechet_distance_of_fewer_points_than_features(count):
+    """Covariances are singular. The trace of the root is the nuclear norm of the points' product.
+
+    For centred points X and Y, Tr (A B)^1/2 is the sum of the singular values of X Y^T.
+    """
+    a, b = make_noise(count, 16), 2 * make_noise(count + 1, 16, seed=1) + 0.3
+    x, y = ((points - points.mean(axis=0)) / np.sqrt(len(points) - 1) for points in (a, b))
+    shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
+    cross = np.linalg.norm(x @ y.T, ord="nuc")
+    expected = shift + np.square(x).sum() + np.square(y).sum() - 2 * cross
+    # Eigenvalues of 0 have errors of 1e-16, whose roots count 16 times.
+    assert frechet_distance(a, b) == pytest.approx(expected, abs=1e-5)
+
+
 def test_two_sample_accuracy_of_equal_points_is_even():
     """If all points are equal, half of the nearest neighbours belong to the same set."""
     one = np.zeros((40, 3))
     assert two_sample_accuracy(one, one) == pytest.approx(39 / 79)
 
 
-def test_kernel_distance_of_few_points_uses_all():
-    """Up to 1,000 points give one estimate. More points give the mean over random subsets."""
-    a, b = make_noise(1_000, 3), make_noise(700, 3, seed=1)
+def test_kernel_distance_of_few_points_uses_all(monkeypatch):
+    """Up to the size of a subset there is one estimate. More points give random subsets."""
+    monkeypatch.setattr(distance_module, "_SUBSET_SIZE", 50)
+    a, b = make_noise(50, 3), make_noise(35, 3, seed=1)
     assert kernel_distance(a, b, seed=1) == kernel_distance(a, b, seed=2)
-    a = make_noise(1_001, 3)
+    a = make_noise(51, 3)
     assert kernel_distance(a, b, seed=1) != kernel_distance(a, b, seed=2)
 
 
@@ -357,6 +475,21 @@ def test_codes_are_assigned_one_to_one(num_codes):
     assert code_class_accuracy(np.arange(30) % num_codes, np.zeros(30, int)).share == pytest.approx(
         np.ceil(30 / num_codes) / 30
     )
+
+
+@pytest.mark.parametrize(("num_codes", "num_classes"), [(2, 5), (4, 4), (6, 3)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_code_accuracy_is_the_best_permutation(num_codes, num_classes, seed):
+    """No other one-to-one assignment of random codes to classes is better."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    codes, seen = rng.integers(num_codes, size=80), rng.integers(num_classes, size=80)
+    most = max(num_codes, num_classes)  # classes beyond the last one have no images
+    shares = [np.mean(np.array(named)[codes] == seen) for named in permutations(range(most))]
+    found = code_class_accuracy(codes, seen)
+    assert found.share == pytest.approx(max(shares))
+    assigned = np.array([found.classes.get(code, -1) for code in codes.tolist()])
+    assert np.mean(assigned == seen) == pytest.approx(found.share)
+    assert len(set(found.classes.values())) == len(found.classes) == min(num_codes, num_classes)
 
 
 def test_chance_accuracy_uses_the_best_assignment():
