@@ -14,6 +14,8 @@ import yaml
 from imagemint.server.settings import ServeSettings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+KUBERNETES = "1.31"
+"""The oldest release with all fields that the manifests use."""
 # kustomize 3.7 introduced components. The kubectl 1.20 of Debian 12 contains version 2.0.
 _OLDEST_KUBECTL = (1, 21)
 

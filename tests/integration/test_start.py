@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from held_backend import WAIT_S
@@ -15,6 +16,8 @@ from tiny_bundles import write_bundle
 from imagemint.client import AsyncClient, ModelState
 from imagemint.open_inference import grpc_service_pb2 as oip
 from imagemint.open_inference import grpc_service_pb2_grpc as oip_grpc
+from imagemint.server.app import App
+from imagemint.server.settings import ServeSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -96,6 +99,27 @@ async def test_ready_waits_for_the_first_model(tmp_path):
             while "ready" not in events:
                 events.append(json.loads(await server.stderr.readline())["event"])
     assert any("version refused" in event for event in events)
+
+
+async def test_healthz_answers_before_a_model_serves(tmp_path):
+    """A startup probe of /healthz succeeds while the only model loads; /readyz needs a model."""
+    write_bundle(tmp_path, "slow", edit_model=folding(20_000, 1))
+    addresses = dict.fromkeys(("grpc_address", "metrics_address", "http_address"), "127.0.0.1:0")
+    app = App(ServeSettings(repository=tmp_path, **addresses))
+    starting = asyncio.create_task(app.start())
+    try:
+        async with asyncio.timeout(WAIT_S), httpx.AsyncClient(trust_env=False) as web:
+            while not app.http_url:
+                await asyncio.wait({starting}, timeout=0.01)
+            codes = [
+                (await web.get(app.http_url + path)).status_code for path in ("healthz", "readyz")
+            ]
+        assert not starting.done()
+        assert codes == [200, 503]
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await app.stop()
 
 
 async def test_bundle_that_loads_too_slowly_fails(serve, tmp_path):

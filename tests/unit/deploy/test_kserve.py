@@ -39,6 +39,16 @@ def test_port_is_the_grpc_port(container):
     assert container["readinessProbe"]["grpc"]["port"] == port["containerPort"]
 
 
+def test_no_restart_waits_for_a_model(container):
+    """Startup and liveness need no model, and workers listen before the pod is restarted."""
+    settings, startup = read_settings(container), container["startupProbe"]
+    _, port = settings.http_address.split(":")
+    for probe in (startup, container["livenessProbe"]):
+        assert probe["httpGet"] == {"path": "/healthz", "port": int(port)}
+    assert settings.start_timeout_s > settings.load_timeout_s
+    assert startup["periodSeconds"] * startup["failureThreshold"] > settings.start_timeout_s
+
+
 def test_service_selects_the_runtime(runtime):
     """The InferenceService uses a format and a protocol of the runtime."""
     service = find_resource(render(DEPLOY / "kserve"), "InferenceService")["spec"]

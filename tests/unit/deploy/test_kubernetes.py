@@ -11,6 +11,7 @@ import pytest
 import yaml
 from manifests import (
     DEPLOY,
+    KUBERNETES,
     find_container,
     find_resource,
     read_settings,
@@ -22,8 +23,6 @@ OVERLAYS = [DEPLOY / "kubernetes/overlays" / name for name in ("cpu", "gpu", "pr
 VOLUMES = ["models-from-image", "models-from-volume"]
 COMPONENTS = [*VOLUMES, "models-from-object-storage", "signed-models"]
 CUSTOM_KINDS = {"PrometheusRule", "ServiceMonitor"}
-# the oldest release with all fields
-KUBERNETES = "1.31"
 # checkov pins many packages, so it has an environment of its own: pipx install checkov
 CHECKOV = shutil.which("checkov")
 # The image of an overlay has no digest and is not pulled at each start, see docs/deployment.md.
@@ -95,26 +94,35 @@ def test_pod_outlives_its_drain(overlay):
     assert grace >= settings.drain_delay_s + settings.drain_grace_s + 10
 
 
+def test_no_restart_waits_for_a_model(overlay):
+    """Startup and liveness ask whether the process answers, which needs no model."""
+    container = find_container(overlay)
+    for probe in (container["startupProbe"], container["livenessProbe"]):
+        assert (probe.get("grpc"), probe["httpGet"]["path"]) == (None, "/healthz")
+
+
 def test_probes_outlast_loading(overlay):
-    """A pod is not restarted while a model may still load, and liveness needs no model."""
+    """A pod is ready when its models were tried, and its workers listen before it is restarted."""
     container = find_container(overlay)
     startup = container["startupProbe"]
     settings = read_settings(container)
-    assert startup["periodSeconds"] * startup["failureThreshold"] > settings.load_timeout_s
-    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert settings.start_timeout_s > settings.load_timeout_s
+    assert startup["periodSeconds"] * startup["failureThreshold"] > settings.start_timeout_s
 
 
 def test_probes_use_the_protocol_of_the_listener(overlay):
     """Readiness uses gRPC health, or HTTPS if the server has TLS, which gRPC probes lack."""
     container = find_container(overlay)
-    for probe in (container["startupProbe"], container["readinessProbe"]):
-        if read_settings(container).tls_certificate:
-            get = {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
-            assert (probe.get("grpc"), probe["httpGet"]) == (None, get)
-        else:
-            assert (probe["grpc"], probe.get("httpGet")) == ({"port": 8001}, None)
-    scheme = container["livenessProbe"]["httpGet"].get("scheme", "HTTP")
-    assert (scheme == "HTTPS") == bool(read_settings(container).tls_certificate)
+    probe = container["readinessProbe"]
+    has_tls = bool(read_settings(container).tls_certificate)
+    if has_tls:
+        get = {"path": "/readyz", "port": "http", "scheme": "HTTPS"}
+        assert (probe.get("grpc"), probe["httpGet"]) == (None, get)
+    else:
+        assert (probe["grpc"], probe.get("httpGet")) == ({"port": 8001}, None)
+    for probe in (container["startupProbe"], container["livenessProbe"]):
+        assert probe["httpGet"]["port"] == "http"
+        assert (probe["httpGet"].get("scheme", "HTTP") == "HTTPS") == has_tls
 
 
 def test_pod_has_few_rights(overlay):
