@@ -257,7 +257,13 @@ def test_models_come_from_object_storage(tmp_path):
     assert settings.repository.startswith("s3://")
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod(resources)["volumes"]}
-    assert "emptyDir" in volumes[mounts[str(settings.repository_cache)]]
+    cache = volumes[mounts[str(settings.repository_cache)]]["emptyDir"]
+    # With all versions of the store, the copies of every pod would some day exceed the volume.
+    assert settings.version_policy.startswith("latest:")
+    needs = container["resources"]
+    disk = needs["limits"]["ephemeral-storage"]
+    assert needs["requests"]["ephemeral-storage"] == disk
+    assert int(disk.removesuffix("Gi")) > int(cache["sizeLimit"].removesuffix("Gi"))
     (egress,) = find_resource(resources, "NetworkPolicy")["spec"]["egress"]
     assert {port["port"] for port in egress["ports"]} == {53, 443}
     assert container["envFrom"] == [
