@@ -8,6 +8,7 @@ import pytest
 import yaml
 from manifests import DEPLOY
 
+from imagemint.server.settings import ServeSettings
 from imagemint.server.telemetry.metrics import Metrics
 
 ADAPTER = yaml.safe_load((DEPLOY / "kubernetes/prometheus-adapter.yaml").read_text())
@@ -68,6 +69,28 @@ def test_adapter_reads_existing_gauges(rule):
     labels = set(re.findall(r",(\w+)[!=]", rule["metricsQuery"]))
     gauges = {"imagemint_queue_images": "queue_images", "imagemint_inflight_requests": "inflight"}
     assert labels <= set(getattr(Metrics(), gauges[series])._labelnames)
+
+
+def test_one_batch_client_does_not_scale():
+    """The target of the queue is above what one dataset keeps queued, and below a full queue."""
+    targets = {
+        metric["pods"]["metric"]["name"]: int(metric["pods"]["target"]["averageValue"])
+        for metric in AUTOSCALER["spec"]["metrics"]
+    }
+    measured = 928  # of `imagemint dataset` with one server
+    full = ServeSettings().max_queue_images
+    assert 2 * measured < targets["imagemint_queue_images"] <= full // 4
+
+
+def test_adapter_asks_the_prometheus_of_the_operator():
+    """The values name a Prometheus, because the default of the chart is in another namespace."""
+    assert ADAPTER["prometheus"] == {
+        "url": "http://prometheus-operated.monitoring.svc",
+        "port": 9090,
+    }
+    page = (DEPLOY.parent / "docs/deployment.md").read_text()
+    assert "helm repo add prometheus-community " in page
+    assert "--namespace monitoring --values deploy/kubernetes/prometheus-adapter.yaml" in page
 
 
 def test_scale_down_waits_for_new_connections():
