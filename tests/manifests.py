@@ -7,10 +7,13 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from imagemint.client.settings import gather_settings
+from imagemint.server.commands.serve import Serve
 from imagemint.server.settings import ServeSettings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -18,6 +21,8 @@ KUBERNETES = "1.31"
 """The oldest release with all fields that the manifests use."""
 # kustomize 3.7 introduced components. The kubectl 1.20 of Debian 12 contains version 2.0.
 _OLDEST_KUBECTL = (1, 21)
+# What libraries read.
+_OTHER_VARIABLES = {"CUDA_CACHE_MAXSIZE"}
 
 
 @cache
@@ -67,23 +72,28 @@ def find_container(resources: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def read_settings(container: dict[str, Any]) -> ServeSettings:
-    """Returns the settings that variables and arguments of a container mean.
+    """Returns the settings that variables and arguments of a container mean to `imagemint serve`.
 
     Fails for a setting that the server does not have, and for a value that it refuses.
     """
-    values: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for variable in container.get("env", []):
+        name, value = variable["name"], variable.get("value")
         if "valueFrom" in variable:
             source = variable["valueFrom"]["resourceFieldRef"]
             assert source["containerName"] == container["name"]
             where, what = source["resource"].split(".")
-            variable["value"] = container["resources"][where][what]
-        name = variable["name"]
-        assert name.startswith("IMAGEMINT_"), name
-        values[name.removeprefix("IMAGEMINT_").lower()] = variable["value"]
+            value = container["resources"][where][what]
+        if name in _OTHER_VARIABLES:
+            continue
+        prefix, _, setting = name.partition("_")
+        assert prefix == "IMAGEMINT", name
+        assert setting.lower() in ServeSettings.model_fields, name
+        variables[name] = value
     command, *flags = container.get("args", ["serve"])
     assert command == "serve"
-    for flag in flags:
-        name, _, value = flag.removeprefix("--").partition("=")
-        values[name.replace("-", "_")] = value
-    return ServeSettings(**values)
+    own = {name for name in os.environ if name.startswith("IMAGEMINT_")}
+    with patch.dict(os.environ, variables):
+        for name in own.difference(variables):
+            del os.environ[name]
+        return gather_settings(Serve, "imagemint serve", flags)

@@ -1,6 +1,9 @@
 """Tests that deploy/kserve fits the server and KServe."""
 
+import re
+
 import pytest
+import yaml
 from manifests import DEPLOY, find_resource, read_settings, render
 
 # KServe copies the models of storageUri to this folder.
@@ -67,3 +70,23 @@ def test_container_has_few_rights(container):
     assert rights["readOnlyRootFilesystem"]
     assert rights["allowPrivilegeEscalation"] is False
     assert rights["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_prometheus_finds_each_pod_once(runtime, container):
+    """The monitor reads the metrics port of the pods of the InferenceService, as one job."""
+    monitor = yaml.safe_load((DEPLOY / "kserve/pod-monitor.yaml").read_text())["spec"]
+    service = find_resource(render(DEPLOY / "kserve"), "InferenceService")["metadata"]["name"]
+    labels = {"serving.kserve.io/inferenceservice": service}
+    assert monitor["selector"]["matchLabels"] == labels
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    address, job = endpoint["relabelings"]
+    (port,) = container["ports"]
+    assert endpoint["port"] == port["name"]
+    # Go writes a group as Python does, but for the sign.
+    found = re.fullmatch(address["regex"], f"[fd00::1]:{port['containerPort']}")
+    target = found.expand(address["replacement"].replace("$", "\\"))
+    _, _, metrics = read_settings(container).metrics_address.rpartition(":")
+    assert target == f"[fd00::1]:{metrics}"
+    assert metrics == runtime["annotations"]["prometheus.kserve.io/port"]
+    alerts = (DEPLOY / "prometheus/alerts.yml").read_text()
+    assert {job["replacement"]} == set(re.findall(r'\bjob="(.+?)"', alerts))

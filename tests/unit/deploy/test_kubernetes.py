@@ -223,6 +223,21 @@ def test_gpu_overlay_asks_for_a_gpu():
     assert read_settings(container).device == "cuda"
 
 
+def test_gpu_overlay_fits_the_image():
+    """The documented driver is that of the image's CUDA, and the driver's cache fits in /tmp."""
+    dockerfile = (DEPLOY.parent / "Dockerfile").read_text()
+    release = re.search(r"nvidia/cuda:(\d+)\.", dockerfile)[1]
+    oldest_driver = {"12": "525", "13": "580"}[release]
+    page = (DEPLOY.parent / "docs/deployment.md").read_text()
+    assert f"has CUDA {release}, so the nodes need a driver of branch {oldest_driver}" in page
+    resources = render(OVERLAYS[1])
+    variables = {each["name"]: each.get("value") for each in find_container(resources)["env"]}
+    (tmp,) = (volume for volume in pod(resources)["volumes"] if volume["name"] == "tmp")
+    room = 2**20 * int(tmp["emptyDir"]["sizeLimit"].removesuffix("Mi"))
+    assert "HOME=/tmp" in dockerfile
+    assert int(variables["CUDA_CACHE_MAXSIZE"]) <= room / 2
+
+
 def test_protected_overlay_mounts_its_secrets():
     """Certificate, key and API keys are in mounted Secrets.
 

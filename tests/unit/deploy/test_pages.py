@@ -6,30 +6,31 @@ import re
 import kubernetes_validate
 import pytest
 import yaml
-from manifests import DEPLOY, KUBERNETES, find_container, read_settings, render
+from manifests import DEPLOY, KUBERNETES, find_container, find_resource, read_settings, render
 
 PAGE = (DEPLOY.parent / "docs/deployment.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 OVERLAYS = [block for block in BLOCKS if block.startswith("# kustomization.yaml\n")]
+KSERVE = [block for block in BLOCKS if block.startswith("# kustomization.yaml for KServe\n")]
 PARTS = [block for block in BLOCKS if block.startswith("# in your kustomization.yaml\n")]
 
 
-def render_overlay(folder, part):
-    """Returns the resources of the page's overlay with a part that the reader adds to it."""
-    overlay, added = yaml.safe_load(OVERLAYS[0]), yaml.safe_load(part)
-    # A part with components or images of its own stands in place of those of the overlay.
-    overlay |= added
+def render_overlay(folder, part, overlay=OVERLAYS[0]):
+    """Returns the resources of an overlay of the page with a part that the reader adds to it.
+
+    Components or images of the part stand in place of those of the overlay.
+    """
     at = os.path.relpath(DEPLOY.parent, folder)
-    text = yaml.safe_dump(overlay).replace("../imagemint/", f"{at}/")
-    (folder / "kustomization.yaml").write_text(text)
+    text = yaml.safe_dump(yaml.safe_load(overlay) | yaml.safe_load(part))
+    (folder / "kustomization.yaml").write_text(text.replace("../imagemint/", f"{at}/"))
     return render(folder)
 
 
 def test_every_example_is_tested():
-    """The page has one whole overlay, and each other block says where it belongs."""
-    assert len(OVERLAYS) == 1
+    """The page has an overlay, one for KServe, and each other block says where it belongs."""
+    assert (len(OVERLAYS), len(KSERVE)) == (1, 1)
     assert len(PARTS) >= 3
-    others = set(BLOCKS) - {*OVERLAYS, *PARTS}
+    others = set(BLOCKS) - {*OVERLAYS, *KSERVE, *PARTS}
     assert not others, others
 
 
@@ -47,3 +48,38 @@ def test_example_renders(part, tmp_path):
     container = find_container(found["with"])
     assert container["image"].startswith("registry.example/imagemint")
     read_settings(container)
+
+
+def read_part(variable, folder):
+    """Returns the container and the settings with the part of the page that sets a variable."""
+    (part,) = (each for each in PARTS if variable in each)
+    container = find_container(render_overlay(folder, part))
+    return container, read_settings(container)
+
+
+def test_processes_share_the_cpu_limit(tmp_path):
+    """Workers times instances are the CPUs of the pod, and it has memory for each worker."""
+    container, settings = read_part("IMAGEMINT_PROCESSES", tmp_path)
+    limits = container["resources"]["limits"]
+    assert settings.processes > 1
+    assert settings.processes * settings.instances == int(limits["cpu"])
+    (tmp_path / "base").mkdir()
+    base = find_container(render_overlay(tmp_path / "base", "{}"))["resources"]["limits"]["memory"]
+    assert limits["memory"] == f"{settings.processes * int(base.removesuffix('Gi'))}Gi"
+
+
+def test_versions_are_pinned(tmp_path):
+    """The server reads the tables in the variables."""
+    _, settings = read_part("IMAGEMINT_DEFAULT_VERSIONS", tmp_path)
+    assert settings.default_versions == {"mnist": 2}
+    assert settings.version_policies["avatars"] == "latest:1"
+
+
+def test_example_for_kserve_names_the_image(tmp_path):
+    """KServe pulls from the reader's registry, and both resources are in the reader's namespace."""
+    resources = render_overlay(tmp_path, "{}", KSERVE[0])
+    (container,) = find_resource(resources, "ServingRuntime")["spec"]["containers"]
+    assert container["image"].startswith("registry.example/imagemint:")
+    read_settings(container)
+    assert {resource["metadata"]["namespace"] for resource in resources} == {"models"}
+    assert {resource["kind"] for resource in resources} == {"ServingRuntime", "InferenceService"}
