@@ -7,6 +7,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from manifests import DEPLOY, KUBERNETES, find_container, find_resource, read_settings, render
+from page_commands import PAGES, blocks_of, split_commands
+
+from imagemint.server.settings import ServeSettings
 
 PAGE = (DEPLOY.parent / "docs/deployment.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -83,3 +86,40 @@ def test_example_for_kserve_names_the_image(tmp_path):
     read_settings(container)
     assert {resource["metadata"]["namespace"] for resource in resources} == {"models"}
     assert {resource["kind"] for resource in resources} == {"ServingRuntime", "InferenceService"}
+
+
+def list_commands(program):
+    """Returns the words of each command of a program in all pages."""
+    lines = [
+        line
+        for page in PAGES
+        for block in blocks_of(page)
+        if block.language == "sh"
+        for line in block.lines
+    ]
+    commands = [words for line in lines for words in split_commands(line)]
+    return [words for words in commands if words[0] == program]
+
+
+def test_pages_apply_overlays_with_a_registry():
+    """The image of the shipped overlays has no registry, so no page applies them as they are."""
+    folders = [words[words.index("-k") + 1] for words in list_commands("kubectl") if "-k" in words]
+    assert set(folders) == {"."}
+
+
+def test_docker_waits_for_the_drain():
+    """Docker kills a container ten seconds after the signal, unless it is told the time."""
+    runs = [words for words in list_commands("docker") if words[1] == "run"]
+    assert runs
+    settings = ServeSettings()
+    for words in runs:
+        waits = int(words[words.index("--stop-timeout") + 1])
+        assert waits >= settings.drain_delay_s + settings.drain_grace_s + 10
+
+
+def test_secrets_can_be_replaced():
+    """The commands for Secrets with keys and certificates also work when the Secret exists."""
+    names = {"imagemint-api-keys", "imagemint-tls"}
+    creating = [words for words in list_commands("kubectl") if names.intersection(words)]
+    assert {*names} <= set().union(*creating)
+    assert all("--dry-run=client" in words for words in creating)
