@@ -71,8 +71,8 @@ images of the test split. [evaluation.md](evaluation.md) says more, and
 
 _OPEN = """\
 These runs of the queue are still to be made. If the page shows a run of the same name, the
-parentheses say what it lacks. Judges that are not kept cannot measure new runs, so distances by
-them cannot be compared with new ones.
+parentheses say why it is to be made again. Judges that are not kept cannot measure new runs, so
+distances by them cannot be compared with new ones.
 """
 
 
