@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 
 import kubernetes_validate
 import pytest
@@ -14,6 +16,7 @@ from imagemint.server.settings import ServeSettings
 PAGE = (DEPLOY.parent / "docs/deployment.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 OVERLAYS = [block for block in BLOCKS if block.startswith("# kustomization.yaml\n")]
+RULES = [block for block in BLOCKS if block.startswith("# pods.yaml\n")]
 KSERVE = [block for block in BLOCKS if block.startswith("# kustomization.yaml for KServe\n")]
 PARTS = [block for block in BLOCKS if block.startswith("# in your kustomization.yaml\n")]
 
@@ -30,10 +33,10 @@ def render_overlay(folder, part, overlay=OVERLAYS[0]):
 
 
 def test_every_example_is_tested():
-    """The page has an overlay, one for KServe, and each other block says where it belongs."""
-    assert (len(OVERLAYS), len(KSERVE)) == (1, 1)
+    """The page has an overlay, one for KServe, an alert, and parts that say where they belong."""
+    assert (len(OVERLAYS), len(KSERVE), len(RULES)) == (1, 1, 1)
     assert len(PARTS) >= 3
-    others = set(BLOCKS) - {*OVERLAYS, *KSERVE, *PARTS}
+    others = set(BLOCKS) - {*OVERLAYS, *KSERVE, *RULES, *PARTS}
     assert not others, others
 
 
@@ -76,6 +79,37 @@ def test_versions_are_pinned(tmp_path):
     _, settings = read_part("IMAGEMINT_DEFAULT_VERSIONS", tmp_path)
     assert settings.default_versions == {"mnist": 2}
     assert settings.version_policies["avatars"] == "latest:1"
+
+
+def test_alert_without_pods_fires(tmp_path):
+    """The alert of the page is valid, and fires when the Deployment has no available pod."""
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    rule = yaml.safe_load(RULES[0])
+    (tmp_path / "pods.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    (alert,) = rule["spec"]["groups"][0]["rules"]
+    deployment = find_resource(render(DEPLOY / "kubernetes/base"), "Deployment")["metadata"]
+    names = {"namespace": deployment["namespace"], "deployment": deployment["name"]}
+    labels = ", ".join(f'{name}="{value}"' for name, value in names.items())
+    series = f"kube_deployment_status_replicas_available{{{labels}}}"
+    fired = {
+        "exp_labels": names | alert["labels"],
+        "exp_annotations": alert["annotations"],
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": "2x5 0x10"}],
+        "alert_rule_test": [
+            {"alertname": alert["alert"], "eval_time": "5m", "exp_alerts": []},
+            {"alertname": alert["alert"], "eval_time": "12m", "exp_alerts": [fired]},
+        ],
+    }
+    test = tmp_path / "test.yaml"
+    test.write_text(yaml.safe_dump({"rule_files": ["pods.yaml"], "tests": [case]}))
+    done = subprocess.run(
+        [promtool, "test", "rules", test], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_example_for_kserve_names_the_image(tmp_path):
