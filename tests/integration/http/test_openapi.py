@@ -1,10 +1,13 @@
 """Tests with schemathesis that the OpenAPI document is valid and the server conforms to it."""
 
 import asyncio
+import json
 
 import hypothesis
+import jsonschema
 import pytest
 import schemathesis
+from http_clients import browse
 
 from imagemint.server.http.openapi import make_document
 
@@ -18,6 +21,7 @@ SETTINGS = hypothesis.settings(
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
+DOCUMENT = make_document()
 schema = schemathesis.openapi.from_dict(make_document())
 OPERATIONS = {each.ok().label: each.ok() for each in schema.get_all_operations()}
 
@@ -28,6 +32,89 @@ async def test_document_is_served(web):
     assert answer.json() == make_document()
     schema.validate()
     assert len(OPERATIONS) == 13
+
+
+def find_references(node):
+    """Yields the names of the schemas that a part of the document refers to, at any depth."""
+    if isinstance(node, dict):
+        name = str(node.get("$ref", "")).removeprefix("#/components/schemas/")
+        if name in DOCUMENT["components"]["schemas"]:
+            yield name
+            yield from find_references(DOCUMENT["components"]["schemas"][name])
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from find_references(each)
+
+
+def make_validator(schema):
+    """Returns a validator for a schema of the document."""
+    return jsonschema.Draft202012Validator({**DOCUMENT, **schema})
+
+
+def list_answers():
+    """Returns the contents of all successful answers, by operation and media type."""
+    return {
+        (operation["operationId"], media_type): content["schema"]
+        for path in DOCUMENT["paths"].values()
+        for operation in path.values()
+        for media_type, content in operation["responses"]["200"]["content"].items()
+    }
+
+
+async def test_every_line_of_a_stream_conforms(held_site):
+    """So does the last line of a stream that fails, which is a problem."""
+    lines = make_validator(list_answers()["streamGenerate", "application/x-ndjson"])
+    backend = held_site.backends["digits"]
+    async with browse(held_site) as web:
+        path = "/v1/models/digits:streamGenerate"
+        body = {"images": {"count": "9"}, "chunkSize": 3}
+        asked = asyncio.create_task(web.post(path, json=body, headers={"x-request-id": "id-1"}))
+        await backend.begun()
+        backend.step()
+        await backend.begun()
+        backend.failure = RuntimeError("no memory")
+        backend.release()
+        answer = await asked
+    assert answer.headers["x-request-id"] == "id-1"
+    first, last = map(json.loads, answer.text.splitlines())
+    assert list(last) == ["error"]
+    for line in (first, last):
+        lines.validate(line)
+    assert not lines.is_valid(first | last)
+
+
+async def test_generators_get_exact_types():
+    """Pictures are binary, integers of 64 bits are text, and what is always there is required."""
+    for (_, media_type), content in list_answers().items():
+        if media_type.startswith("image/"):
+            assert content == {"type": "string", "format": "binary"}
+    operations = {
+        each["operationId"]: each for path in DOCUMENT["paths"].values() for each in path.values()
+    }
+    for name, where in (("translate", "query"), ("get_png", "path")):
+        for each in operations[name]["parameters"]:
+            if each.get("name") in ("seed", "index"):
+                assert (each["in"], each["schema"]["type"]) == (where, "string")
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["ListModelsResponse"]["required"] == ["models", "nextPageToken"]
+    assert schemas["MintedImage"]["required"] == ["index", "serial"]
+    generate = make_validator({"$ref": "#/components/schemas/GenerateRequest"})
+    assert generate.is_valid({"images": {"count": "1"}})
+    assert not generate.is_valid({"images": {}})
+    translate = make_validator({"$ref": "#/components/schemas/TranslateRequest"})
+    assert translate.is_valid({"images": {"seed": "1"}})
+    assert "application/octet-stream" in operations["translate"]["requestBody"]["content"]
+
+
+async def test_messages_of_requests_require_no_default():
+    """A message that is in requests and answers has one schema, with all of its fields."""
+    bodies = [
+        each["requestBody"]["content"]["application/json"]
+        for path in DOCUMENT["paths"].values()
+        for each in path.values()
+        if "requestBody" in each
+    ]
+    answers = set(find_references(list(list_answers().values())))
+    assert set(find_references(bodies)) & answers == {"ImageShape"}
 
 
 @pytest.mark.parametrize("path", [{}, {"model": "digits", "version": "1"}])

@@ -6,9 +6,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 Schema = dict[str, Any]
 
-_UINT64 = r"^(0|[1-9][0-9]{0,19})$"
 # 64-bit integers are text in the JSON mapping; a number is accepted as well.
-_INTEGER_TEXT = {"type": "string", "pattern": _UINT64}
+UINT64: Schema = {"type": "string", "pattern": r"^(0|[1-9][0-9]{0,19})$"}
+"""Schema of an unsigned integer of 64 bits, as text."""
 _NUMBER = {
     "oneOf": [{"type": "number"}, {"type": "string", "enum": ["NaN", "Infinity", "-Infinity"]}]
 }
@@ -24,7 +24,7 @@ _SCALARS: dict[int, Schema] = {
     FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
     FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]{1,19}$"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_UINT64: _INTEGER_TEXT,
+    FieldDescriptor.TYPE_UINT64: UINT64,
 }
 _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?s$"},
@@ -38,38 +38,52 @@ def refer(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def add_schema(kind: Descriptor, schemas: dict[str, Schema]) -> Schema:
+def add_schema(kind: Descriptor, schemas: dict[str, Schema], *, is_answer: bool = False) -> Schema:
     """Adds the schema of a message and of those inside, and returns a reference to it.
+
+    Answers have all fields without presence, even those with their default, so these are required
+    there. A message that is part of requests as well has one schema, with the required fields.
 
     Args:
         kind: type of the message.
         schemas: the schemas of the document, by name.
+        is_answer: whether the server sends the message.
     """
     if (known := _WELL_KNOWN.get(kind.full_name)) is not None:
         return known
-    if kind.name not in schemas:
-        schemas[kind.name] = {}  # a message may contain itself
-        fields = {field.json_name: _describe_field(field, schemas) for field in kind.fields}
+    if kind.name not in schemas or (is_answer and "required" not in schemas[kind.name]):
+        printed = [each.json_name for each in kind.fields if not each.has_presence]
+        required: Schema = {"required": printed} if is_answer else {}
+        schemas[kind.name] = required  # a message may contain itself
+        fields = {
+            field.json_name: _describe_field(field, schemas, is_answer=is_answer)
+            for field in kind.fields
+        }
         schemas[kind.name] = {
             "type": "object",
             "properties": fields,
+            **required,
             "additionalProperties": False,
         }
     return refer(kind.name)
 
 
-def _describe_field(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
+def _describe_field(
+    field: FieldDescriptor, schemas: dict[str, Schema], *, is_answer: bool
+) -> Schema:
     kind = field.message_type
     if kind is not None and kind.GetOptions().map_entry:
-        value = _describe_value(kind.fields_by_name["value"], schemas)
+        value = _describe_value(kind.fields_by_name["value"], schemas, is_answer=is_answer)
         return {"type": "object", "additionalProperties": value}
-    value = _describe_value(field, schemas)
+    value = _describe_value(field, schemas, is_answer=is_answer)
     return {"type": "array", "items": value} if field.is_repeated else value
 
 
-def _describe_value(field: FieldDescriptor, schemas: dict[str, Schema]) -> Schema:
+def _describe_value(
+    field: FieldDescriptor, schemas: dict[str, Schema], *, is_answer: bool
+) -> Schema:
     if field.message_type is not None:
-        return add_schema(field.message_type, schemas)
+        return add_schema(field.message_type, schemas, is_answer=is_answer)
     if field.enum_type is not None:
         return _describe_enum(field.enum_type)
     return _SCALARS[field.type]

@@ -36,7 +36,8 @@ SERVICE = "/imagemint.v1.TranslationService"
 FORM = "multipart/form-data"
 SOURCE_TYPES = ("image/png", "image/jpeg", "image/webp")
 """Media types of a body that is a picture."""
-_ANY_BYTES = "application/octet-stream"
+ANY_BYTES = "application/octet-stream"
+"""Media type of a body that is a picture of any kind."""
 
 FITS = {
     "refuse": messages.SOURCE_FIT_REFUSE,
@@ -113,10 +114,10 @@ class Translation:
                 if is_of_other_origin(exchange.headers, self._allow_origins):
                     raise OriginNotAllowed
                 work = partial(_read_form, exchange)
-            case _ if kind in SOURCE_TYPES or kind == _ANY_BYTES:
+            case _ if kind in SOURCE_TYPES or kind == ANY_BYTES:
                 work = partial(_read_picture, exchange)
             case _:
-                raise exchange.refuse_content_type((JSON, FORM, *SOURCE_TYPES, _ANY_BYTES))
+                raise exchange.refuse_content_type((JSON, FORM, *SOURCE_TYPES, ANY_BYTES))
         if len(exchange.body) < LARGE_BYTES:
             request = work()
         else:
