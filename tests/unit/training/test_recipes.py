@@ -238,6 +238,16 @@ def test_ssgan_has_convolutional_networks_too(tmp_path):
     assert before.architecture == "convolutional"
 
 
+def test_ssgan_has_the_epsilon_of_its_authors():
+    """Adam adds 1e-4 to the root of the second moment in both networks; 1e-8 in older runs."""
+    recipe = RECIPES["ssgan"]
+    for options, epsilon in (({}, 1e-4), ({"adam_epsilon": 1e-8}, 1e-8)):
+        state = make_initial_state(small(recipe, **options), pictures(recipe), torch.device("cpu"))
+        groups = [*state.opt_G.param_groups, *state.opt_D.param_groups]
+        assert {group["eps"] for group in groups} == {epsilon}
+    assert recipe.complete_options({})["adam_epsilon"] == 1e-8
+
+
 def test_continuous_codes_are_fewer_than_z_dim():
     """Continuous codes are a part of the latent and cannot be all of it."""
     with pytest.raises(ValueError, match="continuous_codes is 4, should be less than z_dim"):
