@@ -104,7 +104,7 @@ class AdaptiveAugmentation(Augmentation):
     (`losses.AdversarialLoss.compute_signs`), it overfits, and the probability rises.
 
     Resampling is bilinear. The authors first upsample through a wavelet filter, which prevents
-    aliasing at many megapixels but would be most of the work at 28 to 64 pixels.
+    aliasing. It would be most of the work at 28 to 64 pixels.
 
     Args:
         target: target of the mean sign, 0.6 in the paper.
