@@ -231,8 +231,9 @@ class FeatureMatching(Regularizer):
     """Matches the mean features of generated and of real images; section 3.1.
 
     In the paper it is G's whole loss: set `GanLoss.adversarial_weight` to 0 for that. The squared
-    distance is averaged over the features where the paper sums, which differs by a constant factor
-    that Adam takes out again and that makes the weight independent of the network's width.
+    distance is averaged over the features where the paper sums, so that the weight does not depend
+    on the network's width. If it is G's only loss, Adam takes out this constant factor, as long as
+    gradients are large beside its epsilon. Beside other losses the factor changes the weight.
     """
 
     reads_real = True
