@@ -18,7 +18,8 @@ class InfoganRecipe(ConvolutionalRecipe):
 
     The categorical code is what a class is elsewhere: the exported graph takes it as ``class_id``
     and its labels are ``code 0``, ``code 1`` and so on, since training decides what each shows. The
-    continuous codes are the first elements of ``z``, which a request may give explicitly.
+    continuous codes are the first elements of ``z``, which a request may give explicitly. They are
+    normal, as all of ``z``; those of the paper are uniform.
     """
 
     name: ClassVar[str] = "infogan"
