@@ -20,9 +20,12 @@ class StyleRecipe(ZeroCentredOptions, Recipe):
     as a feature, with the non-saturating loss and lazy R1; adaptive augmentation (2020), since it
     trains on 3,063 emoji. Truncation draws w towards its mean.
 
-    Every doubling of the size halves the channels; StyleGAN 2 keeps them up to 32 pixels. It takes
-    a gamma of 0.0002 times the square of the size over the batch size, which is 0.026 for batches
-    of 32 images of 64 pixels. Here it is 1, since D is another network; 0.026 was not tried.
+    Every doubling of the size halves the channels; StyleGAN 2 keeps them up to 32 pixels. The
+    mapping network has 4 layers, where the paper has 8. G upsamples bilinearly, which equals the
+    authors' filter of [1, 3, 3, 1] except at the borders. D averages 2x2 pixels in place of that
+    filter. StyleGAN 2 takes a gamma of 0.0002 times the square of the size over the batch size,
+    which is 0.026 for batches of 32 images of 64 pixels. Here it is 1, since D is another network;
+    0.026 was not tried.
     """
 
     name: ClassVar[str] = "style"
