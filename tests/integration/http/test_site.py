@@ -109,6 +109,16 @@ async def test_headers_protect_browsers(web):
         assert "access-control-allow-origin" not in headers
 
 
+async def test_files_of_the_page_are_checked_again(web):
+    """After an upgrade no browser runs modules of the release before."""
+    for path in ("/", "/static/app.js", "/static/style.css"):
+        answer = await web.get(path)
+        assert answer.headers["cache-control"] == "no-cache"
+    copy = {"if-none-match": answer.headers["etag"]}
+    again = await web.get("/static/style.css", headers=copy)
+    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+
+
 async def test_only_configured_origins_are_allowed(serve_http, models):
     """Origins in http_allow_origins may read responses."""
     app = await serve_http(models, http_allow_origins=["https://art.example"])

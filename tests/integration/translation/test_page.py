@@ -173,6 +173,16 @@ async def test_answer_to_an_older_source_is_not_shown(page):
     await page.unroute("**/*:translate")
 
 
+async def test_too_large_picture_is_refused(page):
+    """The page says so, and offers no further attempt, which would fail as well."""
+    await choose_model(page, "free")
+    noise = np.random.default_rng(1).integers(0, 256, (1_250, 1_250, 3), np.uint8)
+    await page.locator("#source-file").set_input_files(upload(noise, "photo.png"))
+    notice = page.locator("#notice")
+    await expect(notice).to_contain_text("The picture is too large", timeout=MS)
+    await expect(notice.locator("button")).to_have_count(0)
+
+
 async def test_result_of_another_model_is_cleared(page):
     """A change of the model keeps the source, and not the result of the model before."""
     await choose_model(page, "free")

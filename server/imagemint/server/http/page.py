@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -14,6 +15,8 @@ POLICY = (
 )
 """Content security policy of every answer: nothing from other hosts, and nothing inline."""
 
+# Without it, browsers guess how long a file is valid, and a new page runs with old modules.
+_CHECKED = {"cache-control": "no-cache"}
 _FILES = Path(__file__).with_name("static")
 
 
@@ -21,6 +24,16 @@ def make_routes() -> Sequence[BaseRoute]:
     """Returns the routes of the page and its files."""
 
     async def get_page(_: Request) -> FileResponse:
-        return FileResponse(_FILES / "index.html", headers={"cache-control": "no-cache"})
+        return FileResponse(_FILES / "index.html", headers=_CHECKED)
 
-    return [Route("/", get_page), Mount("/static", StaticFiles(directory=_FILES))]
+    return [Route("/", get_page), Mount("/static", _CheckedFiles(directory=_FILES))]
+
+
+class _CheckedFiles(StaticFiles):
+    """Files that browsers ask for again, with the tag of their copy."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401 - as Starlette's
+        """Returns the answer with a file, or that a copy is still right."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_CHECKED)
+        return response

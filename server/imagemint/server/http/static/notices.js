@@ -4,6 +4,8 @@ import { byId, make, sleep } from "./dom.js";
 import { getKey } from "./api.js";
 
 const MOST_RETRIES = 5;
+// The same request may be answered later: it was late, or too early, or there were too many.
+const PASSING = [408, 425, 429];
 
 /** Hides the notice. */
 export function hideNotice() {
@@ -31,7 +33,8 @@ export const tell = (title, detail) => show("calm", title, detail);
 export function showFailure(problem, { retry, askKey }, attempt = 0) {
   const [kind, title] = describe(problem);
   const retryButton = make("button", { type: "button", class: "primary", onclick: () => retry(0) }, "Try again");
-  const buttons = make("div", { class: "actions" }, problem.status === 401 ? makeKeyButton(askKey) : retryButton);
+  const button = problem.status === 401 ? makeKeyButton(askKey) : isRefused(problem.status) ? null : retryButton;
+  const buttons = button && make("div", { class: "actions" }, button);
   const id = problem.request_id
     ? make("p", { class: "small muted" }, `Request ${problem.request_id}, reason ${problem.reason}`) : null;
   // Without a key the server explains how programs send one; a visitor needs something else.
@@ -47,11 +50,14 @@ function describe({ status, reason, code, metadata }) {
   if (reason === "MODEL_NOT_READY") return ["busy", "The model is not ready"];
   if (status === 401) return ["bad", "This server requires an API key"];
   if (reason === "NOT_ALLOWED" && metadata?.client) return ["bad", "This key may not do that"];
-  if (status === 403) return ["bad", "The server refuses this request"];
   if (status === 0) return ["bad", "No answer from the server"];
   if (code === "DEADLINE_EXCEEDED") return ["busy", "It took too long"];
-  return ["bad", status === 400 ? "The server refuses this request" : "The server failed"];
+  if (status === 413) return ["bad", "The picture is too large"];
+  return ["bad", isRefused(status) ? "The server refuses this request" : "The server failed"];
 }
+
+/** Whether the server would give the same answer again. */
+const isRefused = (status) => status >= 400 && status < 500 && !PASSING.includes(status);
 
 const makeKeyButton = (askKey) => make("button", { type: "button", class: "primary", onclick: askKey }, "Enter a key");
 
