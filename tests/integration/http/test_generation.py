@@ -181,7 +181,7 @@ async def test_url_may_have_a_caption(web):
         ("images/1/0.png?class=1&class=2", ["class"]),
         ("images/1/0.png?truncation=nan", ["truncation"]),
         ("images/1/0.png?truncation=%200.5", ["truncation"]),
-        ("images/1/0.png?class=10", ["images.class_id"]),
+        ("images/1/0.png?class=10", ["class"]),
     ],
 )
 async def test_invalid_url_is_refused(web, path, fields):
@@ -258,6 +258,14 @@ async def test_other_types_of_bodies_are_refused(web, verb):
         answer = await web.post(url, content=body, headers={"content-type": kind})
         assert answer.status_code == 200
     assert (await web.post(url)).json()["violations"][0]["field"] != "content-type"
+
+
+async def test_fields_have_the_names_of_json(web):
+    """A fault that the service finds is spelt as one in the body."""
+    body = {"images": {"count": 1, "classId": 10}}
+    answer = await web.post("/v1/models/digits:generate", json=body)
+    assert [each["field"] for each in answer.json()["violations"]] == ["images.classId"]
+    assert answer.json()["detail"].startswith("images.classId: ")
 
 
 async def test_json_with_a_name_twice_is_refused(web):

@@ -162,6 +162,8 @@ async def test_json_in_json_out(site, backends):
         ("?seed=1&seed=2", {"content": FILE, "headers": PNG}, 400, "seed"),
         ("?priority=urgent", {"content": FILE, "headers": PNG}, 400, "priority"),
         ("?format=gif", {"content": FILE, "headers": PNG}, 400, "format"),
+        ("?quality=101&format=webp", {"content": FILE, "headers": PNG}, 400, "quality"),
+        ("?class_id=1", {"content": FILE, "headers": PNG}, 400, "class_id"),
         ("?fit=fill", {"content": FILE, "headers": PNG}, 400, "fit"),
         ("", {"content": FILE, "headers": {"content-type": "text/plain"}}, 415, None),
         ("", {"content": FILE}, 415, "content-type"),

@@ -4,7 +4,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
@@ -49,6 +49,7 @@ class Exchange:
         deadline: `time.monotonic` value at which the caller stops waiting; None for never.
         has_begun: whether a part of the answer was sent.
         failure_status: HTTP status of a failure; None for the status of its code.
+        spell_field: returns the caller's name of a field that an RPC refuses.
         request_id: the caller's id for the request; '' without one.
     """
 
@@ -63,6 +64,7 @@ class Exchange:
         self.body = b""
         self.has_begun = False
         self.failure_status: int | None = None
+        self.spell_field: Callable[[str], str] = str
         self.request_id = ""
         self.body_read = asyncio.Event()
         self.timeout_error: InvalidRequest | None = None

@@ -2,13 +2,14 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.http.exchange import NDJSON, Exchange
-from imagemint.server.http.json_messages import encode_json, parse_json
+from imagemint.server.http.json_messages import encode_json, parse_json, spell_json_path
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.interpolation import PathServicer
 from imagemint.v1 import generation_service_pb2 as messages
@@ -104,6 +105,7 @@ class Generation:
         # A page of another origin may send text without asking, but not JSON.
         if exchange.body and exchange.content_type != JSON:
             raise exchange.refuse_content_type((JSON,))
+        exchange.spell_field = partial(spell_json_path, kind=kind)
         if len(exchange.body) < LARGE_BYTES:
             request = parse_json(exchange.body, kind)
         else:

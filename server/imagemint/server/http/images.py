@@ -15,6 +15,7 @@ from imagemint.server.http.parameters import (
     parse_decimal,
     parse_integer,
     set_parameters,
+    spell_parameter,
 )
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.repository import ModelRepository, ServedVersion
@@ -42,6 +43,7 @@ class Images:
 
     async def get(self, exchange: Exchange) -> Reply:
         """Answers `GET /v1/models/{model}/versions/{version}/images/{seed}/{index}.{extension}`."""
+        exchange.spell_field = spell_parameter
         picture = PICTURES[exchange.path["extension"]]
         request = _read_request(exchange)
         request.output.format = picture.format

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from imagemint.engine.errors import InvalidRequest, Violation, quote, shorten
@@ -20,7 +21,16 @@ MessageT = TypeVar("MessageT", bound=Message)
 _FIELD = re.compile(r"Failed to parse (\w+) field: ")
 _PLACE = re.compile(r" at \w+\.([\w.\[\]]+?)\.*$")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*(?:=\s*){0,2}", re.ASCII)
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity")
+_RANGES = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
 _MOST_FAULTS = 12
+_MOST_QUOTED_VALUE = 50
 # A list is the value of a member, and an object the value of a member or, with members of its own,
 # of a list.
 _MOST_CONTAINERS = 2 * MOST_FIELDS + 1
@@ -64,6 +74,23 @@ def parse_json(body: bytes, kind: type[MessageT]) -> MessageT:
     if not isinstance(members, dict):
         raise _refuse("it is not a JSON object")
     return _fill_message(members, message)
+
+
+def spell_json_path(path: str, kind: type[Message]) -> str:
+    """Returns the path of a field with the names of JSON, such as `images.classId`.
+
+    Args:
+        path: path with the names of the schema. What it does not have stays as it is.
+        kind: class of the message.
+    """
+    descriptor: Any = kind.DESCRIPTOR
+    names = []
+    for part in path.split("."):
+        name, bracket, rest = part.partition("[")
+        field = None if descriptor is None else descriptor.fields_by_name.get(name)
+        names.append(part if field is None else field.json_name + bracket + rest)
+        descriptor = None if field is None else field.message_type
+    return ".".join(names)
 
 
 def _check_structure(body: bytes) -> None:
@@ -139,10 +166,11 @@ def _find_faults(
 ) -> Iterator[Violation]:
     """Yields the members that a message does not have, and those of another kind than their field.
 
-    protobuf names unknown fields and wrong values with long texts, takes `[]` as an empty object,
-    and leaves out what is no Base64.
+    protobuf names unknown fields and wrong values with long texts or those of Python, takes `[]` as
+    an empty object and `true` as a number, and leaves out what is no Base64.
     """
     by_name = {each.json_name: each for each in descriptor.fields}
+    choices: dict[str, str] = {}
     for name, value in members.items():
         field = by_name.get(name) or descriptor.fields_by_name.get(name)
         path = f"{prefix}{shorten(name)}"
@@ -150,9 +178,13 @@ def _find_faults(
             yield Violation(path, f"there is no such field{suggest(shorten(name), by_name)}")
         elif value is None or (field.message_type and field.message_type.GetOptions().map_entry):
             continue
+        elif (choice := _get_choice(field)) and choices.setdefault(choice, path) != path:
+            yield Violation(path, f"only one of this and {choices[choice]} is possible")
         elif not field.is_repeated:
             yield from _find_faults_of_value(value, field, path)
         elif isinstance(value, list):
+            if _is_plain_list(value, field):
+                continue
             for at, each in enumerate(value):
                 yield from _find_faults_of_value(each, field, f"{path}[{at}]")
         else:
@@ -181,6 +213,55 @@ def _find_faults_of_value(
             yield Violation(path, "a data URL is not Base64; leave out all up to its comma")
         elif not (isinstance(value, str) and _is_base64(value)):
             yield Violation(path, "it is not Base64")
+    elif why := _check_scalar(value, field):
+        yield Violation(path, f"{_quote_json(value)} is not {why}")
+
+
+def _is_plain_list(values: list[Any], field: Any) -> bool:  # noqa: ANN401 - as above
+    """Returns whether a list has only numbers that fit. It is quick for long lists."""
+    kinds = set(map(type, values))
+    if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT):
+        return kinds <= {int, float}
+    if field.cpp_type not in _RANGES or kinds != {int}:
+        return False
+    least, most = _RANGES[field.cpp_type]
+    return least <= min(values) and max(values) <= most
+
+
+def _get_choice(field: Any) -> str:  # noqa: ANN401 - as above
+    """Returns the name of the oneof that a field belongs to; '' for none."""
+    choice = field.containing_oneof
+    # An optional field has a oneof of its own.
+    return choice.name if choice is not None and len(choice.fields) > 1 else ""
+
+
+def _check_scalar(value: object, field: Any) -> str:  # noqa: ANN401 - as above
+    """Returns what a value of a number, a text or a truth value should be; '' if it is that."""
+    if field.type == field.TYPE_STRING:
+        return "" if isinstance(value, str) else "a text"
+    if field.type == field.TYPE_BOOL:
+        return "" if isinstance(value, bool) else "true or false"
+    if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_text = isinstance(value, str) and _DECIMAL.fullmatch(value) is not None
+        return "" if is_number or is_text else "a number"
+    least, most = _RANGES[field.cpp_type]
+    return "" if _is_integer(value, least, most) else f"an integer from {least} to {most}"
+
+
+def _is_integer(value: object, least: int, most: int) -> bool:
+    """Returns whether a value is such an integer: a number, such as 1 or 1.0, or digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    if isinstance(value, str):
+        if _INTEGER.fullmatch(value) is None:
+            return False
+        value = int(value)
+    return least <= value <= most and value == int(value)
+
+
+def _quote_json(value: object) -> str:
+    return shorten(json.dumps(value, ensure_ascii=False), _MOST_QUOTED_VALUE)
 
 
 def _is_base64(text: str) -> bool:

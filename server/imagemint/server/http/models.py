@@ -6,7 +6,12 @@ from imagemint.server.access.caller import current_caller
 from imagemint.server.http.entity_tags import NOT_MODIFIED, spell_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.json_messages import encode_json
-from imagemint.server.http.parameters import Setter, parse_integer, set_parameters
+from imagemint.server.http.parameters import (
+    Setter,
+    parse_integer,
+    set_parameters,
+    spell_parameter,
+)
 from imagemint.server.http.problems import Problem
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.repository import ModelRepository, ServedVersion
@@ -33,6 +38,7 @@ class Models:
 
     async def list(self, exchange: Exchange) -> Reply:
         """Answers `GET /v1/models` with a ListModelsResponse."""
+        exchange.spell_field = spell_parameter
         request = messages.ListModelsRequest()
         setters: dict[str, Setter] = {
             "pageSize": lambda text: setattr(request, "page_size", parse_integer(text)),

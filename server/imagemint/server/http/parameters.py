@@ -11,6 +11,14 @@ ValueT = TypeVar("ValueT")
 _INTEGER = re.compile("0|[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _MOST_DIGITS = 20
+_PARAMETERS = {
+    "images.class_id": "class",
+    "images.class_label": "class",
+    "images.condition": "class",
+    "images.first_index": "index",
+    "page_size": "pageSize",
+    "page_token": "pageToken",
+}
 _MOST_FAULTS = 12
 
 Setter = Callable[[str], None]
@@ -54,6 +62,16 @@ def _call(setter: Setter, text: str) -> str:
     except (ValueError, OverflowError) as error:  # protobuf raises both for its ranges
         return shorten(str(error))
     return ""
+
+
+def spell_parameter(path: str) -> str:
+    """Returns the parameter that sets a field of a message, such as `class` for `images.class_id`.
+
+    Args:
+        path: path of the field. That of a field without a parameter stays as it is.
+    """
+    section, _, name = path.rpartition(".")
+    return _PARAMETERS.get(path, name if section in ("images", "output") else path)
 
 
 def parse_integer(text: str) -> int:

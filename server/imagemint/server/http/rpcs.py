@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
-from imagemint.engine.errors import DeadlinePassed, ImagemintError
+from imagemint.engine.errors import DeadlinePassed, ImagemintError, InvalidRequest, Violation
 from imagemint.server.http.context import RpcFailed
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.problems import Problem
@@ -83,7 +83,10 @@ class Rpcs:
             del request, context
             if refusal is not None:
                 raise refusal
-            return await handler(exchange)
+            try:
+                return await handler(exchange)
+            except InvalidRequest as fault:
+                raise _spell(fault, exchange) from None
 
         context = cast("Any", exchange.context)  # it has all members that the handlers use
         try:
@@ -152,6 +155,13 @@ def _make_deadline_problem() -> Problem:
         "the deadline of the call has passed",
         "DEADLINE_EXCEEDED",
         {"reason": DeadlinePassed.reason, "request_id": current_call.get().request_id},
+    )
+
+
+def _spell(error: InvalidRequest, exchange: Exchange) -> InvalidRequest:
+    """Returns the error with the caller's names of the fields."""
+    return InvalidRequest(
+        [Violation(exchange.spell_field(each.field), each.description) for each in error.violations]
     )
 
 

@@ -17,7 +17,7 @@ from imagemint.server.http.generation import (
     Picture,
     set_model,
 )
-from imagemint.server.http.json_messages import encode_json, parse_json
+from imagemint.server.http.json_messages import encode_json, parse_json, spell_json_path
 from imagemint.server.http.multipart import parse_form
 from imagemint.server.http.origins import is_of_other_origin
 from imagemint.server.http.parameters import (
@@ -26,6 +26,7 @@ from imagemint.server.http.parameters import (
     parse_decimal,
     parse_integer,
     set_parameters,
+    spell_parameter,
 )
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.translation import TranslationServicer
@@ -106,8 +107,10 @@ class Translation:
     async def _read(self, exchange: Exchange) -> tuple[messages.TranslateRequest, bool]:
         """Returns the request, and whether it is JSON."""
         kind = exchange.content_type
+        exchange.spell_field = spell_parameter
         match kind:
             case "application/json":
+                exchange.spell_field = partial(spell_json_path, kind=messages.TranslateRequest)
                 work = partial(parse_json, exchange.body, messages.TranslateRequest)
             case "multipart/form-data":
                 # The only body that browsers send for a page of another origin without asking.

@@ -6,7 +6,7 @@ import pytest
 
 from imagemint.engine.errors import InvalidRequest
 from imagemint.server.http import json_messages
-from imagemint.server.http.json_messages import parse_json
+from imagemint.server.http.json_messages import parse_json, spell_json_path
 from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
 from imagemint.v1 import generation_service_pb2 as messages
 from imagemint.v1 import translation_service_pb2
@@ -29,15 +29,41 @@ def check_fault(body, kind, field, why):
         ('{"colour": 1}', "colour", "no such field"),
         ('{"images": {"classPerImage": {"ids": []}}}', "images.classPerImage.ids", "no such field"),
         ('{"images": {"seed": "1", "seed": "2"}}', "body", "'seed' is there more than once"),
-        ('{"images": {"seed": -1}}', "images.seed", "-1"),
-        ('{"images": {"seed": 1.5}}', "images.seed", "1.5"),
-        ('{"images": {"classId": true}}', "images.classId", "Bool"),
-        ('{"images": {"count": "many"}}', "images.count", "many"),
-        ('{"images": {"variant": 8}}', "images.variant", "int"),
+        ('{"images": {"seed": -1}}', "images.seed", "-1 is not an integer from 0 to 18446744073"),
+        ('{"images": {"seed": 1.5}}', "images.seed", "1.5 is not an integer"),
+        ('{"images": {"seed": "1_0"}}', "images.seed", '"1_0" is not an integer'),
+        ('{"images": {"seed": NaN}}', "images.seed", "NaN is not an integer"),
+        ('{"images": {"classId": true}}', "images.classId", "true is not an integer"),
+        ('{"images": {"classId": 2147483648}}', "images.classId", "from -2147483648 to 2147483647"),
+        ('{"images": {"count": "two"}}', "images.count", '"two" is not an integer'),
+        ('{"images": {"count": {"a": 1}}}', "images.count", '{"a": 1} is not an integer'),
+        ('{"images": {"variant": 8}}', "images.variant", "8 is not a text"),
+        ('{"images": {"truncation": true}}', "images.truncation", "true is not a number"),
+        ('{"images": {"truncation": "1_0"}}', "images.truncation", '"1_0" is not a number'),
+        (
+            '{"images": {"classPerImage": {"classIds": [1, 4294967296]}}}',
+            "images.classPerImage.classIds[1]",
+            "4294967296 is not an integer",
+        ),
+        (
+            '{"images": {"latents": {"values": [1, true]}}}',
+            "images.latents.values[1]",
+            "true is not a number",
+        ),
+        (
+            '{"images": {"filter": {"rejectionSampling": 1}}}',
+            "images.filter.rejectionSampling",
+            "1 is not true or false",
+        ),
+        (
+            '{"images": {"classId": 1, "classLabel": "one"}}',
+            "images.classLabel",
+            "only one of this and images.classId is possible",
+        ),
         ('{"output": {"format": "BMP"}}', "output.format", "BMP"),
         ('{"images": []}', "images", "it is not a JSON object"),
         ('{"images": "mnist"}', "images", "it is not a JSON object"),
-        ('{"images": {"truncation": "low"}}', "images.truncation", "low"),
+        ('{"images": {"truncation": "low"}}', "images.truncation", '"low" is not a number'),
         ("[]", "body", "not a JSON object"),
     ],
 )
@@ -85,6 +111,26 @@ def test_base64_may_have_line_breaks():
     body = b'{"sources": [{"encoded": {"pictures": ["iVBO\\nRw0K\\n", "_-8="]}}]}'
     request = parse_json(body, translation_service_pb2.TranslateRequest)
     assert list(request.sources[0].encoded.pictures) == [b"\x89PNG\r\n", b"\xff\xef"]
+
+
+def test_numbers_may_be_texts():
+    """So may the JSON mapping write them; integers may have a fraction of zero."""
+    body = b'{"images": {"seed": 3.0, "count": "2", "truncation": "5e-1", "caption": null}}'
+    images = parse_json(body, messages.GenerateRequest).images
+    assert (images.seed, images.count, images.truncation) == (3, 2, 0.5)
+
+
+def test_paths_have_the_names_of_json():
+    """What the schema does not have stays as the caller wrote it."""
+    for path, expected in (
+        ("images.class_id", "images.classId"),
+        ("images.class_per_image.class_ids", "images.classPerImage.classIds"),
+        ("images.class_idd", "images.class_idd"),
+        ("body", "body"),
+    ):
+        assert spell_json_path(path, messages.GenerateRequest) == expected
+    path = "sources[2].raw.shape.num_rows"
+    assert spell_json_path(path, translation_service_pb2.TranslateRequest) == path
 
 
 def test_every_unknown_field_is_listed():
