@@ -225,7 +225,7 @@ def _is_plain_list(values: list[Any], field: Any) -> bool:  # noqa: ANN401 - as 
     if field.cpp_type not in _RANGES or kinds != {int}:
         return False
     least, most = _RANGES[field.cpp_type]
-    return least <= min(values) and max(values) <= most
+    return bool(least <= min(values) and max(values) <= most)
 
 
 def _get_choice(field: Any) -> str:  # noqa: ANN401 - as above
