@@ -1,7 +1,12 @@
 """Encodes pictures with their origin, and decodes untrusted pictures."""
 
 from imagemint.pictures.animation import AnimationFormat, encode_animation
-from imagemint.pictures.decoding import PictureRefused, decode, read_size
+from imagemint.pictures.decoding import (
+    DECODING_BYTES_PER_PIXEL,
+    PictureRefused,
+    decode,
+    read_size,
+)
 from imagemint.pictures.encoding import (
     DEFAULT_QUALITY,
     LARGEST_SIDE,
@@ -13,6 +18,7 @@ from imagemint.pictures.encoding import (
 )
 
 __all__ = [
+    "DECODING_BYTES_PER_PIXEL",
     "DEFAULT_QUALITY",
     "LARGEST_SIDE",
     "SERIAL_KEY",

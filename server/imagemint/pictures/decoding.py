@@ -19,6 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+DECODING_BYTES_PER_PIXEL = 20
+"""Most memory that `decode` takes while it runs, its result included.
+
+Measured for each kind of picture: up to 18.2, for WebP, and 14.1 for others; see
+docs/notes/serving-performance.md. Pillow has four bytes for a pixel of RGB.
+"""
+
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _JPEG_START = b"\xff\xd8\xff"
 _START_OF_SCAN = b"\xff\xda"
@@ -52,7 +59,7 @@ def read_size(content: bytes, most_pixels: int) -> tuple[int, int]:
 
 
 def decode(content: bytes, channels: int, most_pixels: int) -> npt.NDArray[np.uint8]:
-    """Returns the pixels of a picture, uint8 [height, width, channels].
+    """Returns the pixels of a picture, uint8 [height, width, channels], which are read-only.
 
     Args:
         content: the file of a picture.
@@ -64,7 +71,8 @@ def decode(content: bytes, channels: int, most_pixels: int) -> npt.NDArray[np.ui
     """
     with _open(content, most_pixels) as image:
         flat = _attempt(lambda: _flatten(image))
-    pixels = np.array(flat.convert("L" if channels == 1 else "RGB"))
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(flat if flat.mode == mode else flat.convert(mode))
     return pixels[..., np.newaxis] if channels == 1 else pixels
 
 
@@ -148,29 +156,45 @@ def _read_webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Returns a picture in mode L or RGB: upright, in sRGB, over white."""
+    """Returns a picture in mode L or RGB: upright, in sRGB, over white.
+
+    It takes few copies, because a picture may be as large as the limits permit. The given one is
+    changed or closed.
+    """
     image.load()
     # A chunk behind the pixels can hold a profile too.
     profile = image.info.get("icc_profile")
     is_deep = image.mode in _DEEP_MODES
     if is_deep and "transparency" in image.info:
         raise PictureRefused("16-bit gray with transparency; convert the picture to 8 bits")
-    upright = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if is_deep:
-        levels = np.asarray(upright).astype(np.uint32)
-        rounded = (levels * _WHITE + _LEVELS_16_BIT // 2) // _LEVELS_16_BIT
-        upright = Image.fromarray(rounded.astype(np.uint8))
+        levels = np.asarray(image).astype(np.uint32)
+        levels *= _WHITE
+        levels += _LEVELS_16_BIT // 2
+        levels //= _LEVELS_16_BIT
+        image = _replace(image, Image.fromarray(levels.astype(np.uint8)))
+        del levels
     alpha = None
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        alpha = upright.getchannel("A")
-    plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+    if image.has_transparency_data:
+        if image.mode != "RGBA":
+            image = _replace(image, image.convert("RGBA"))
+        alpha = image.getchannel("A")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    plain = image if image.mode == mode else _replace(image, image.convert(mode))
     if profile:
         plain = _convert_to_srgb(plain, profile)
     if alpha is not None:
         white = Image.new(plain.mode, plain.size, "white")
-        plain = Image.composite(plain, white, alpha)
+        white.paste(plain, mask=alpha)
+        return white
     return plain
+
+
+def _replace(old: Image.Image, new: Image.Image) -> Image.Image:
+    """Releases the pixels of a picture and returns another one."""
+    old.close()
+    return new
 
 
 def _convert_to_srgb(image: Image.Image, content: bytes) -> Image.Image:

@@ -148,7 +148,7 @@ class ServeSettings(BaseModel):
     max_source_pixels: int = Field(default=2**24, ge=1, le=_INT32_MAX)
     """Maximum number of pixels of one source of Translate, and of all pictures, all fitted sources
     or all results of one request together. Frames and masks are pictures, too. While a thread
-    decodes a source of this size, it takes up to 16 bytes per pixel."""
+    decodes a source, it takes up to 20 bytes per pixel; see max_bytes_in_flight."""
     max_queue_images: int = Field(default=8_192, ge=1, le=_INT32_MAX)
     """Maximum number of images that wait for one model; further calls are refused. A stream chunk
     counts as at most half of it."""
@@ -214,7 +214,8 @@ class ServeSettings(BaseModel):
     overrides it."""
     max_bytes_in_flight: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
     """Memory for responses that are computed but not yet received by their callers. It is divided
-    among the processes. One caller can use at most half of it."""
+    among the processes. One caller can use at most half of it. Sources of Translate that are
+    decoded at the same time have as much again; one that needs more is decoded alone."""
     stall_timeout_s: float | None = Field(default=60.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """If a client does not read a response for this long, the server closes its connection. Our
     clients reconnect and resume."""

@@ -285,6 +285,22 @@ async def test_small_files_of_many_pixels(translation, details_of, decoded, fit)
     assert len(decoded) == 4
 
 
+async def test_memory_is_reserved_before_decoding(translating_app, translation, monkeypatch):
+    """The pixels of the largest source count, not those that the model receives."""
+    room = translating_app._rpc.services.translation._decoding
+    held, decode = [], source_pictures.decode
+
+    def record(*args):
+        held.append(room.held_bytes)
+        return decode(*args)
+
+    monkeypatch.setattr(source_pictures, "decode", record)
+    large, small = (to_file(np.zeros((side, 100, 3), np.uint8)) for side in (200, 50))
+    sources = [encoded(large), encoded(small)]
+    await translation.Translate(request_for("fixed", sources, fit="SOURCE_FIT_STRETCH"))
+    assert held == [20 * 200 * 100] * 2
+
+
 async def test_pixels_of_frames_and_masks(translation, decoded):
     """Each frame of a source counts, and so does its mask."""
     file = to_file(np.zeros((100, 120, 3), np.uint8))

@@ -17,7 +17,14 @@ import numpy.typing as npt
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.engine.serial import hash_source
 from imagemint.engine.spec import ModelSpec, Source
-from imagemint.pictures import LARGEST_SIDE, PictureFormat, PictureRefused, decode, read_size
+from imagemint.pictures import (
+    DECODING_BYTES_PER_PIXEL,
+    LARGEST_SIDE,
+    PictureFormat,
+    PictureRefused,
+    decode,
+    read_size,
+)
 from imagemint.server.images.fitting import Fit, SizeRefused, compute_size, fit_source
 from imagemint.server.images.tiling import Tiling, plan_tiles
 
@@ -59,6 +66,8 @@ class Measure(NamedTuple):
     """Bytes of all sources and results."""
     passes: int
     """Tiles of all sources. The orientation of a picture may change their number."""
+    decoding_bytes: int
+    """Most bytes that `load_sources` takes for files of pictures. It loads one source at a time."""
 
 
 class LoadedSource(NamedTuple):
@@ -117,12 +126,13 @@ def measure_sources(
     """
     source = _get_source(spec)
     faults = Faults()
-    encoded, areas, passes = 0, 0, 0
+    encoded, largest, areas, passes = 0, 0, 0, 0
     for number, each in enumerate(given):
         place = f"sources[{number}]"
         with faults.record_at(place):
             (height, width), pixels = _measure(place, each, limits.pixels, faults)
             encoded += pixels
+            largest = max(largest, pixels)
             if height and width:
                 fitted = _grow(height, width, source, fit)
                 if math.prod(fitted) > limits.pixels:
@@ -159,7 +169,8 @@ def measure_sources(
             f" {limits.raw_bytes:,}. Ask for PNG, JPEG or WEBP, or for fewer at a time"
         )
         raise InvalidRequest([Violation("sources", why)])
-    return Measure(areas * source.depth + raw_bytes, passes)
+    decoding_bytes = DECODING_BYTES_PER_PIXEL * largest
+    return Measure(areas * source.depth + raw_bytes, passes, decoding_bytes)
 
 
 def _check_sides(fitted: tuple[int, int], source: Source, picture_format: PictureFormat) -> None:

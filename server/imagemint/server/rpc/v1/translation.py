@@ -15,6 +15,7 @@ import numpy as np
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.pictures import PictureFormat, encode
 from imagemint.server.batching import Job
+from imagemint.server.images.decoding_room import DecodingRoom
 from imagemint.server.images.sources import (
     LoadedSource,
     SourceLimits,
@@ -82,6 +83,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         }
         self._gate = gate
         self._encoders = encoders
+        self._decoding = DecodingRoom(encoders, settings.max_bytes_in_flight)
         self._streams: set[RequestStream[messages.StreamTranslateRequest]] = set()
         self._dismissed = False
 
@@ -155,7 +157,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         return await self._answer(request, parts, call.output)
 
     async def _load(self, call: TranslateCall, way: _Way) -> tuple[list[LoadedSource], int]:
-        """Decodes the sources, once there is memory for them and for their results.
+        """Decodes the sources, once there is memory for that and for their results.
 
         The caller's rate is charged before. A request that is refused for its pictures keeps the
         charge, because decoding is work.
@@ -169,7 +171,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         measure = partial(
             measure_sources, call.sources, spec, call.fit, self._limits, picture_format
         )
-        size, images = await loop.run_in_executor(self._encoders, measure)
+        size, images, decoding_bytes = await loop.run_in_executor(self._encoders, measure)
         piece = asyncio.current_task() if way.streamed else None
         await current_call.get().reserve(size, piece)
         await self._submission.charge(version, images, streamed=way.streamed)
@@ -178,7 +180,7 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
             load_sources, call.sources, spec, call.fit, self._limits.pixels, ended.is_set
         )
         try:
-            sources = await loop.run_in_executor(self._encoders, load)
+            sources = await self._decoding.run(decoding_bytes, load)
         finally:
             ended.set()  # a thread does not end with the call that waits for it
         current_call.get().trace_decoding(began, len(sources))
