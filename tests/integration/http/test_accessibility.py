@@ -114,3 +114,7 @@ async def test_translation_is_accessible(visit, shop, axe):
     await page.set_viewport_size(PHONE)
     assert not await find_violations(page)
     assert await find_width_beyond(page) <= 0, "the page scrolls sideways"
+    await page.locator("summary", has_text="Samples of translations").click()
+    await expect(page.locator("#card details img")).to_have_attribute(
+        "alt", "Samples of lines: sources with their results"
+    )

@@ -174,6 +174,11 @@ async def test_caption_can_be_entered(visit, shop):
     await page.locator("#caption").fill("purple hair")
     await page.locator("#mint").click()
     await expect(page.locator("#form-error")).to_contain_text("purple")
+    caption = page.locator("#caption")
+    await expect(caption).to_have_attribute("aria-describedby", "caption-hint form-error")
+    await expect(caption).to_have_attribute("aria-invalid", "true")
+    await expect(caption).to_be_focused()
+    await expect(page.locator("[role=alert]:visible")).to_have_count(1)
 
 
 async def test_viewer_verifies_the_serial(visit, shop):
@@ -263,9 +268,21 @@ async def test_keyboard_navigation_works(visit, shop):
     await page.keyboard.press("Escape")
     await expect(page.locator(".tile").nth(2 + columns)).to_be_focused()
     before = await page.locator("#seed").input_value()
+    for key in ("n", "Shift+N"):
+        await page.keyboard.press(key)
+        await expect(page.locator("#seed")).not_to_have_value(before)
+        await expect(page.locator(".tile").nth(2 + columns)).to_be_focused()
+        await expect(page.locator(".tile[tabindex='0']")).to_have_count(1)
+        before = await page.locator("#seed").input_value()
+    await wait_for_images(page)
+    await page.locator("input[name=class]:checked").focus()
     await page.keyboard.press("n")
-    await expect(page.locator("#seed")).not_to_have_value(before)
-    await expect(page.locator(".tile[tabindex='0']")).to_have_count(1)
+    await expect(page.locator("#seed")).to_have_value(before)
+    address = page.url
+    await page.locator(".skip").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#stage")).to_be_focused()
+    assert page.url == address
 
 
 async def test_invalid_seed_is_shown_at_the_form(visit, shop):
@@ -275,7 +292,15 @@ async def test_invalid_seed_is_shown_at_the_form(visit, shop):
     await page.locator("#seed").fill("many")
     await page.locator("#mint").click()
     await expect(page.locator("#form-error")).to_contain_text("A seed is a whole number")
-    await expect(page.locator("#seed")).to_have_attribute("aria-invalid", "true")
+    seed = page.locator("#seed")
+    await expect(seed).to_have_attribute("aria-invalid", "true")
+    await expect(seed).to_have_attribute("aria-describedby", "form-error")
+    await expect(seed).to_be_focused()
+    await seed.fill("3")
+    await page.locator("#mint").click()
+    await expect(page.locator(".tile").first).to_have_attribute("title", re.compile("@2/3/0"))
+    await expect(seed).not_to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("#form-error")).to_be_hidden()
 
 
 async def test_full_queue_is_retried(visit, held_site):
@@ -327,6 +352,28 @@ async def test_key_can_be_entered(visit, serve_http, gallery, tmp_path):
     await page.locator("#key-form button[value=save]").click()
     await wait_for_images(page)
     await expect(page.locator("#notice")).to_be_hidden()
+
+
+async def test_page_works_without_storage_and_metrics(visit, serve_http, gallery):
+    """Blocked site data cost only what the browser would keep, and no request fails."""
+    app = await serve_http(gallery)
+    page = await visit(app, "#model=plain&count=4")
+    failed = []
+    page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    await page.add_init_script(
+        """for (const area of ["localStorage", "sessionStorage"]) {
+          Object.defineProperty(window, area, {get() { throw new DOMException("blocked"); }});
+        }"""
+    )
+    await page.reload()
+    await wait_for_images(page)
+    await page.locator("#theme-button").click()
+    await expect(page.locator("#theme-button")).to_have_text("Theme: light")
+    await page.locator("#theme-button").click()
+    await expect(page.locator("#theme-button")).to_have_text("Theme: dark")
+    assert not failed
+    await page.locator("summary", has_text="Samples").click()
+    await expect(page.locator("#card details").first).to_contain_text("The bundle has no samples.")
 
 
 async def test_empty_repository_is_shown(visit, serve_http, tmp_path):

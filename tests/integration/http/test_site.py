@@ -39,6 +39,7 @@ async def test_only_the_card_of_a_bundle_is_served(serve_http, tmp_path):
             answer = await web.get(f"/v1/models/digits/versions/1/{name}")
             assert answer.status_code == 404
             assert answer.json()["code"] == "NOT_FOUND"
+            assert answer.json()["reason"] == "NO_SUCH_PATH"
 
 
 async def test_only_checked_bytes_are_served(serve_http, tmp_path):
@@ -96,7 +97,12 @@ async def test_probes_are_text_and_errors_are_problems(web):
     ):
         answer = await web.request(method, path)
         assert answer.status_code == status, path
-        assert answer.json()["status"] == status
+        problem = answer.json()
+        assert problem["status"] == status
+        assert problem["reason"] == {404: "NO_SUCH_PATH", 405: "METHOD_NOT_ALLOWED"}[status]
+        assert "request_id" not in problem
+        answer = await web.request(method, path, headers={"x-request-id": "mine-1"})
+        assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine-1"
 
 
 async def test_headers_protect_browsers(web):
@@ -114,9 +120,9 @@ async def test_files_of_the_page_are_checked_again(web):
     for path in ("/", "/static/app.js", "/static/style.css"):
         answer = await web.get(path)
         assert answer.headers["cache-control"] == "no-cache"
-    copy = {"if-none-match": answer.headers["etag"]}
-    again = await web.get("/static/style.css", headers=copy)
-    assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+        copy = {"if-none-match": answer.headers["etag"]}
+        again = await web.get(path, headers=copy)
+        assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
 
 
 async def test_only_configured_origins_are_allowed(serve_http, models):
@@ -126,6 +132,7 @@ async def test_only_configured_origins_are_allowed(serve_http, models):
         for origin, allowed in (("https://art.example", True), ("https://evil.example", False)):
             answer = await web.get("/v1/models", headers={"origin": origin})
             assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+            assert "server-timing" in answer.headers["access-control-expose-headers"]
 
 
 async def test_request_id_is_repeated(web):

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagemint.engine.errors import MOST_QUOTED, quote, shorten
+from imagemint.engine.errors import MOST_QUOTED, InvalidRequest, quote, shorten
 from imagemint.server.http import openapi, page
 from imagemint.server.http.generation import PICTURES, SERIAL_HEADER, SERVICE, Generation
 from imagemint.server.http.images import Images
@@ -28,6 +28,7 @@ from imagemint.server.http.rpcs import Rpcs
 from imagemint.server.http.translation import SERVICE as TRANSLATION_SERVICE
 from imagemint.server.http.translation import Translation
 from imagemint.server.repository import ModelRepository
+from imagemint.server.rpc.interceptor import read_request_id
 from imagemint.server.rpc.server import Services
 from imagemint.server.settings import ServeSettings
 
@@ -37,9 +38,10 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", page.POLICY.encode()),
 )
-_EXPOSED_HEADERS = (SERIAL_HEADER, "etag", "retry-after", "x-request-id")
+_EXPOSED_HEADERS = (SERIAL_HEADER, "etag", "retry-after", "server-timing", "x-request-id")
 _CORS_MAX_AGE_S = 600
 _CODES = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
+_REASONS = {404: "NO_SUCH_PATH", 405: "METHOD_NOT_ALLOWED"}
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/]*", re.IGNORECASE)
 
 
@@ -88,7 +90,11 @@ def make_application(
             *_make_rpc_routes(settings, services, repository, workers),
             *_make_probe_routes(probes),
             Route("/openapi.json", openapi.make_endpoint()),
-            *(page.make_routes() if settings.http_page else ()),
+            *(
+                page.make_routes(has_metrics=probes.scrape is not None)
+                if settings.http_page
+                else ()
+            ),
         ],
         middleware=middleware,
         exception_handlers={HTTPException: _answer_http_error, Exception: _answer_fault},
@@ -201,7 +207,10 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     elif "Allow" in headers:
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))  # a set until here
         detail = f"{shorten(request.method)} is not allowed here; use {headers['Allow']}"
-    problem = Problem(error.status_code, detail, code)
+    members = {"reason": _REASONS.get(error.status_code, InvalidRequest.reason)}
+    if request_id := read_request_id(request.headers.items()):
+        members["request_id"] = request_id
+    problem = Problem(error.status_code, detail, code, members)
     headers = problem.make_headers() | headers
     return Response(problem.encode(), problem.status, headers)
 

@@ -63,7 +63,9 @@ class Models:
         version = resolve_allowed(self._repository, model, number)
         document = version.bundle.documents.get(name)
         if document is None:
-            problem = Problem(404, f"the bundle of {model}@{number} has no {name}", "NOT_FOUND")
+            why = f"the bundle of {model}@{number} has no {name}"
+            members = {"reason": "NO_SUCH_PATH", "request_id": current_call.get().request_id}
+            problem = Problem(404, why, "NOT_FOUND", members)
             return Reply(problem.encode(), problem.make_headers(), problem.status)
         headers = {"etag": spell_etag(document.sha256), "cache-control": "no-cache"}
         if exchange.has_copy(headers["etag"]):

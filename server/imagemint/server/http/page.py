@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+
+from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named, make_etag
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
@@ -20,11 +22,21 @@ _CHECKED = {"cache-control": "no-cache"}
 _FILES = Path(__file__).with_name("static")
 
 
-def make_routes() -> Sequence[BaseRoute]:
-    """Returns the routes of the page and its files."""
+def make_routes(*, has_metrics: bool) -> Sequence[BaseRoute]:
+    """Returns the routes of the page and its files.
 
-    async def get_page(_: Request) -> FileResponse:
-        return FileResponse(_FILES / "index.html", headers=_CHECKED)
+    Args:
+        has_metrics: whether `/metrics` is served, so that the page reads it.
+    """
+    content = (_FILES / "index.html").read_bytes()
+    if has_metrics:
+        content = content.replace(b"<html ", b'<html data-metrics="metrics" ', 1)
+    headers = {"etag": make_etag(content), **_CHECKED}
+
+    async def get_page(request: Request) -> Response:
+        if is_named(headers["etag"], request.headers.get("if-none-match", "")):
+            return Response(status_code=NOT_MODIFIED, headers=headers)
+        return Response(content, media_type="text/html", headers=headers)
 
     return [Route("/", get_page), Mount("/static", _CheckedFiles(directory=_FILES))]
 

@@ -145,7 +145,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Returns:
             Why the call is refused; None if it may go on.
         """
-        current_call.set(Call(_read_request_id(metadata)))
+        current_call.set(Call(read_request_id(metadata)))
         is_health_check = self._guard.is_health_check(name)
         if not is_health_check:
             self.latest_s = time.monotonic()
@@ -408,7 +408,7 @@ def _make_writer(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Beh
     return write
 
 
-def _read_request_id(metadata: Metadata) -> str:
+def read_request_id(metadata: Metadata) -> str:
     """Returns the caller's id for the call; empty if it is missing or invalid."""
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):

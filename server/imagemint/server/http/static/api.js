@@ -1,10 +1,12 @@
 // Calls of the server. Every failure becomes a Failure with the members of a problem (RFC 9457).
 
+import { keep, recall } from "./storage.js";
+
 const KEY = "imagemint.key";
 
 /** The API key of this tab; empty for none. */
-export const getKey = () => sessionStorage.getItem(KEY) ?? "";
-export const setKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
+export const getKey = () => recall("sessionStorage", KEY) ?? "";
+export const setKey = (key) => keep("sessionStorage", KEY, key);
 
 /** A failed call. `problem` has at least status and detail; status 0 means that nothing answered. */
 export class Failure extends Error {

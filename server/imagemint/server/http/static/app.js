@@ -3,6 +3,7 @@
 import { byId, formatCount, formatSeconds } from "./dom.js";
 import { Failure, decodePicture, listModels, streamImages } from "./api.js";
 import { Controls, drawSeed } from "./controls.js";
+import { showFaults } from "./faults.js";
 import { Grid } from "./grid.js";
 import { Meter } from "./meter.js";
 import { Viewer } from "./viewer.js";
@@ -35,11 +36,19 @@ byId("controls").addEventListener("submit", (event) => {
   if (byId("stage").getBoundingClientRect().top > innerHeight / 2) byId("stage").scrollIntoView();
 });
 byId("stop").addEventListener("click", () => running?.abort());
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=radio], [type=range]), select, dialog, textarea");
-  if (event.key !== "n" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+// Only in the grid: elsewhere a letter is for the field, the browser or the screen reader.
+byId("panes").addEventListener("keydown", (event) => {
+  if (event.key.toLowerCase() !== "n" || event.ctrlKey || event.metaKey || event.altKey) return;
+  const place = grids.findIndex((grid) => grid.element.contains(event.target));
+  const at = grids[place].position;
   byId("seed").value = drawSeed();
   mint();
+  grids[place]?.awaitFocus(at);
+});
+// Its target in the address would take the place of the form's state.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("stage").focus();
 });
 addEventListener("hashchange", () => {
   const before = shown;
@@ -93,12 +102,7 @@ function clearGrids() {
 async function mint(attempt = 0) {
   if (!controls.version) return;
   const spec = controls.read();
-  byId("form-error").hidden = Boolean(spec);
-  if (!spec) {
-    byId("form-error").textContent = "A seed is a whole number from 0 to 18446744073709551615.";
-    byId("seed").focus();
-    return;
-  }
+  if (!spec) return;
   running?.abort();
   const aborter = (running = new AbortController());
   hideNotice();
@@ -205,7 +209,7 @@ function announce(signal) {
   const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
   const seconds = (performance.now() - meter.began) / 1e3;
   const end = signal.aborted ? "Stopped after" : "Generated";
-  byId("progress").textContent = `${end} ${formatCount(images)} images in ${formatSeconds(seconds)}. Press N for others.`;
+  byId("progress").textContent = `${end} ${formatCount(images)} images in ${formatSeconds(seconds)}. Press N in the grid for others.`;
 }
 
 function fail(error, again, attempt) {
@@ -217,10 +221,7 @@ function fail(error, again, attempt) {
   }
   byId("walk").hidden = !grids.length;
   byId("progress").textContent = "";
-  const { violations } = error.problem;
-  if (violations) {
-    byId("form-error").hidden = false;
-    byId("form-error").textContent = violations.map((each) => `${each.field}: ${each.description}`).join("\n");
-  }
-  showFailure(error.problem, { retry: again, askKey }, attempt);
+  // One alert: at the form if its fields are wrong, otherwise above the images.
+  if (showFaults(error.problem.violations ?? [])) hideNotice();
+  else showFailure(error.problem, { retry: again, askKey }, attempt);
 }

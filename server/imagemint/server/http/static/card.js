@@ -26,7 +26,7 @@ export function showCard(model, version) {
     make("p", {}, make("strong", {}, manifest.title || model.name)),
     makeTable(["", ""], facts),
     makeFigures(manifest.evaluations ?? []),
-    makeDetails("Samples of every class", (body) => showSamples(body, model, version)),
+    makeDetails(nameSamples(manifest).title, (body) => showSamples(body, model, version)),
     makeDetails("The whole card", (body) => showText(body, model, version)),
   );
 }
@@ -62,10 +62,16 @@ function makeDetails(title, fill) {
   return details;
 }
 
+/** Returns the heading of the sample sheet, and what its order is, for those who do not see it. */
+function nameSamples({ source, classLabels = [] }) {
+  if (source) return { title: "Samples of translations", order: ": sources with their results" };
+  return classLabels.length ? { title: "Samples of every class", order: ": each row is one class" } : { title: "Samples", order: "" };
+}
+
 async function showSamples(body, model, version) {
   try {
     const blob = await fetchPicture(`v1/models/${model.name}/versions/${version.version}/samples.png`);
-    body.append(make("img", { src: URL.createObjectURL(blob), alt: `Samples of ${model.name}: each row is one class` }));
+    body.append(make("img", { src: URL.createObjectURL(blob), alt: `Samples of ${model.name}${nameSamples(version.manifest).order}` }));
   } catch {
     body.append(make("p", { class: "muted small" }, "The bundle has no samples."));
   }

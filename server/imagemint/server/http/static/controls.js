@@ -3,6 +3,7 @@
 import { byId, formatCount, make } from "./dom.js";
 import { fetchPicture } from "./api.js";
 import { cutResults } from "./examples.js";
+import { clearFaults, showFaults } from "./faults.js";
 
 const COUNTS = [4, 9, 16, 36, 64, 144, 400];
 const DEFAULT_COUNT = 36;
@@ -258,8 +259,11 @@ export class Controls {
   read() {
     const text = byId("seed").value.trim();
     const valid = /^\d{1,20}$/.test(text) && BigInt(text) < UINT64_END;
-    byId("seed").setAttribute("aria-invalid", String(!valid));
-    if (!valid) return null;
+    clearFaults();
+    if (!valid) {
+      showFaults([{ field: "seed", text: `A seed is a whole number from 0 to ${UINT64_END - 1n}.` }]);
+      return null;
+    }
     const spec = { seed: text, count: String(this.count) };
     if (!byId("class-field").hidden) Object.assign(spec, this.readClass());
     const caption = byId("caption").value.trim();

@@ -59,6 +59,8 @@ export class Grid {
     tile.setAttribute("aria-label", `${image.label}, serial ${image.serial}`);
     tile.title = image.serial;
     tile.replaceChildren(make("img", { src: image.url, alt: "", draggable: false }));
+    const at = this.images.length - 1;
+    if (at === this.awaited && document.activeElement === this.list) this.focus(at);
   }
 
   /** Ends the animation of empty places. */
@@ -87,6 +89,19 @@ export class Grid {
     for (const tile of this.tiles) tile.tabIndex = -1;
     this.tiles[at].tabIndex = 0;
     this.tiles[at].focus();
+  }
+
+  /** The position of the focused tile, or of the one that Tab reaches. */
+  get position() {
+    return Math.max(this.tiles?.findIndex((tile) => tile.tabIndex === 0) ?? 0, 0);
+  }
+
+  /** Keeps the focus in the grid, and moves it to a place as soon as that is filled. */
+  awaitFocus(at) {
+    if (this.images.length > at) return this.focus(at);
+    this.awaited = at;
+    this.list.tabIndex = -1;
+    return this.list.focus();
   }
 
   move(event) {

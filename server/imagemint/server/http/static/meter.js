@@ -5,6 +5,8 @@ import { parseDuration } from "./api.js";
 
 const KEPT = 40;
 const SCRAPE_MS = 2000;
+// The server writes it into the page if it serves its metrics here.
+const METRICS = document.documentElement.dataset.metrics;
 
 export class Meter {
   constructor() {
@@ -64,6 +66,7 @@ export class Meter {
 
   /** Shows the load of the whole server, if it serves its metrics here. */
   async followServer() {
+    if (!METRICS) return;
     let last = null;
     for (;;) {
       const now = document.hidden ? last : await scrape();
@@ -83,7 +86,7 @@ export class Meter {
 /** Returns the figures of /metrics; null if there is no answer, undefined if there never will be. */
 async function scrape() {
   try {
-    const response = await fetch("metrics", { cache: "no-store" });
+    const response = await fetch(METRICS, { cache: "no-store" });
     if (!response.ok) return undefined;
     const text = await response.text();
     const total = (name) => [...text.matchAll(new RegExp(`^${name}(?:{[^}]*})? (\\S+)$`, "gm"))]

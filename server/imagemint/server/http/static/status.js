@@ -2,7 +2,9 @@
 
 import { byId, sleep } from "./dom.js";
 import { getKey, setKey } from "./api.js";
+import { keep, recall } from "./storage.js";
 
+const THEME = "imagemint.theme";
 const CHECK_MS = 2500;
 const STATES = {
   ready: "Ready",
@@ -44,13 +46,13 @@ export function connectTheme() {
     if (theme === "auto") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
     button.textContent = `Theme: ${theme}`;
-    localStorage.setItem("imagemint.theme", theme);
+    keep("localStorage", THEME, theme);
   };
   button.addEventListener("click", () => {
-    const at = themes.indexOf(localStorage.getItem("imagemint.theme") ?? "auto");
+    const at = themes.indexOf(recall("localStorage", THEME) ?? "auto");
     show(themes[(at + 1) % themes.length]);
   });
-  show(localStorage.getItem("imagemint.theme") ?? "auto");
+  show(recall("localStorage", THEME) ?? "auto");
 }
 
 /** Connects the dialog of the API key; `changed` is called after a change. */
