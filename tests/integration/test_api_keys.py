@@ -337,6 +337,20 @@ async def test_removed_key_ends_its_stream(locked, keys, scrape, total):
     samples = await scrape(app.metrics_address)
     labels = {"what": "api_keys", "outcome": "ok"}
     assert total(samples, "imagemint_reloads_total", **labels) == 1
+    assert total(samples, "imagemint_file_refused", what="api_keys") == 0
+
+
+async def test_refused_file_is_a_metric(locked, keys, scrape, total, until):
+    """An alert needs it: the counter of reloads begins with 1, which is no increase."""
+    app = await locked()
+
+    async def is_refused():
+        samples = await scrape(app.metrics_address)
+        return total(samples, "imagemint_file_refused", what="api_keys") == 1
+
+    assert not await is_refused()
+    keys.write_text("[[key")
+    await until(is_refused)
 
 
 async def test_secrets_are_never_revealed(locked, caplog, connect, keys):

@@ -145,12 +145,13 @@ async def test_drain_completes_accepted_calls(held, connect, scrape, total, unti
     assert streamed[:10] == pictures
 
 
-async def test_calls_are_accepted_during_the_drain_delay(serve, models, connect):
+async def test_calls_are_accepted_during_the_drain_delay(serve, models, connect, scrape, total):
     """Health is NOT_SERVING for load balancers, while calls are still answered."""
     app = await serve(models, drain_delay_s=0.2)
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         await health.read()
+        assert total(await scrape(app.metrics_address), "imagemint_serving") == 1
         stopping = asyncio.create_task(app.stop())
         assert (await health.read()).status == NOT_SERVING
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
@@ -270,13 +271,14 @@ async def test_draining_server_gets_no_calls_of_clients(  # noqa: PLR0917 - fixt
         await stopping
 
 
-async def test_server_without_models_is_still_asked(serve, connect, tmp_path):
+async def test_server_without_models_is_still_asked(serve, connect, tmp_path, scrape, total):
     """The server as a whole is NOT_SERVING, but it tells clients what it has."""
     app = await serve(tmp_path)
     async with connect(app) as channel, AsyncClient(app.grpc_address) as client:
         health = health_pb2_grpc.HealthStub(channel)
         whole = await health.Check(health_pb2.HealthCheckRequest())
         assert whole.status == NOT_SERVING
+        assert total(await scrape(app.metrics_address), "imagemint_serving") == 0
         assert await client.models() == []
         with pytest.raises(NotFound):
             await client.generate("digits")

@@ -1,6 +1,7 @@
 """Tests of TLS: encryption, client certificates and renewal without a restart."""
 
 import asyncio
+import time
 
 import grpc
 import pytest
@@ -95,6 +96,9 @@ async def test_certificate_is_renewed_without_restart(  # noqa: PLR0917 - fixtur
         assert await is_served(app, renewed)
         assert len(await client.generate("digits", 1)) == 1
     samples = await scrape(app.metrics_address)
+    name = "imagemint_certificate_expiry_timestamp_seconds"
+    assert total(samples, name, what="certificate") > time.time()
+    assert total(samples, "imagemint_file_refused", what="certificate") == 1
     for outcome in ("ok", "failed"):
         labels = {"what": "certificate", "outcome": outcome}
         assert total(samples, "imagemint_reloads_total", **labels) == 1

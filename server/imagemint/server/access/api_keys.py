@@ -234,8 +234,15 @@ class KeyRing:
         self._file = WatchedFiles([path], _LARGEST_FILE)
         self._checked_s = clock()
         self._last_failure = ""
+        self._is_unreadable = False
+        self._is_invalid = False
         self._by_digest: dict[str, Client] = {}
         self._read()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the file cannot be read, or has an error, so that older clients stay in use."""
+        return self._is_unreadable or self._is_invalid
 
     def find(self, presented: str) -> Client | None:
         """Returns the client of a key; None if the key is not known."""
@@ -277,11 +284,15 @@ class KeyRing:
         try:
             contents = self._file.read_changed()
         except OSError as error:
+            self._is_unreadable = True
             raise _make_read_error(self._path, error) from None
+        self._is_unreadable = False
         if contents is None:
             return False
+        self._is_invalid = True
         clients = [
             client.divide_limits(self._workers) for client in _parse(self._path, contents[0])
         ]
         self._by_digest = {digest: client for client in clients for digest in client.sha256}
+        self._is_invalid = False
         return True

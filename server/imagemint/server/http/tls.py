@@ -33,6 +33,7 @@ def make_tls_context(settings: ServeSettings, metrics: Metrics) -> ssl.SSLContex
 
     # It checks more than OpenSSL does, such as the dates of a certificate.
     certificates = Certificates(*pair, settings.tls_client_ca, count)
+    certificates.export(metrics, "http_certificate")
     context = latest = _load(*pair, settings.tls_client_ca)
 
     def reload(connection: ssl.SSLObject, name: str | None, current: ssl.SSLContext) -> None:

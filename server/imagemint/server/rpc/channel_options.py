@@ -98,6 +98,8 @@ def make_server_credentials(
     def count(good: bool) -> None:
         metrics.reloads.labels("certificate", "ok" if good else "failed").inc()
 
-    return Certificates(
+    certificates = Certificates(
         settings.tls_certificate, settings.tls_key, settings.tls_client_ca, count
-    ).make_credentials()
+    )
+    certificates.export(metrics, "certificate")
+    return certificates.make_credentials()

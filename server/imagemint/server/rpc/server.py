@@ -122,6 +122,7 @@ class RpcServer:
         self.max_connections = max_connections = compute_connection_limit(settings)
         budget = Budget(settings.max_bytes_in_flight)
         metrics.watch(metrics.bytes_in_flight, (), lambda: budget.held_bytes)
+        metrics.watch(metrics.serving, (), lambda: self.is_ready)
         self._running_calls = RunningCalls(
             self._guard,
             budget,
@@ -302,6 +303,7 @@ def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
     ring = None
     if settings.api_keys is not None:
         ring = KeyRing(settings.api_keys, count, workers=settings.processes)
+        metrics.watch(metrics.file_refused, ("api_keys",), lambda ring=ring: ring.is_refused)
     return Guard(metrics, ring, settings.max_concurrent_calls, settings.calls_per_caller)
 
 

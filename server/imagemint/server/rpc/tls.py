@@ -18,6 +18,7 @@ import grpc
 import structlog
 
 from imagemint.server.file_changes import WatchedFiles
+from imagemint.server.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -62,9 +63,26 @@ class Certificates:
         self._files = WatchedFiles(self._paths)
         self._last_failure = ""
         self._retry_at_s = 0.0
+        self.expires_s = 0.0
+        """Unix time at which the certificate in use expires."""
         first = self._read()
         assert first is not None  # noqa: S101 - for the type checker: the first read is a change
         self._configuration = first
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the newest files were refused at the latest handshake."""
+        return bool(self._last_failure)
+
+    def export(self, metrics: Metrics, what: str) -> None:
+        """Shows the state of the files in metrics.
+
+        Args:
+            metrics: the server's metrics.
+            what: names the files, as in `imagemint_reloads_total`.
+        """
+        metrics.watch(metrics.file_refused, (what,), lambda: self.is_refused)
+        metrics.watch(metrics.certificate_expiry, (what,), lambda: self.expires_s)
 
     def make_credentials(self) -> grpc.ServerCredentials:
         """Returns the credentials for a listener."""
@@ -111,14 +129,20 @@ class Certificates:
         self._retry_at_s = self._clock() + _RETRY_S
         certificate, key = contents[:2]
         client_ca = contents[2] if self._has_client_ca else None
-        _check_pair(self._paths[0], self._paths[1], certificate, key)
+        expires_s = _check_pair(self._paths[0], self._paths[1], certificate, key)
         if client_ca is not None:
             _check_authorities(self._paths[2], client_ca)
+        self.expires_s = expires_s
         return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
 
 
-def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key: bytes) -> None:
-    """Checks that the key belongs to the certificate, and that the certificate is valid today."""
+def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key: bytes) -> float:
+    """Returns the Unix time at which the certificate expires.
+
+    Raises:
+        CertificateError: the key does not belong to the certificate, or the certificate is not
+            valid today.
+    """
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         with (
@@ -126,7 +150,7 @@ def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key:
             _expose_as_file(key, key_path) as private,
         ):
             server.load_cert_chain(chain, private, password=_refuse_password)
-        _run_handshake(server, certificate.decode("ascii"))
+        return _run_handshake(server, certificate.decode("ascii"))
     except ssl.SSLCertVerificationError as error:
         raise CertificateError(f"{certificate_path}: {error.verify_message}") from None
     except (ssl.SSLError, OSError, ValueError) as error:
@@ -135,10 +159,14 @@ def _check_pair(certificate_path: Path, key_path: Path, certificate: bytes, key:
         ) from None
 
 
-def _run_handshake(server: ssl.SSLContext, certificate: str) -> None:
+def _run_handshake(server: ssl.SSLContext, certificate: str) -> float:
     """Runs a handshake in memory with a client that trusts the server's own certificate.
 
-    The standard library cannot read the dates of a certificate, but its handshake checks them.
+    The standard library cannot read a certificate, but its handshake checks the dates, and its
+    client then knows them.
+
+    Returns:
+        The Unix time at which the certificate expires.
 
     Raises:
         ssl.SSLCertVerificationError: the certificate has expired, or is not valid yet.
@@ -155,6 +183,8 @@ def _run_handshake(server: ssl.SSLContext, certificate: str) -> None:
     for end in [*ends, *ends]:
         with contextlib.suppress(ssl.SSLWantReadError):
             end.do_handshake()
+    verified = ends[0].getpeercert() or {}
+    return float(ssl.cert_time_to_seconds(str(verified["notAfter"])))
 
 
 def _check_authorities(path: Path, content: bytes) -> None:

@@ -37,6 +37,9 @@ _BACKLOG = 256
 
 
 LARGEST_OVER_WORKERS = (
+    "imagemint_serving",
+    "imagemint_file_refused",
+    "imagemint_certificate_expiry_timestamp_seconds",
     "imagemint_model_info",
     "imagemint_model_load_duration_seconds",
     "imagemint_model_failed_versions",
@@ -134,6 +137,11 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.backlog = Backlog()
         self.registry.register(self.backlog)
+        self.serving = self._make_gauge(
+            "serving",
+            "1 while the server accepts calls and a model serves, or none is wanted: its health is "
+            "SERVING. Otherwise 0.",
+        )
         self.requests = self._make_counter(
             "requests",
             "Finished calls, by gRPC status code. Those of HTTP are calls of the same RPCs.",
@@ -206,6 +214,18 @@ class Metrics:
             "failed, and the old files stay in use.",
             "what",
             "outcome",
+        )
+        self.file_refused = self._make_gauge(
+            "file_refused",
+            "1 while the newest content of a file is refused, and the old one stays in use (what: "
+            "as in imagemint_reloads_total). Certificates are checked at each handshake.",
+            "what",
+        )
+        self.certificate_expiry = self._make_gauge(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificate in use expires (what: certificate or "
+            "http_certificate).",
+            "what",
         )
         self.repository_lost = self._make_gauge(
             "repository_lost",

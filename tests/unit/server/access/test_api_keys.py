@@ -208,11 +208,27 @@ def test_invalid_change_keeps_the_keys(path, clock, lines, text):
     for _ in range(3):
         clock.now += 1.0
         assert ring.find(KEY).name == "augmentation"
+        assert ring.is_refused
     assert outcomes == [False]
     assert [line["log_level"] for line in lines] == ["error"]
     path.write_text(make_entry("again"))
     clock.now += 1.0
     assert ring.find(KEY).name == "again"
+    assert not ring.is_refused
+
+
+def test_file_that_comes_back_is_not_refused(path, clock):
+    """A file that was missing for a moment has no new content to apply."""
+    ring = KeyRing(path, clock=clock)
+    text = path.read_text()
+    path.unlink()
+    clock.now += 1.0
+    ring.reload_if_changed()
+    assert ring.is_refused
+    path.write_text(text)
+    clock.now += 1.0
+    ring.reload_if_changed()
+    assert not ring.is_refused
 
 
 @pytest.mark.parametrize("swapped", ["..data", "keys.toml"])

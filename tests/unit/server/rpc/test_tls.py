@@ -36,6 +36,23 @@ def test_new_pair_is_returned_once(pair, authority, write_certificate, tmp_path)
     assert outcomes == [True]
 
 
+def test_expiry_is_that_of_the_certificate_in_use(pair, authority, tmp_path):
+    """The file has the chain behind the server's certificate, which comes first."""
+    certificates = Certificates(*pair)
+    assert certificates.expires_s == read_expiry(pair[0])
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=3)
+    issued = authority.issue_cert("mint.test", not_after=soon)
+    pair[1].write_bytes(issued.private_key_pem.bytes())
+    pair[0].write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    assert certificates.read_changes() is not None
+    assert certificates.expires_s == read_expiry(pair[0]) < soon.timestamp() + 1
+
+
+def read_expiry(path):
+    """Returns the Unix time at which the first certificate of a file expires."""
+    return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+
+
 def write_half(certificate, key):
     """Truncates the certificate, as if a copy were under way."""
     certificate.write_bytes(certificate.read_bytes()[:200])
@@ -106,18 +123,22 @@ def test_invalid_change_keeps_the_pair(pair, authority, write_certificate, tmp_p
     """The error is logged once, without contents. The next valid pair is used."""
     outcomes = []
     certificates = Certificates(*pair, on_reload=outcomes.append)
+    expires_s = certificates.expires_s
     secret = pair[1].read_text().splitlines()[1]
     damage(*pair)
     with structlog.testing.capture_logs() as lines:
         assert certificates.read_changes() is None
         assert certificates.read_changes() is None
     assert outcomes == [False]
+    assert certificates.is_refused
+    assert certificates.expires_s == expires_s
     assert [line["log_level"] for line in lines] == ["error"]
     assert secret not in str(lines)
     for path in pair:
         path.unlink(missing_ok=True)
     write_certificate(authority, tmp_path)
     assert certificates.read_changes() is not None
+    assert not certificates.is_refused
 
 
 @pytest.mark.parametrize(

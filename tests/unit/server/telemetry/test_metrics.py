@@ -35,6 +35,9 @@ EXPECTED = {
     "imagemint_repository_syncs_total": ("counter", {"what", "outcome"}),
     "imagemint_repository_incomplete_versions": ("gauge", set()),
     "imagemint_inflight_requests": ("gauge", {"service"}),
+    "imagemint_serving": ("gauge", set()),
+    "imagemint_file_refused": ("gauge", {"what"}),
+    "imagemint_certificate_expiry_timestamp_seconds": ("gauge", {"what"}),
 }
 
 
