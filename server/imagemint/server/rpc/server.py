@@ -302,8 +302,8 @@ def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
 
     ring = None
     if settings.api_keys is not None:
-        ring = KeyRing(settings.api_keys, count, workers=settings.processes)
-        metrics.watch(metrics.file_refused, ("api_keys",), lambda ring=ring: ring.is_refused)
+        ring = keys = KeyRing(settings.api_keys, count, workers=settings.processes)
+        metrics.watch(metrics.file_refused, ("api_keys",), lambda: keys.is_refused)
     return Guard(metrics, ring, settings.max_concurrent_calls, settings.calls_per_caller)
 
 
