@@ -174,7 +174,15 @@ async def test_answer_to_an_older_source_is_not_shown(page):
 
 
 async def test_too_large_picture_is_refused(page):
-    """The page says so, and offers no further attempt, which would fail as well."""
+    """The page says so, and offers no further attempt, which would fail as well.
+
+    Before, it says which sizes the model takes.
+    """
+    await choose_model(page, "double")
+    await expect(page.locator("#drop-hint")).to_have_text(
+        "PNG, JPEG or WebP. The model takes pictures of up to 32 \u00d7 24 pixels, in"
+        " multiples of 4 pixels, and makes them 2 times as wide and high."
+    )
     await choose_model(page, "free")
     noise = np.random.default_rng(1).integers(0, 256, (1_250, 1_250, 3), np.uint8)
     await page.locator("#source-file").set_input_files(upload(noise, "photo.png"))

@@ -49,11 +49,8 @@ export class Translator {
     this.showExamples(model, version.version);
     byId("mask-field").hidden = !source.mask;
     byId("source-file").multiple = source.frames > 1;
-    const fixed = `${source.width} × ${source.height} pixels`;
-    const free = source.step > 1 ? `multiples of ${source.step} pixels` : "pictures of any size";
-    const size = source.step ? free : fixed;
     const frames = source.frames > 1 ? `${source.frames} pictures, the oldest first, ` : "";
-    byId("drop-hint").textContent = `PNG, JPEG or WebP. The model takes ${frames}${size}.`;
+    byId("drop-hint").textContent = `PNG, JPEG or WebP. The model takes ${frames}${describeSize(source)}.`;
     this.announce();
   }
 
@@ -158,4 +155,12 @@ export class Translator {
       Object.assign(byId("save-result"), { href: url, hidden: false });
     }
   }
+}
+
+/** Returns which sizes a model takes, as text. The server limits the pixels of source and result besides. */
+function describeSize({ width, height, step, scale, tiled, maxWidth, maxHeight }) {
+  if (!step) return `${width} × ${height} pixels`;
+  const most = tiled ? "pictures of any size that the server accepts" : `pictures of up to ${maxWidth} × ${maxHeight} pixels`;
+  const steps = step > 1 ? `, in multiples of ${step} pixels` : "";
+  return `${most}${steps}${scale > 1 ? `, and makes them ${scale} times as wide and high` : ""}`;
 }
