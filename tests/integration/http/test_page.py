@@ -286,8 +286,9 @@ async def test_keyboard_navigation_works(visit, shop):
 
 
 async def test_invalid_seed_is_shown_at_the_form(visit, shop):
-    """No request is sent."""
-    page = await visit(shop, "#model=digits&count=4")
+    """No request is sent, and a phone does not scroll to the images."""
+    phone = {"width": 375, "height": 700}
+    page = await visit(shop, "#model=digits&count=4", viewport=phone)
     await wait_for_images(page)
     await page.locator("#seed").fill("many")
     await page.locator("#mint").click()
@@ -296,6 +297,7 @@ async def test_invalid_seed_is_shown_at_the_form(visit, shop):
     await expect(seed).to_have_attribute("aria-invalid", "true")
     await expect(seed).to_have_attribute("aria-describedby", "form-error")
     await expect(seed).to_be_focused()
+    await expect(seed).to_be_in_viewport()
     await seed.fill("3")
     await page.locator("#mint").click()
     await expect(page.locator(".tile").first).to_have_attribute("title", re.compile("@2/3/0"))

@@ -32,8 +32,8 @@ const controls = new Controls(onVersion);
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
   mint();
-  // On a phone the images are below the form.
-  if (byId("stage").getBoundingClientRect().top > innerHeight / 2) byId("stage").scrollIntoView();
+  // On a phone the images are below the form, where faults stay.
+  if (byId("form-error").hidden && byId("stage").getBoundingClientRect().top > innerHeight / 2) byId("stage").scrollIntoView();
 });
 byId("stop").addEventListener("click", () => running?.abort());
 // Only in the grid: elsewhere a letter is for the field, the browser or the screen reader.
