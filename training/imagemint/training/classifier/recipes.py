@@ -138,7 +138,7 @@ class Cifar10ClassifierRecipe(ImageClassifierRecipe):
     network, for which 32 suffice."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks at each of three resolutions."""
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=20, ge=1)
     """Passes over the training set; the residual network needs some 30."""
     optimizer: Literal["adam", "sgd"] = "sgd"
     """AdamW, or stochastic gradient descent with Nesterov's momentum."""
