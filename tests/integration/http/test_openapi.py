@@ -67,15 +67,14 @@ async def test_every_line_of_a_stream_conforms(held_site):
     async with browse(held_site) as web:
         path = "/v1/models/digits:streamGenerate"
         body = {"images": {"count": "9"}, "chunkSize": 3}
-        asked = asyncio.create_task(web.post(path, json=body, headers={"x-request-id": "id-1"}))
-        await backend.begun()
         backend.step()
-        await backend.begun()
-        backend.failure = RuntimeError("no memory")
-        backend.release()
-        answer = await asked
+        async with web.stream("POST", path, json=body, headers={"x-request-id": "id-1"}) as answer:
+            texts = answer.aiter_lines()
+            first = json.loads(await anext(texts))
+            backend.failure = RuntimeError("no memory")
+            backend.release()
+            last = [json.loads(text) async for text in texts][-1]
     assert answer.headers["x-request-id"] == "id-1"
-    first, last = map(json.loads, answer.text.splitlines())
     assert list(last) == ["error"]
     for line in (first, last):
         lines.validate(line)

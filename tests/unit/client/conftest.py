@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -309,7 +310,7 @@ async def abort(context, status):
 
 
 @contextlib.contextmanager
-def serve_on_thread(mint, credentials=None):
+def serve_on_thread(mint, credentials=None, *, has_health=True):
     """Serves `mint` on a thread with its own event loop, and yields the address."""
     ready, bound, ends = threading.Event(), [], []
 
@@ -318,6 +319,10 @@ def serve_on_thread(mint, credentials=None):
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(mint, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(mint, server)
         translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(mint, server)
+        if has_health:
+            servicer = health.aio.HealthServicer()
+            await servicer.set("imagemint.v1.ModelService", health_pb2.HealthCheckResponse.SERVING)
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         stop = asyncio.Event()
         ends.extend((asyncio.get_running_loop(), stop))
         if credentials:
@@ -349,7 +354,7 @@ def fault():
 def serve():
     """A function that serves another servicer until the test ends and returns its address."""
     with contextlib.ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(serve_on_thread(*arguments))
+        yield lambda *given, **named: stack.enter_context(serve_on_thread(*given, **named))
 
 
 @pytest.fixture

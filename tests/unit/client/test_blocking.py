@@ -43,6 +43,12 @@ async def test_generate_equals_asyncio(address):
     assert one.serials == other.serials
 
 
+def test_server_without_health_is_called(serve, mint):
+    """A server or proxy that answers UNIMPLEMENTED to the watch of its health counts as healthy."""
+    with Client(serve(mint, has_health=False)) as blocking:
+        assert len(blocking.generate("tiny", 3, seed=5)) == 3
+
+
 async def test_stream_equals_asyncio(address):
     """A stream gives the same chunks in both clients."""
     with Client(address) as blocking:
