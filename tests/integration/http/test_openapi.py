@@ -66,13 +66,12 @@ async def test_every_line_of_a_stream_conforms(held_site):
     backend = held_site.backends["digits"]
     async with browse(held_site) as web:
         path = "/v1/models/digits:streamGenerate"
-        body = {"images": {"count": "9"}, "chunkSize": 3}
-        backend.step()
+        body = {"images": {"count": "10000000"}, "chunkSize": 3}  # it does not end by itself
+        backend.release()
         async with web.stream("POST", path, json=body, headers={"x-request-id": "id-1"}) as answer:
             texts = answer.aiter_lines()
             first = json.loads(await anext(texts))
             backend.failure = RuntimeError("no memory")
-            backend.release()
             last = [json.loads(text) async for text in texts][-1]
     assert answer.headers["x-request-id"] == "id-1"
     assert list(last) == ["error"]
