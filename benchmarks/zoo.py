@@ -35,6 +35,7 @@ from zoo_records import MACHINE, ROOT, read_records, record, set_remark
 
 LISTING = ROOT / "benchmarks/results/listing.json"
 COLLAPSES = "vanilla-mnist"
+WRONG_USAGE = 2
 _EPOCH = 60_000
 _EPOCHS = (0, 100, 199)  # those that the lecture shows
 
@@ -60,8 +61,14 @@ def run_queue(folder: Path, only: list[str], threads: int, machine: str) -> int:
         record(run, machine=machine, command=None, remark="", failure=failure)
         write_all()
 
+    plan = read_plan()
     try:
-        Queue(read_plan(), folder, note, threads=threads).run(only)
+        plan.choose(only)
+    except ValueError as error:
+        print(f"zoo.py queue: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    try:
+        Queue(plan, folder, note, threads=threads).run(only)
     except StopQueueError:
         print("stopped; `python benchmarks/zoo.py queue` continues")
         return INTERRUPTED
@@ -73,7 +80,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     queueing = commands.add_parser("queue", help="train, measure and record what zoo.toml lists")
-    queueing.add_argument("recipes", nargs="*", help="only these recipes")
+    queueing.add_argument(
+        "names", nargs="*", help="only these recipes or runs, such as progressive-avatars64"
+    )
     queueing.add_argument("--threads", type=int, default=1, help="of each job")
     status = commands.add_parser("status", help="show how far each run is")
     noting = commands.add_parser("record", help="note down a run that was trained and evaluated")
@@ -98,7 +107,7 @@ def main() -> int:
     match arguments.command:
         case "queue":
             return run_queue(
-                *(arguments.folder, arguments.recipes, arguments.threads, arguments.machine)
+                *(arguments.folder, arguments.names, arguments.threads, arguments.machine)
             )
         case "status":
             queue = Queue(read_plan(), arguments.folder, lambda *_: None)

@@ -83,6 +83,20 @@ class Plan:
     judges: tuple[Judge, ...]
     runs: tuple[Run, ...]
 
+    def choose(self, names: Sequence[str]) -> list[Run]:
+        """Returns the runs of these names, or all runs if there are none.
+
+        Args:
+            names: names of runs, and of recipes. The name of a recipe stands for all of its runs.
+
+        Raises:
+            ValueError: no run has one of these names.
+        """
+        known = {name for run in self.runs for name in (run.recipe, run.name)}
+        if unknown := sorted(set(names) - known):
+            raise ValueError(f"no run or recipe of the plan is called {', '.join(unknown)}")
+        return [run for run in self.runs if not names or {run.recipe, run.name} & set(names)]
+
 
 def read_plan(path: Path = PLAN) -> Plan:
     """Returns the list in a TOML file; a run with several seeds becomes one for each seed."""
@@ -127,16 +141,20 @@ class Queue:
         self._stopping = False
 
     def run(self, only: Sequence[str] = ()) -> None:
-        """Does every job that is not done; with ``only`` the runs of these recipes and no others.
+        """Does every job that is not done.
+
+        Args:
+            only: names as for `Plan.choose`. Other runs are left out.
 
         Raises:
             StopQueueError: SIGINT or SIGTERM came.
+            ValueError: no run of the plan has one of these names.
         """
+        runs = self._plan.choose(only)
         previous = {
             each: signal.signal(each, self._stop) for each in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            runs = [run for run in self._plan.runs if not only or run.recipe in only]
             needed = {name for run in runs for name in run.judges}
             for judge in self._plan.judges:
                 if judge.name in needed:

@@ -488,3 +488,18 @@ def test_selected_recipes_run(tmp_path, imagemint):
     plan = Plan(PLAN.judges, (*PLAN.runs, Run("wgan", 0, ("two",))))
     Queue(plan, tmp_path / "runs", lambda *_: None, imagemint=imagemint(ENDS_WELL)).run(["wgan"])
     assert [call[1] for call in read_calls(tmp_path)][:2] == ["mnist-classifier", "wgan"]
+
+
+def test_runs_are_chosen_by_recipe_or_by_name():
+    """The name of a recipe stands for all of its runs, that of a run for itself alone."""
+    runs = (Run("msg", 0, ()), Run("msg", 0, (), {"dataset": "avatars64"}), Run("wgan", 1, ()))
+    plan = Plan((), runs)
+    assert plan.choose(["msg"]) == [*runs[:2]]
+    assert plan.choose(["msg-avatars64", "wgan-seed1"]) == [*runs[1:]]
+    assert plan.choose([]) == [*runs]
+
+
+def test_unknown_run_is_refused():
+    """A name with a typing error must not end the queue as if all were done."""
+    with pytest.raises(ValueError, match="no run or recipe of the plan is called wgam"):
+        Plan((), (Run("wgan", 0, ()),)).choose(["wgan", "wgam"])
