@@ -173,13 +173,14 @@ class _Line:
             jobs.clear()
             return [self._slice(job, count_images_left(job)) for job in chosen]
         chosen = [jobs.popleft() for _ in range(min(room, len(jobs)))]
-        sizes = {}
-        unserved = len(chosen)
-        for job in sorted(chosen, key=count_images_left):
-            sizes[job] = min(count_images_left(job), room // unserved)
-            room -= sizes[job]
-            unserved -= 1
-        return [self._slice(job, sizes[job]) for job in chosen]
+        share, rest = _divide([count_images_left(job) for job in chosen], room)
+        batch = []
+        for job in chosen:
+            size = min(count_images_left(job), share)
+            if rest and size < count_images_left(job):
+                size, rest = size + 1, rest - 1
+            batch.append(self._slice(job, size))
+        return batch
 
     def _slice(self, job: Job, size: int) -> Slice:
         start = job.taken
@@ -188,6 +189,20 @@ class _Line:
         if count_images_left(job):
             self.jobs.append(job)
         return Slice(job, start, start + size)
+
+
+def _divide(counts: list[int], room: int) -> tuple[int, int]:
+    """Returns the equal share of `room` of jobs with these counts, and what is left over.
+
+    A job that has less than the share takes all that it has, and the others share the difference.
+    The counts add up to at least `room`.
+    """
+    for i, count in enumerate(sorted(counts)):
+        unserved = len(counts) - i
+        if count > room // unserved:
+            return divmod(room, unserved)
+        room -= count
+    return max(counts), 0
 
 
 class _Level:

@@ -134,6 +134,14 @@ def test_shares_of_jobs_are_even(counts, room):
             assert each.taken <= other.taken + 1 or not count_images_left(other)
 
 
+def test_oldest_jobs_get_what_cannot_be_divided():
+    """Of equal shares, the last image goes to the job that came first, so that it is complete."""
+    for counts, taken in ([3, 3, 3], [3, 3, 2]), ([10, 9, 8], [3, 3, 2]), ([9, 1, 9], [4, 1, 3]):
+        queue, jobs = fill_queue([], counts)
+        queue.cut(8)
+        assert [each.taken for each in jobs] == taken
+
+
 def test_removed_job_is_forgotten():
     """The remaining images of a removed job leave the queue, even if it has started."""
     queue, (first, second) = fill_queue([], [10, 10])
