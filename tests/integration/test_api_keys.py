@@ -290,8 +290,10 @@ async def test_waiting_stream_can_be_cancelled(locked, until, scrape, total):
     await until(left)
 
 
-async def test_calls_of_a_key_are_limited(locked, details_of, connect, until):
-    """A further call is refused until one has ended."""
+async def test_calls_of_a_key_are_limited(  # noqa: PLR0917 - fixtures
+    locked, details_of, connect, until, scrape, total
+):
+    """A further call is refused until one has ended, and counted apart from the server's limit."""
     app = await locked()
     metadata = (("x-api-key", KEYS["one"]),)
     endless = pb.StreamGenerateRequest(images={"model": "digits", "count": 10**9})
@@ -306,6 +308,9 @@ async def test_calls_of_a_key_are_limited(locked, details_of, connect, until):
         details = details_of(caught.value)
         assert details["ErrorInfo"].reason == "TOO_MANY_CALLS"
         assert details["RetryInfo"].retry_delay.ToNanoseconds() > 0
+        samples = await scrape(app.metrics_address)
+        for reason, expected in ("too_many_calls_of_caller", 1), ("too_many_calls", 0):
+            assert total(samples, "imagemint_rejected_total", reason=reason) == expected
         await stub.Generate(single, metadata=(("x-api-key", KEYS["all"]),))
         stream.cancel()
 

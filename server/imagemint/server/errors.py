@@ -78,10 +78,14 @@ class TooManyCalls(ImagemintError):
         whose: `the server`, or the API key with its name.
         limit: the maximum number of calls.
         retry_delay_s: seconds after which to retry; an estimate, since calls end at any time.
+        is_of_caller: whether it is the limit of one caller, so that others are served.
     """
 
     reason = "TOO_MANY_CALLS"
 
-    def __init__(self, whose: str, limit: int, retry_delay_s: float) -> None:
+    def __init__(
+        self, whose: str, limit: int, retry_delay_s: float, *, is_of_caller: bool = False
+    ) -> None:
         self.retry_delay_s = retry_delay_s
+        self.is_of_caller = is_of_caller
         super().__init__(f"{whose} runs {limit} calls, which is its limit")

@@ -293,13 +293,13 @@ class Guard:
         if is_health_check:
             limit = self._max_calls_per_caller
             if not self._usage.enter(_name_health_owner(owner), limit):
-                raise TooManyCalls("this address", limit or 0, _CALLS_RETRY_S)
+                raise TooManyCalls("this address", limit or 0, _CALLS_RETRY_S, is_of_caller=True)
             return
         self._check_room()
         limit = caller.max_calls or self._max_calls_per_caller
         if not self._usage.enter(owner, limit):
             whose = f"key {caller.name!r}" if caller.name else "this address"
-            raise TooManyCalls(whose, limit or 0, _CALLS_RETRY_S)
+            raise TooManyCalls(whose, limit or 0, _CALLS_RETRY_S, is_of_caller=True)
         self._running += 1
 
     def leave(self, owner: str, *, is_health_check: bool = False) -> None:
@@ -332,7 +332,10 @@ def count_refusal(metrics: Metrics, error: Exception, model: str) -> None:
         model: name of an existing model, or ''.
     """
     if isinstance(error, Unauthenticated | NotAllowed | RateLimited | TooManyCalls):
-        metrics.rejected.labels(model, error.reason.lower()).inc()
+        reason = error.reason.lower()
+        if isinstance(error, TooManyCalls) and error.is_of_caller:
+            reason += "_of_caller"
+        metrics.rejected.labels(model, reason).inc()
 
 
 def _read_keys(metadata: Metadata) -> Iterator[str]:

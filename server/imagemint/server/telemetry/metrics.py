@@ -192,7 +192,7 @@ class Metrics:
         self.rejected = self._make_counter(
             "rejected",
             "Calls refused before any work: queue_full, draining, unauthenticated, not_allowed, "
-            "rate_limited or too_many_calls.",
+            "rate_limited, too_many_calls (of the server) or too_many_calls_of_caller.",
             "model",
             "reason",
         )
