@@ -17,5 +17,5 @@ export const serviceConfig = {
       }
     }
   ],
-  "retryThrottling": { "maxTokens": 100, "tokenRatio": 0.1 }
+  "retryThrottling": { "maxTokens": 1000, "tokenRatio": 1 }
 };
