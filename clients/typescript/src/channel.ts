@@ -15,6 +15,9 @@ const MAX_RECEIVE_BYTES = 256 * 2 ** 20;
 const RECONNECT_MS = 100;
 // gRPC's default waits up to two minutes between attempts, long after a server is back.
 const LONGEST_RECONNECT_MS = 2_000;
+// A connection without an answer to a ping is closed after the sum of both. Our server takes pings that are 10 s apart.
+const KEEPALIVE_MS = 20_000;
+const KEEPALIVE_TIMEOUT_MS = 10_000;
 
 /** Encryption settings. All paths are PEM files; `{}` trusts the authorities of Node. */
 export interface Tls {
@@ -55,7 +58,7 @@ export function parseTargets(target: string | readonly string[]): string[] {
 /**
  * Opens a connection over all targets, which calls use in turn. It connects with the first call.
  *
- * @throws Unavailable if a host name does not resolve
+ * @throws Unavailable if no host name resolves
  */
 export async function openConnection(
   targets: readonly string[],
@@ -71,6 +74,9 @@ function buildOptions(targets: readonly string[], tls: Tls | undefined): Channel
     "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
     "grpc.initial_reconnect_backoff_ms": RECONNECT_MS,
     "grpc.max_reconnect_backoff_ms": LONGEST_RECONNECT_MS,
+    // Without pings, calls wait on a connection whose server has vanished without a word.
+    "grpc.keepalive_time_ms": KEEPALIVE_MS,
+    "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
     // Otherwise all clients of a process share one connection, and therefore one server process.
     "grpc.use_local_subchannel_pool": 1,
   };
@@ -100,11 +106,16 @@ async function buildAddress(targets: readonly string[]): Promise<string> {
   if (targets.length === 1 && !isIP(splitAddress(targets[0]!).host)) {
     return `dns:///${targets[0]!}`; // gRPC resolves the name again when servers come and go
   }
-  const resolved = await Promise.all(targets.map(resolve));
+  // Where a server is down, its name is often gone. Without it, the others can serve.
+  const found = await Promise.allSettled(targets.map(resolve));
+  const resolved = found.filter((each) => each.status === "fulfilled").map((each) => each.value);
+  if (resolved.length === 0) {
+    throw (found[0] as PromiseRejectedResult).reason;
+  }
   for (const family of [4, 6]) {
-    const found = resolved.map((each) => each.filter((address) => address.family === family));
-    if (found.every((each) => each.length > 0)) {
-      return `ipv${family}:${found.flat().map((each) => each.text).join(",")}`;
+    const several = resolved.map((each) => each.filter((address) => address.family === family));
+    if (several.every((each) => each.length > 0)) {
+      return `ipv${family}:${several.flat().map((each) => each.text).join(",")}`;
     }
   }
   throw new Unavailable(`${targets.join(", ")}: no address family in common`, {

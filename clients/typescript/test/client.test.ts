@@ -68,6 +68,21 @@ test("serial numbers are minted in any order, and twice", async () => {
   );
 });
 
+test("a name that does not resolve is left out while others do", async () => {
+  const port = given.address.split(":").at(-1)!;
+  const several = new Client(`nowhere.invalid:1,localhost:${port}`);
+  assert.equal((await several.generate("digits", { count: 1 })).images.length, 1);
+  several.close();
+  const none = new Client("nowhere.invalid:1,neither.invalid:1");
+  await assert.rejects(none.generate("digits", { count: 1 }), (error: Unavailable) => {
+    assert.ok(error instanceof Unavailable);
+    assert.equal(error.reason, "UNRESOLVED");
+    assert.match(error.message, /nowhere\.invalid/);
+    return true;
+  });
+  none.close();
+});
+
 test("a failure ends the other calls of mint", async () => {
   const minting = new Client(given.address);
   const signals: AbortSignal[] = [];

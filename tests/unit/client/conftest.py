@@ -310,7 +310,7 @@ async def abort(context, status):
 
 
 @contextlib.contextmanager
-def serve_on_thread(mint, credentials=None, *, has_health=True):
+def serve_on_thread(mint, credentials=None, *, has_health=True, serving=True):
     """Serves `mint` on a thread with its own event loop, and yields the address."""
     ready, bound, ends = threading.Event(), [], []
 
@@ -321,7 +321,10 @@ def serve_on_thread(mint, credentials=None, *, has_health=True):
         translation_service_pb2_grpc.add_TranslationServiceServicer_to_server(mint, server)
         if has_health:
             servicer = health.aio.HealthServicer()
-            await servicer.set("imagemint.v1.ModelService", health_pb2.HealthCheckResponse.SERVING)
+            status = health_pb2.HealthCheckResponse.ServingStatus.Value(
+                "SERVING" if serving else "NOT_SERVING"
+            )
+            await servicer.set("imagemint.v1.ModelService", status)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         stop = asyncio.Event()
         ends.extend((asyncio.get_running_loop(), stop))

@@ -1,5 +1,7 @@
 """Tests of errors: the table of codes, and details on the wire."""
 
+import pickle
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -120,3 +122,36 @@ async def test_deadline_of_the_client_is_explained(address, mint):
         with pytest.raises(errors.DeadlineExceeded, match=f"{address} within 0.05 s") as caught:
             await asynchronous.generate("tiny", timeout_s=0.05)
     assert caught.value.reason == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize(
+    "kind", {*errors.BY_CODE.values(), errors.ClientClosed, errors.ClientForked}
+)
+def test_errors_can_be_pickled(kind):
+    """A pool of processes sends them to the parent."""
+    error = kind("text") if kind in errors.BY_CODE.values() else kind()
+    error.metadata, error.request_id = {"model": "tiny"}, "abc"
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+    assert (type(copy), str(copy), vars(copy)) == (kind, str(error), vars(error))
+
+
+async def test_server_that_does_not_serve_is_no_unreachable_one(serve, mint):
+    """While a server drains, its health says so. The error has a reason and a delay of its own."""
+    error = await get_error(serve(mint, serving=False))
+    assert (error.reason, error.retry_delay_s) == ("NOT_SERVING", 1.0)
+    assert "does not serve now" in str(error)
+    assert mint.requests == []
+
+
+async def test_another_service_is_named():
+    """A gRPC server without our services may be the wrong address."""
+    server = aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        error = await get_error(f"127.0.0.1:{port}")
+    finally:
+        await server.stop(None)
+    assert isinstance(error, errors.Unimplemented)
+    assert f"127.0.0.1:{port} does not know this call: " in str(error)
+    assert "Is it an imagemint server" in str(error)

@@ -101,7 +101,7 @@ async def test_dead_helper_is_an_error(relayed):
         while True:
             await relayed.generate("tiny")
 
-    os.kill(relayed._channel._process.pid, signal.SIGKILL)
+    os.kill(relayed._connection._channel._process.pid, signal.SIGKILL)
     with pytest.raises(client.Unavailable, match="helper process"):
         await call_until_it_fails()
 
@@ -110,7 +110,7 @@ def test_helper_ends_with_its_client(address):
     """No process remains after the client is closed."""
     with Client(address) as blocking:
         blocking.generate("tiny")
-        process = blocking._client._channel._process
+        process = blocking._client._connection._channel._process
         assert process.poll() is None
     assert process.poll() == 0
 

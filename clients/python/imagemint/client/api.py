@@ -3,23 +3,25 @@
 import asyncio
 import math
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from grpc import aio
 from numpy.typing import ArrayLike
 
-from imagemint.client import channel, forks, images, models, requests, streams
+from imagemint.client import channel, images, models, requests, streams
 from imagemint.client.arguments import parse_number, parse_text, parse_whole_number
 from imagemint.client.channel import MetadataLike
+from imagemint.client.connection import Connection
 from imagemint.client.duplex import DuplexCall, FaithfulCall
-from imagemint.client.errors import ClientClosed, DeadlineExceeded, make_invalid_request
+from imagemint.client.errors import DeadlineExceeded, make_invalid_request
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
-from imagemint.client.relay import RelayChannel, RelayDuplex
+from imagemint.client.relay import RelayDuplex
 from imagemint.client.requests import (
     AnimationFormat,
     Caption,
@@ -29,6 +31,7 @@ from imagemint.client.requests import (
     PerImage,
     Priority,
 )
+from imagemint.client.resuming import Call
 from imagemint.client.serials import (
     REFERENCE,
     Run,
@@ -62,6 +65,8 @@ from imagemint.v1 import translation_service_pb2 as messages
 
 # Number of concurrent calls of one mint(): enough to fill a batch, few enough for the queue.
 _CALLS_AT_ONCE = 16
+# With no time left, a call would not even be counted as one that is too late.
+_SHORTEST_TIMEOUT_S = 1e-3
 # gRPC counts a deadline in nanoseconds as int64, so that a later one would have passed already.
 _LONGEST_TIMEOUT_S = 1e9
 
@@ -128,14 +133,11 @@ class AsyncClient:
         timeout_s: float | None = 30.0,
         metadata: MetadataLike = (),
     ) -> None:
-        self._targets = channel.parse_targets(target)
-        self._tls = channel.check_tls(tls)
+        targets = channel.parse_targets(target)
         self._timeout_s = channel.parse_timeout(timeout_s)
         self._metadata = channel.parse_metadata(metadata)
-        self._lifetime = Lifetime(", ".join(self._targets))
-        # The first call opens it, because a channel belongs to a running event loop.
-        self._channel: aio.Channel | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lifetime = Lifetime(", ".join(targets))
+        self._connection = Connection(targets, channel.check_tls(tls), self._lifetime)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._lifetime.server}>"
@@ -161,9 +163,7 @@ class AsyncClient:
         if self._lifetime.forked:
             return  # the connection belongs to the parent
         self._lifetime.closed = True
-        if self._channel is not None:
-            opened, self._channel = self._channel, None
-            await opened.close()
+        await self._connection.close()
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Returns all models of the server, sorted by name."""
@@ -446,9 +446,12 @@ class AsyncClient:
         timeout_s: float | None,
         parse: Callable[[messages.StreamTranslateResponse], list[TranslationT]],
     ) -> AsyncGenerator[TranslationT, None]:
-        stub = translation_service_pb2_grpc.TranslationServiceStub(await self._open())
+        opened: aio.Channel | None = None  # that of the active call, as in `_stream`
 
-        def open_call() -> DuplexCall:
+        async def open_call() -> DuplexCall:
+            nonlocal opened
+            opened = await self._connection.open(None)
+            stub = translation_service_pb2_grpc.TranslationServiceStub(opened)
             call: Any = stub.StreamTranslate(metadata=self._metadata)
             return call if isinstance(call, RelayDuplex) else FaithfulCall(call)
 
@@ -644,9 +647,10 @@ class AsyncClient:
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
     ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
         timeout_s = self._choose_timeout(timeout_s)
-        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
+        opened, left_s = await self._connect(timeout_s)
+        stub = generation_service_pb2_grpc.GenerationServiceStub(opened)
         with self._lifetime.translate(timeout_s):
-            call = stub.Interpolate(request, timeout=timeout_s, metadata=self._metadata)
+            call = stub.Interpolate(request, timeout=left_s, metadata=self._metadata)
         try:
             while True:
                 with self._lifetime.translate(timeout_s):
@@ -675,9 +679,17 @@ class AsyncClient:
     async def _stream(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[streams.Response, None]:
-        stub = generation_service_pb2_grpc.GenerationServiceStub(await self._open())
+        opened: aio.Channel | None = None
+
+        async def open_call(request: streams.Request) -> Call:
+            # Without a reference to it, the channel would close during the call.
+            nonlocal opened
+            opened = await self._connection.open(None)
+            stub = generation_service_pb2_grpc.GenerationServiceStub(opened)
+            return stub.StreamGenerate(request, metadata=self._metadata)
+
         return streams.resume_stream(
-            lambda each: stub.StreamGenerate(each, metadata=self._metadata),
+            open_call,
             request,
             lifetime=self._lifetime,
             timeout_s=self._choose_timeout(timeout_s),
@@ -708,9 +720,17 @@ class AsyncClient:
         timeout_s: float | None,
     ) -> AnswerT:
         timeout_s = self._choose_timeout(timeout_s)
-        opened = await self._open()
+        opened, left_s = await self._connect(timeout_s)
         with self._lifetime.translate(timeout_s):
-            return await method(opened)(request, timeout=timeout_s, metadata=self._metadata)
+            return await method(opened)(request, timeout=left_s, metadata=self._metadata)
+
+    async def _connect(self, timeout_s: float | None) -> tuple[aio.Channel, float | None]:
+        """Returns the channel, and how many of the seconds of a call are left."""
+        began = time.monotonic()
+        opened = await self._connection.open(timeout_s)
+        if timeout_s is None:
+            return opened, None
+        return opened, max(timeout_s - (time.monotonic() - began), _SHORTEST_TIMEOUT_S)
 
     def _choose_timeout(self, timeout_s: float | None) -> float | None:
         """Returns the seconds that a call may take; None for no limit.
@@ -727,34 +747,6 @@ class AsyncClient:
         if seconds <= 0:
             raise DeadlineExceeded(f"no time is left for the call: timeout_s is {seconds:g}")
         return seconds
-
-    async def _open(self) -> aio.Channel:
-        self._lifetime.check()
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            raise RuntimeError(
-                "this AsyncClient belongs to the event loop of its first call; create one for each"
-                " event loop"
-            )
-        self._loop = loop
-        if self._channel is None:
-            opened = await self._open_channel()
-            if self._lifetime.closed:  # during the await
-                await opened.close()
-                raise ClientClosed
-            if self._channel is not None:  # another task opened one first
-                await opened.close()
-                return self._channel
-            self._channel = opened
-        return self._channel
-
-    async def _open_channel(self) -> aio.Channel:
-        """Opens a channel: directly, or through a helper if this process must not use gRPC."""
-        plan = await channel.plan_channel(self._targets, self._tls)
-        if forks.is_grpc_broken():
-            # The relay has the methods of a channel that the stubs use.
-            return cast("aio.Channel", await RelayChannel.start(plan))
-        return forks.open_channel(plan.open)
 
 
 def _make_path_request(

@@ -25,6 +25,10 @@ MAX_RECEIVE_BYTES = 256 * 2**20
 RECONNECT_MS = 100
 # gRPC's default waits up to two minutes between attempts, long after a server is back.
 LONGEST_RECONNECT_MS = 2_000
+# A connection without an answer to a ping is closed after the sum of both. Our server takes pings
+# that are 10 s apart, and proxies often expect no more.
+KEEPALIVE_MS = 20_000
+KEEPALIVE_TIMEOUT_MS = 10_000
 
 _PEM_BEGIN = b"-----BEGIN "
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
@@ -178,6 +182,14 @@ def parse_metadata(metadata: MetadataLike) -> Metadata:
     return pairs
 
 
+def may_move(targets: tuple[str, ...]) -> bool:
+    """Returns whether targets have to be resolved again: several, of which one is a host name.
+
+    gRPC follows a single name.
+    """
+    return len(targets) > 1 and not all(_is_ip(split_address(each)[0]) for each in targets)
+
+
 def split_address(name: str) -> tuple[str, int]:
     """Returns host, without brackets, and port; the port is 0 if it is missing or not a number."""
     host, _, port = name.rpartition(":")
@@ -211,7 +223,8 @@ async def plan_channel(
     """Plans a channel over all targets, which calls use in turn.
 
     gRPC resolves a single host name again when servers come and go. Several names are resolved
-    once, here.
+    here, and `Connection` does it again. A name that does not resolve is left out, unless none
+    does: where a server is down, its name is often gone.
 
     Args:
         targets: result of `parse_targets`.
@@ -220,7 +233,7 @@ async def plan_channel(
 
     Raises:
         OSError: a TLS file cannot be read.
-        Unavailable: a host name does not resolve, or the hosts share no address family.
+        Unavailable: no host name resolves, or the hosts share no address family.
     """
     address = targets[0] if _is_uri(targets[0]) else await _build_address(targets)
     options = _build_options(targets, tls)
@@ -241,6 +254,12 @@ def _build_options(targets: tuple[str, ...], tls: Tls | None) -> Options:
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
+        # Without pings, calls wait on a connection whose server has vanished without a word.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # gRPC's pings that measure the bandwidth come first, and would wait for a minute.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
         # Otherwise all clients of a process share one connection, and therefore one worker.
         ("grpc.use_local_subchannel_pool", 1),
     ]
@@ -260,10 +279,18 @@ def _build_options(targets: tuple[str, ...], tls: Tls | None) -> Options:
 async def _build_address(targets: tuple[str, ...]) -> str:
     if len(targets) == 1 and not _is_ip(split_address(targets[0])[0]):
         return f"dns:///{targets[0]}"
-    resolved = [await _resolve(*split_address(each)) for each in targets]
+    found = await asyncio.gather(
+        *(_resolve(*split_address(each)) for each in targets), return_exceptions=True
+    )
+    resolved = [each for each in found if isinstance(each, dict)]
+    faults = [each for each in found if isinstance(each, BaseException)]
+    if not resolved or not all(isinstance(each, Unavailable) for each in faults):
+        raise faults[0]
     for scheme, family in (("ipv4", socket.AF_INET), ("ipv6", socket.AF_INET6)):
         if all(family in addresses for addresses in resolved):
-            return f"{scheme}:{','.join(','.join(each[family]) for each in resolved)}"
+            # Name servers change the order of addresses, which has no meaning here.
+            several = dict.fromkeys(one for each in resolved for one in sorted(each[family]))
+            return f"{scheme}:{','.join(several)}"
     raise Unavailable(f"{', '.join(targets)}: no address family in common", reason="UNRESOLVED")
 
 

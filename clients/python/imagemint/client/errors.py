@@ -32,6 +32,15 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_FORKED = (
+    "this client was created before the process was forked and does not work in the child; create a"
+    " new client in each child process, or start the children with the multiprocessing method"
+    ' "spawn" or "forkserver"'
+)
+
+NO_SERVER = frozenset({"SERVER_UNREACHABLE", "NOT_SERVING"})
+"""Reasons of `Unavailable` if no server was there to answer a call."""
+_HEALTH_DELAY_S = 1.0  # a server that is replaced is soon back
 
 DetailT = TypeVar("DetailT", bound=Message)
 
@@ -136,7 +145,7 @@ class QueueFull(ImagemintError):
 
 
 class Unavailable(ImagemintError):
-    """The server cannot be reached, is draining, or is still loading the model."""
+    """The server cannot be reached, does not serve, is draining, or still loads the model."""
 
     default_code = grpc.StatusCode.UNAVAILABLE
     default_reason = "SERVER_UNREACHABLE"
@@ -161,8 +170,11 @@ class ClientClosed(Cancelled):
 
     default_reason = "CLIENT_CLOSED"
 
-    def __init__(self) -> None:
-        super().__init__("the client is closed; create a new one for further calls")
+    # A default, because an exception is unpickled with its message: a child process sends it.
+    def __init__(
+        self, message: str = "the client is closed; create a new one for further calls"
+    ) -> None:
+        super().__init__(message)
 
 
 class ClientForked(ImagemintError):
@@ -171,12 +183,8 @@ class ClientForked(ImagemintError):
     default_code = grpc.StatusCode.FAILED_PRECONDITION
     default_reason = "CLIENT_FORKED"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this client was created before the process was forked and does not work in the child; "
-            "create a new client in each child process, or start the children with the "
-            'multiprocessing method "spawn" or "forkserver"'
-        )
+    def __init__(self, message: str = _FORKED) -> None:
+        super().__init__(message)
 
 
 class ServerError(ImagemintError):
@@ -239,6 +247,13 @@ def translate_error(
     text = error.details() or error.code().name
     if details is None and _is_about_size(error.code(), text):
         return InvalidRequest(f"too large for one call: {text}", code=error.code())
+    if details is None and _is_about_health(error.code(), text):
+        return Unavailable(
+            f"{server or 'the server'} does not serve now: it shuts down, or it still loads its"
+            f" models ({text})",
+            reason="NOT_SERVING",
+            retry_delay_s=_HEALTH_DELAY_S,
+        )
     return BY_CODE[error.code()](
         text if details else _explain(error.code(), text, server, timeout_s),
         reason=info.reason if info else "",
@@ -263,6 +278,16 @@ def _is_about_size(code: grpc.StatusCode, text: str) -> bool:
     return code is grpc.StatusCode.RESOURCE_EXHAUSTED and any(sign in text for sign in signs)
 
 
+def _is_about_health(code: grpc.StatusCode, text: str) -> bool:
+    """Returns whether gRPC has not made a call because every server said that it does not serve.
+
+    `healthCheckConfig` of the service config asks for it. Only the text tells this from servers
+    that cannot be reached.
+    """
+    signs = ("health check", "backend unhealthy")
+    return code is grpc.StatusCode.UNAVAILABLE and any(sign in text.lower() for sign in signs)
+
+
 def make_invalid_request(field: str, description: str) -> InvalidRequest:
     """Returns the error for an invalid argument that the client detects before a call."""
     return InvalidRequest(f"{field}: {description}", violations=[Violation(field, description)])
@@ -280,6 +305,9 @@ def _explain(code: grpc.StatusCode, text: str, server: str, timeout_s: float | N
         if any(sign in text.lower() for sign in _SIGNS_OF_SETTINGS):
             hint += " Is this its gRPC port (8001), and do your TLS settings fit the server's?"
         return f"cannot reach {server}: {text.rstrip('.')}. {hint}"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        hint = "Is it an imagemint server, as new as this client, and is no proxy in between?"
+        return f"{server or 'the server'} does not know this call: {text.rstrip('.')}. {hint}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s is not None:
         return f"no answer{f' from {server}' if server else ''} within {timeout_s:g} s"
     return text

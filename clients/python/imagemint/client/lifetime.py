@@ -2,12 +2,19 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 
 from grpc import aio
 
 from imagemint.client import forks
-from imagemint.client.errors import ClientClosed, ClientForked, translate_error
+from imagemint.client.errors import (
+    NO_SERVER,
+    ClientClosed,
+    ClientForked,
+    Unavailable,
+    translate_error,
+)
 
 
 class Lifetime:
@@ -20,6 +27,8 @@ class Lifetime:
     def __init__(self, server: str) -> None:
         self.server = server
         self.closed = False
+        self.unreachable_at = 0.0
+        """When a call last reached no server, as `time.monotonic` has it; 0 for never."""
         self._generation = forks.count_forks()
 
     @property
@@ -60,7 +69,10 @@ class Lifetime:
         try:
             yield
         except aio.AioRpcError as error:
-            raise translate_error(error, self.server, timeout_s) from error
+            translated = translate_error(error, self.server, timeout_s)
+            if isinstance(translated, Unavailable) and translated.reason in NO_SERVER:
+                self.unreachable_at = time.monotonic()
+            raise translated from error
         except aio.UsageError:  # gRPC raises it for a call on a channel that is closed
             self.check()
             raise

@@ -107,7 +107,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
         """Returns whether every answer has arrived, so that a later error does not matter."""
 
     @abstractmethod
-    def open_call(self) -> Call:
+    async def open_call(self) -> Call:
         """Starts a call for what is missing."""
 
     @abstractmethod
@@ -171,10 +171,10 @@ class ResumedStream(ABC, Generic[AnswerT]):
     async def _try_read(self, deadline: float | None, failure: ImagemintError | None) -> object:
         """Returns what the active call or a new one reads next."""
         with self._lifetime.translate(self._timeout_s):
-            if self._call is None:
-                self._call = self.open_call()
             try:
                 async with asyncio.timeout_at(deadline):
+                    if self._call is None:
+                        self._call = await self.open_call()
                     return await self._call.read()
             except TimeoutError:
                 if failure is not None:

@@ -1,6 +1,6 @@
 """A stream of generated images that resumes after failures: each index arrives exactly once."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ Response: TypeAlias = generation_service_pb2.StreamGenerateResponse
 
 
 async def resume_stream(
-    open_call: Callable[[Request], Call],
+    open_call: Callable[[Request], Awaitable[Call]],
     request: Request,
     *,
     lifetime: Lifetime,
@@ -47,7 +47,7 @@ class _Stream(ResumedStream[Response]):
 
     def __init__(
         self,
-        open_call: Callable[[Request], Call],
+        open_call: Callable[[Request], Awaitable[Call]],
         request: Request,
         lifetime: Lifetime,
         timeout_s: float | None,
@@ -68,17 +68,17 @@ class _Stream(ResumedStream[Response]):
         """Returns whether every image has arrived."""
         return self._done >= self._wanted.count
 
-    def open_call(self) -> Call:
+    async def open_call(self) -> Call:
         """Starts a call for the missing images, with version and seed of the first chunk."""
         if self._first is None:
-            return self._open(self._request)
+            return await self._open(self._request)
         rest = Request()
         rest.CopyFrom(self._request)
         rest.images.CopyFrom(make_remaining(self._wanted, self._done))
         rest.images.version = self._first.version
         if self._first.HasField("seed"):
             rest.images.seed = self._first.seed
-        return self._open(rest)
+        return await self._open(rest)
 
     def accept(self, answer: object) -> Response | None:
         """Returns a chunk that has the next indices; None at the end of all."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from grpc import StatusCode, aio
@@ -42,7 +42,7 @@ class TranslationStream(ResumedStream[Response]):
 
     def __init__(
         self,
-        open_call: Callable[[], DuplexCall],
+        open_call: Callable[[], Awaitable[DuplexCall]],
         options: Request,
         groups: Iterator[Group] | AsyncIterator[Group],
         *,
@@ -72,9 +72,9 @@ class TranslationStream(ResumedStream[Response]):
         """Returns whether every source is answered."""
         return self._exhausted and not self._unanswered and self._error is None
 
-    def open_call(self) -> Call:
+    async def open_call(self) -> Call:
         """Starts a call, and sends in the background what is not answered."""
-        call = self._open()
+        call = await self._open()
         self._writer = asyncio.ensure_future(self._send(call))
         return call
 
