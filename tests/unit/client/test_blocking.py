@@ -230,3 +230,76 @@ def test_call_on_the_own_loop_is_refused(address):
 
         with pytest.raises(RuntimeError, match="inside the event loop of the client"):
             blocking._portal.wait(inside())
+
+
+@pytest.fixture
+def blocking(address):
+    """A client of `mint`."""
+    with Client(address) as opened:
+        yield opened
+
+
+def draw(value):
+    """Returns a source of 2x3 pixels."""
+    return np.full((2, 3, 1), value, np.uint8)
+
+
+def test_sources_may_use_the_client(blocking):
+    """They are read in the waiting thread, so a source may come from a call of the same client."""
+    threads = []
+
+    def read_sources():
+        for index in range(20):
+            threads.append(threading.current_thread())
+            yield draw(blocking.generate("tiny", seed=0, first_index=index).image[0, 0, 0])
+
+    results = list(blocking.translate_stream("tiny", read_sources()))
+    expected = blocking.generate("tiny", 16, seed=0).image[:, 0, 0, 0]
+    assert [255 - each.image[0, 0, 0] for each in results[:16]] == [*expected]
+    assert len(results) == 20
+    assert set(threads) == {threading.current_thread()}
+
+
+def test_failing_source_follows_the_answers(blocking):
+    """The error of a source is raised after the translations of the sources before it."""
+
+    def read_sources():
+        yield from map(draw, range(3))
+        raise OSError("no disk")
+
+    results = blocking.translate_stream("tiny", sources=read_sources())
+    assert [255 - next(results).image[0, 0, 0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="no disk"):
+        next(results)
+
+
+def test_interrupt_of_a_source_ends_the_stream(blocking):
+    """An interrupt passes on at once, and the client stays usable."""
+
+    def read_sources():
+        yield from map(draw, range(8))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(blocking.translate_stream("tiny", read_sources()))
+    assert len(blocking.generate("tiny")) == 1
+
+
+def test_sources_of_one_call_are_read_by_the_caller(blocking):
+    """A generator of sources runs in the thread that calls."""
+    threads = []
+
+    def read_sources():
+        threads.append(threading.current_thread())
+        yield draw(1)
+
+    for translate in (blocking.translate, blocking.translate_encoded):
+        with pytest.raises(client.Unimplemented):  # the small server has no such method
+            translate("tiny", read_sources())
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_wrong_sources_raise_before_the_first_answer(blocking):
+    """One picture is no sequence of sources."""
+    with pytest.raises(client.InvalidRequest, match="is not a sequence of sources"):
+        blocking.translate_stream("tiny", b"PNG")

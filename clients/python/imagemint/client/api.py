@@ -45,12 +45,11 @@ from imagemint.client.translation import (
     SourceLike,
     Sources,
     Translated,
-    check_sources,
     group_sources,
-    make_source_message,
     parse_fit,
     parse_translated,
     parse_translated_files,
+    prepare_sources,
 )
 from imagemint.client.translation_stream import Group, TranslationStream
 from imagemint.v1 import (
@@ -327,10 +326,8 @@ class AsyncClient:
             OSError: a file cannot be read.
             ImagemintError: as generate().
         """
-        given = [
-            make_source_message(source, f"sources[{at}]")
-            for at, source in enumerate(check_sources(sources))
-        ]
+        # A picture of many pixels takes seconds to encode, and files may be slow to read.
+        given = await asyncio.to_thread(prepare_sources, sources)
         request = _make_translation_request(model, given, fit, priority, selection)
         return parse_translated(await self._translate(request, timeout_s))
 
@@ -361,10 +358,8 @@ class AsyncClient:
         Raises:
             ImagemintError: as translate().
         """
-        given = [
-            make_source_message(source, f"sources[{at}]")
-            for at, source in enumerate(check_sources(sources))
-        ]
+        # A picture of many pixels takes seconds to encode, and files may be slow to read.
+        given = await asyncio.to_thread(prepare_sources, sources)
         request = _make_translation_request(model, given, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return parse_translated_files(await self._translate(request, timeout_s))
@@ -390,8 +385,10 @@ class AsyncClient:
 
         Args:
             model: as for translate().
-            sources: as for translate(); read when they are needed. Those of an `AsyncClient` may
-                also come from an asynchronous iterable: each is then sent as soon as it is there.
+            sources: as for translate(); read when they are needed. A `Client` reads them in the
+                thread that waits for a translation. An `AsyncClient` reads them in its event loop;
+                they may also come from an asynchronous iterable, and each of those is sent as soon
+                as it is there.
             fit: as for translate().
             format: png, jpeg or webp.
             quality: 1 to 100 for jpeg and webp, None for the server's default of 90.

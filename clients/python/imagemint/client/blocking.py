@@ -6,13 +6,22 @@ docstrings, so nothing is written twice.
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from imagemint.client.api import AsyncClient
 from imagemint.client.channel import MetadataLike, Tls
-from imagemint.client.portal import Portal
+from imagemint.client.portal import Errands, Portal
+from imagemint.client.translation import Grouped, Sources, group_sources, prepare_sources
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -50,7 +59,63 @@ def _make_iterator(
     return call
 
 
-def _iterate(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[ItemT, None, None]:
+def _make_translating(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, ResultT]],
+) -> Callable[Concatenate["Client", P], ResultT]:
+    """Returns `method` for Client, as `_make_blocking`; the calling thread reads the sources."""
+
+    @functools.wraps(method)
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+        given, named = _replace_sources(prepare_sources, args, kwargs)
+        return self._portal.wait(method(self._client, *given, **named))
+
+    call.__qualname__ = f"Client.{method.__name__}"
+    return call
+
+
+def _make_translations(
+    method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[ItemT, None]],
+) -> Callable[Concatenate["Client", P], Generator[ItemT, None, None]]:
+    """Returns `method` for Client, as `_make_iterator`; the waiting thread reads the sources."""
+
+    @functools.wraps(method)
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Generator[ItemT, None, None]:
+        errands = Errands()
+
+        def group(sources: Sources) -> Grouped:
+            groups = group_sources(sources)
+            if isinstance(groups, Iterator):
+                return Grouped(_read_elsewhere(groups, errands))
+            return Grouped(groups)
+
+        given, named = _replace_sources(group, args, kwargs)
+        return _iterate(self._portal, method(self._client, *given, **named), errands)
+
+    call.__qualname__ = f"Client.{method.__name__}"
+    return call
+
+
+def _replace_sources(
+    function: Callable[[Any], object], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Returns the arguments (model, sources, ...) of a call with `function` of the sources."""
+    named = dict(kwargs)
+    if "sources" in named:
+        named["sources"] = function(named["sources"])
+    elif len(args) > 1:
+        args = (args[0], function(args[1]), *args[2:])
+    return args, named
+
+
+async def _read_elsewhere(items: Iterator[ItemT], errands: Errands) -> AsyncGenerator[ItemT, None]:
+    """Yields items that the thread reads which waits for the portal."""
+    while (found := await errands.ask(lambda: next(((each,) for each in items), None))) is not None:
+        yield found[0]
+
+
+def _iterate(
+    portal: Portal, items: AsyncGenerator[ItemT, None], errands: Errands | None = None
+) -> Generator[ItemT, None, None]:
     # After an interrupted wait the last step may still be unwinding, and an asynchronous generator
     # must not be closed while it runs.
     turn = asyncio.Lock()
@@ -66,7 +131,7 @@ def _iterate(portal: Portal, items: AsyncGenerator[ItemT, None]) -> Generator[It
             await items.aclose()
 
     try:
-        while (found := portal.wait(read_next())) is not None:
+        while (found := portal.wait(read_next(), errands)) is not None:
             yield found[0]
     finally:
         # Without waiting: the garbage collector may run this on any thread, even the portal's.
@@ -132,10 +197,10 @@ class Client:
     generate = _make_blocking(AsyncClient.generate)
     encoded = _make_blocking(AsyncClient.encoded)
     sheet = _make_blocking(AsyncClient.sheet)
-    translate = _make_blocking(AsyncClient.translate)
-    translate_encoded = _make_blocking(AsyncClient.translate_encoded)
-    translate_many = _make_iterator(AsyncClient.translate_many)
-    translate_stream = _make_iterator(AsyncClient.translate_stream)
+    translate = _make_translating(AsyncClient.translate)
+    translate_encoded = _make_translating(AsyncClient.translate_encoded)
+    translate_many = _make_translations(AsyncClient.translate_many)
+    translate_stream = _make_translations(AsyncClient.translate_stream)
     mint = _make_blocking(AsyncClient.mint)
     animate = _make_blocking(AsyncClient.animate)
     interpolate = _make_iterator(AsyncClient.interpolate)

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import inspect
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,41 @@ ResultT = TypeVar("ResultT")
 
 # A loop that takes longer to end is stuck in other code, and an exiting process must not wait.
 _CLOSE_TIMEOUT_S = 5.0
+
+
+class Errands:
+    """Calls that coroutines ask a waiting thread to make, one after the other.
+
+    What takes time, such as to read the sources of a user, would hold up all calls on the loop. It
+    also belongs to the thread of the user, who may use the same client in it.
+    """
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    async def ask(self, function: Callable[[], ResultT]) -> ResultT:
+        """Returns what `function` returns in the thread that waits next, or raises its error."""
+        answer: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
+
+        def call() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(function())
+            except Exception as error:  # noqa: BLE001 - the coroutine raises it
+                answer.set_exception(error)
+
+        self._asked.put(call)
+        return await asyncio.wrap_future(answer)
+
+    def run(self) -> None:
+        """Makes the calls in this thread, until `end`."""
+        while (call := self._asked.get()) is not None:
+            call()
+
+    def end(self) -> None:
+        """Ends `run` once it has made the calls that were asked for before."""
+        self._asked.put(None)
 
 
 class Portal:
@@ -49,8 +85,14 @@ class Portal:
         _portals.add(self)
         _threads.add(self._thread)
 
-    def wait(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    def wait(
+        self, coroutine: Coroutine[Any, Any, ResultT], errands: "Errands | None" = None
+    ) -> ResultT:
         """Returns the result of `coroutine`. An interrupt, such as Ctrl-C, cancels it.
+
+        Args:
+            coroutine: what to run on the loop.
+            errands: what the coroutine asks the calling thread to do while it waits.
 
         Raises:
             ClientForked: this process inherited the portal from its parent.
@@ -64,6 +106,9 @@ class Portal:
             )
         future = self._submit(coroutine)
         try:
+            if errands is not None:
+                future.add_done_callback(lambda _: errands.end())
+                errands.run()
             return future.result()
         except concurrent.futures.CancelledError:
             raise ClientClosed from None

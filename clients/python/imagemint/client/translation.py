@@ -1,5 +1,6 @@
 """Sources of translations, their requests, and their answers."""
 
+import asyncio
 import io
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -301,8 +302,33 @@ def _count_pixels(source: messages.Source) -> int:
     return sum(count_pixels(each) for each in files)
 
 
+class Prepared(list[messages.Source]):
+    """Sources of one call that are messages already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Sources of a stream that are messages already, and the message that each is part of."""
+
+    groups: Iterator[list[messages.Source]] | AsyncIterator[list[messages.Source]]
+
+
+def prepare_sources(sources: Iterable[SourceLike] | Prepared) -> Prepared:
+    """Returns the messages of the sources of one call; reads their files.
+
+    Raises:
+        InvalidRequest, OSError: as `make_source_message`, or they are not a sequence of sources.
+    """
+    if isinstance(sources, Prepared):
+        return sources
+    return Prepared(
+        make_source_message(source, f"sources[{at}]")
+        for at, source in enumerate(check_sources(sources))
+    )
+
+
 def group_sources(
-    sources: Sources,
+    sources: Sources | Grouped,
 ) -> Iterator[list[messages.Source]] | AsyncIterator[list[messages.Source]]:
     """Returns the sources of each message of a stream.
 
@@ -312,6 +338,8 @@ def group_sources(
     Raises:
         InvalidRequest: they are a single source, or no sources at all.
     """
+    if isinstance(sources, Grouped):
+        return sources.groups
     if isinstance(sources, AsyncIterable):
         return _send_one_by_one(sources)
     return cut_into_messages(check_sources(sources))
@@ -322,5 +350,5 @@ async def _send_one_by_one(
 ) -> AsyncIterator[list[messages.Source]]:
     at = 0
     async for source in sources:
-        yield [make_source_message(source, f"sources[{at}]")]
+        yield [await asyncio.to_thread(make_source_message, source, f"sources[{at}]")]
         at += 1
