@@ -25,8 +25,7 @@ DEADLINE_S = float(os.environ.get("DEADLINE_S", "0.5"))
 @asynccontextmanager
 async def open_client(app: FastAPI) -> AsyncIterator[None]:
     """Keeps one client for the life of the service; its calls share a connection."""
-    metadata = [("authorization", f"Bearer {API_KEY}")] if API_KEY else []
-    async with AsyncClient(SERVER, timeout_s=DEADLINE_S, metadata=metadata) as client:
+    async with AsyncClient(SERVER, timeout_s=DEADLINE_S, api_key=API_KEY) as client:
         app.state.client = client
         yield
 

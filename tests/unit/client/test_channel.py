@@ -287,3 +287,57 @@ def test_metadata_that_cannot_be_sent_is_refused(pair):
     with pytest.raises(ValueError, match="metadata: ") as caught:
         Client("127.0.0.1:1", metadata=[pair])
     assert "cret" not in str(caught.value)
+
+
+def test_api_key_is_sent_as_a_bearer(address, mint):
+    """It needs no knowledge of the header."""
+    with Client(address, api_key="imk_1", metadata={"x-tenant": "a"}) as blocking:
+        blocking.models()
+    assert (mint.metadata[-1]["authorization"], mint.metadata[-1]["x-tenant"]) == (
+        "Bearer imk_1",
+        "a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (TypeError, {"api_key": b"cret"}),
+        (ValueError, {"api_key": "s\u00e9cret"}),
+        (ValueError, {"api_key": "secret", "metadata": {"Authorization": "Bearer secret"}}),
+    ],
+)
+def test_wrong_api_key_is_refused(kind, arguments):
+    """The error does not show the key."""
+    with pytest.raises(kind) as caught:
+        Client("127.0.0.1:1", **arguments)
+    assert "cret" not in str(caught.value)
+
+
+async def test_client_with_other_options_shares_the_connection(address, mint):
+    """Metadata of a request is added, or replaces that of the client, which keeps its own."""
+    async with AsyncClient(address, metadata={"x-tenant": "a", "x-key": "k"}) as asynchronous:
+        other = asynchronous.with_options(timeout_s=5, metadata={"X-Tenant": "b", "x-id": "1"})
+        await other.generate("tiny")
+        assert mint.deadlines_s[-1] <= 5
+        await asynchronous.generate("tiny")
+        assert mint.deadlines_s[-1] > 5
+        assert other._connection is asynchronous._connection
+    sent = [
+        {name: each.get(name) for name in ("x-tenant", "x-key", "x-id")} for each in mint.metadata
+    ]
+    assert sent == [
+        {"x-tenant": "b", "x-key": "k", "x-id": "1"},
+        {"x-tenant": "a", "x-key": "k", "x-id": None},
+    ]
+    with pytest.raises(client.ClientClosed):
+        await other.generate("tiny")
+
+
+def test_blocking_client_has_other_options(address, mint):
+    """The derived client works on its own, and refuses what the constructor refuses."""
+    with Client(address).with_options(metadata={"x-request-id": "1"}) as blocking:
+        blocking.generate("tiny")
+        with pytest.raises(ValueError, match="timeout_s: 0 is not above 0"):
+            blocking.with_options(timeout_s=0)
+    assert mint.metadata[-1]["x-request-id"] == "1"

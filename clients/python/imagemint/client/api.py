@@ -115,12 +115,13 @@ class AsyncClient:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs or a mapping to send with every call, such as credentials. Values are
-            printable ASCII, or bytes if the name ends with `-bin`.
+        api_key: API key, sent with every call as `authorization: Bearer KEY`.
+        metadata: pairs or a mapping to send with every call. Values are printable ASCII, or bytes
+            if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server, `timeout_s` is not above 0, or gRPC cannot send
-            `metadata`.
+        ValueError: `target` names no server, `timeout_s` is not above 0, gRPC cannot send the key
+            or `metadata`, or both hold `authorization`.
         TypeError: an argument has the wrong type.
     """
 
@@ -130,13 +131,38 @@ class AsyncClient:
         *,
         tls: channel.Tls | None = None,
         timeout_s: float | None = 30.0,
+        api_key: str | None = None,
         metadata: MetadataLike = (),
     ) -> None:
         targets = channel.parse_targets(target)
         self._timeout_s = channel.parse_timeout(timeout_s)
-        self._metadata = channel.parse_metadata(metadata)
+        self._metadata = channel.join_metadata(channel.parse_api_key(api_key), metadata)
         self._lifetime = Lifetime(", ".join(targets))
         self._connection = Connection(targets, channel.check_tls(tls), self._lifetime)
+
+    def with_options(self, *, timeout_s: float | None = None, metadata: MetadataLike = ()) -> Self:
+        """Returns a client with other options over the same connection.
+
+        Use it for what belongs to one of your own requests, such as `x-request-id` or
+        `traceparent`: `client.with_options(metadata={"x-request-id": id}).generate("mnist")`. It
+        costs next to nothing. If you close one of the clients, all of them are closed.
+
+        Args:
+            timeout_s: default time limit of a call in seconds; None for that of this client,
+                math.inf for no limit.
+            metadata: sent with every call, after that of this client. A name replaces the same
+                name of this client.
+
+        Raises:
+            ValueError: `timeout_s` is not above 0, or gRPC cannot send `metadata`.
+            TypeError: an argument has the wrong type.
+        """
+        other = object.__new__(type(self))
+        other.__dict__ = dict(self.__dict__)
+        if timeout_s is not None:
+            other._timeout_s = channel.parse_timeout(timeout_s)
+        other._metadata = channel.join_metadata(self._metadata, metadata, replaces=True)
+        return other
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._lifetime.server}>"

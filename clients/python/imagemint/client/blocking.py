@@ -149,12 +149,13 @@ class Client:
             turn. `unix:PATH` works too.
         tls: encryption settings; None for plain text.
         timeout_s: default time limit of a call in seconds, including retries; None for no limit.
-        metadata: pairs or a mapping to send with every call, such as credentials. Values are
-            printable ASCII, or bytes if the name ends with `-bin`.
+        api_key: API key, sent with every call as `authorization: Bearer KEY`.
+        metadata: pairs or a mapping to send with every call. Values are printable ASCII, or bytes
+            if the name ends with `-bin`.
 
     Raises:
-        ValueError: `target` names no server, `timeout_s` is not above 0, or gRPC cannot send
-            `metadata`.
+        ValueError: `target` names no server, `timeout_s` is not above 0, gRPC cannot send the key
+            or `metadata`, or both hold `authorization`.
         TypeError: an argument has the wrong type.
     """
 
@@ -164,10 +165,22 @@ class Client:
         *,
         tls: Tls | None = None,
         timeout_s: float | None = 30.0,
+        api_key: str | None = None,
         metadata: MetadataLike = (),
     ) -> None:
-        self._client = AsyncClient(target, tls=tls, timeout_s=timeout_s, metadata=metadata)
+        self._client = AsyncClient(
+            target, tls=tls, timeout_s=timeout_s, api_key=api_key, metadata=metadata
+        )
         self._portal = Portal(farewell=self._client.close)
+
+    @functools.wraps(AsyncClient.with_options)
+    def with_options(  # noqa: D102 - that of AsyncClient
+        self, *, timeout_s: float | None = None, metadata: MetadataLike = ()
+    ) -> Self:
+        other = object.__new__(type(self))
+        other._portal = self._portal
+        other._client = self._client.with_options(timeout_s=timeout_s, metadata=metadata)
+        return other
 
     def __repr__(self) -> str:
         return repr(self._client).replace(AsyncClient.__name__, type(self).__name__)

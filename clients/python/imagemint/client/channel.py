@@ -182,6 +182,38 @@ def parse_metadata(metadata: MetadataLike) -> Metadata:
     return pairs
 
 
+def parse_api_key(api_key: str | None) -> Metadata:
+    """Returns the metadata of an API key; none without one.
+
+    Raises:
+        TypeError: it is not a text. The message does not show it.
+    """
+    if not isinstance(api_key, str | None):
+        raise TypeError(f"api_key: a value of type {type(api_key).__name__} is not a str")
+    return () if api_key is None else (("authorization", f"Bearer {api_key}"),)
+
+
+def join_metadata(first: Metadata, second: MetadataLike, *, replaces: bool = False) -> Metadata:
+    """Returns the metadata of both.
+
+    Args:
+        first: metadata, of which the values are not checked yet.
+        second: likewise.
+        replaces: whether a name of the second replaces the same name of the first.
+
+    Raises:
+        ValueError: gRPC cannot send a pair, or both have `authorization`.
+        TypeError: as `parse_metadata`.
+    """
+    before, after = parse_metadata(first), parse_metadata(second)
+    names = {name for name, _ in after}
+    if replaces:
+        before = tuple(pair for pair in before if pair[0] not in names)
+    elif any(name in names for name, _ in before):
+        raise ValueError("api_key: metadata has `authorization`, too; give one of them")
+    return (*before, *after)
+
+
 def may_move(targets: tuple[str, ...]) -> bool:
     """Returns whether targets have to be resolved again: several, of which one is a host name.
 

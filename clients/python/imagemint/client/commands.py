@@ -75,7 +75,7 @@ class Connection(BaseModel):
             self.server,
             tls=self.make_tls(),
             timeout_s=self.timeout_s,
-            metadata=self.make_metadata(),
+            api_key=None if self.api_key is None else self.api_key.get_secret_value(),
         )
 
     def make_tls(self) -> Tls | None:
