@@ -176,7 +176,7 @@ def _unwrap(member: griffe.Object) -> Function | None:
         return member
     if not isinstance(member, Attribute) or not isinstance(member.value, griffe.ExprCall):
         return None
-    if str(member.value.function) not in {"_make_blocking", "_make_iterator"}:
+    if not str(member.value.function).startswith("_make_"):
         return None
     (wrapped,) = member.value.arguments
     owner, _, name = str(wrapped).rpartition(".")

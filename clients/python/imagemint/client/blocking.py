@@ -95,6 +95,22 @@ def _make_translations(
     return call
 
 
+def _make_deriving(
+    method: Callable[Concatenate[AsyncClient, P], AsyncClient],
+) -> Callable[Concatenate["Client", P], "Client"]:
+    """Returns `method` for Client, which returns a client with the same portal."""
+
+    @functools.wraps(method)
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> "Client":
+        derived = object.__new__(type(self))
+        derived._client = method(self._client, *args, **kwargs)
+        derived._portal = self._portal
+        return derived
+
+    call.__qualname__ = f"Client.{method.__name__}"
+    return call
+
+
 def _replace_sources(
     function: Callable[[Any], object], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -173,15 +189,6 @@ class Client:
         )
         self._portal = Portal(farewell=self._client.close)
 
-    @functools.wraps(AsyncClient.with_options)
-    def with_options(  # noqa: D102 - that of AsyncClient
-        self, *, timeout_s: float | None = None, metadata: MetadataLike = ()
-    ) -> Self:
-        other = object.__new__(type(self))
-        other._portal = self._portal
-        other._client = self._client.with_options(timeout_s=timeout_s, metadata=metadata)
-        return other
-
     def __repr__(self) -> str:
         return repr(self._client).replace(AsyncClient.__name__, type(self).__name__)
 
@@ -205,6 +212,7 @@ class Client:
         """Closes the connection. Active calls raise ClientClosed. You may close twice."""
         self._portal.close()
 
+    with_options = _make_deriving(AsyncClient.with_options)
     models = _make_blocking(AsyncClient.models)
     model = _make_blocking(AsyncClient.model)
     generate = _make_blocking(AsyncClient.generate)

@@ -63,6 +63,7 @@ class Connection:
             await self._wait_for_channel(timeout_s)
         elif self._may_move:
             await self._follow(timeout_s)
+        self._lifetime.check()  # it may have been closed meanwhile
         assert self._channel is not None  # noqa: S101 - for the type checker
         return self._channel
 
@@ -104,7 +105,6 @@ class Connection:
             if age_s >= _SHORTEST_RESOLVE_INTERVAL_S:
                 wait_s = _RESOLVE_WAIT_S if timeout_s is None else min(timeout_s, _RESOLVE_WAIT_S)
                 await asyncio.wait([self._start_opening()], timeout=wait_s)
-                self._lifetime.check()
         elif age_s >= _RESOLVE_INTERVAL_S and not forks.is_grpc_broken():
             self._start_opening()  # in the background: the channel works
 
