@@ -54,6 +54,12 @@ _MOST_DETAIL_BYTES = 200
 _QUICK_RETRIES = 2
 _QUICK_RETRY_S = 0.01
 
+# A retry after the whole delay needs some time of the deadline for itself. Without this margin, a
+# call whose deadline is close to the delay ends at the deadline, without the reason. A quick retry
+# has no margin: the next server probably answers.
+_RETRY_MARGIN_SHARE = 0.1
+_LEAST_RETRY_MARGIN_S = 0.05
+
 # design.md section 6. A test checks that every error of the hierarchy is listed here.
 CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -135,18 +141,26 @@ def make_outcome(
     delay_s = getattr(error, "retry_delay_s", None)
     if delay_s is not None:
         if isinstance(error, Draining) and previous_attempts < _QUICK_RETRIES:
-            delay_s = min(delay_s, _QUICK_RETRY_S)
-        trailing.append((PUSHBACK_KEY, _make_pushback(delay_s, time_left_s)))
+            pushback = _make_pushback(min(delay_s, _QUICK_RETRY_S), 0.0, time_left_s)
+        else:
+            margin_s = max(_RETRY_MARGIN_SHARE * delay_s, _LEAST_RETRY_MARGIN_S)
+            pushback = _make_pushback(delay_s, margin_s, time_left_s)
+        trailing.append((PUSHBACK_KEY, pushback))
     return Outcome(code, message, tuple(trailing))
 
 
-def _make_pushback(delay_s: float, time_left_s: float | None) -> str:
+def _make_pushback(delay_s: float, margin_s: float, time_left_s: float | None) -> str:
     """Returns the delay of gRPC's own retries in milliseconds; a negative one forbids them.
 
     gRPC would wait for a retry after the deadline, and then report only that the deadline has
     passed. So the caller would learn late, and without the reason, what is known now.
+
+    Args:
+        delay_s: seconds until the retry.
+        margin_s: seconds of the deadline that must be left for the retry itself.
+        time_left_s: seconds until the deadline; None without a deadline.
     """
-    if time_left_s is not None and delay_s >= time_left_s:
+    if time_left_s is not None and delay_s + margin_s >= time_left_s:
         return "-1"
     return str(max(1, round(1000 * delay_s)))
 

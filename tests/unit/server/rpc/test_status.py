@@ -189,6 +189,22 @@ def test_retry_after_the_deadline_is_forbidden(time_left_s, pushback):
 
 
 @pytest.mark.parametrize(
+    ("delay_s", "time_left_s", "is_allowed"),
+    [(1.0, 1.09, False), (1.0, 1.11, True), (0.25, 0.29, False), (0.25, 0.31, True)],
+)
+def test_retry_close_to_the_deadline_is_forbidden(delay_s, time_left_s, is_allowed):
+    """A tenth of the delay and at least 50 ms must be left, or the retry ends at the deadline."""
+    outcome = make_outcome(ModelNotReady("m", "why", delay_s), "id", time_left_s=time_left_s)
+    assert (dict(outcome.trailing_metadata)[PUSHBACK_KEY] != "-1") is is_allowed
+
+
+def test_quick_retry_of_a_draining_server_needs_no_margin():
+    """The next server can answer within the rest of a short deadline."""
+    outcome = make_outcome(Draining(1.0), "id", time_left_s=0.03)
+    assert dict(outcome.trailing_metadata)[PUSHBACK_KEY] == "10"
+
+
+@pytest.mark.parametrize(
     ("previous_attempts", "pushback"), [(0, "10"), (1, "10"), (2, "-1"), (3, "-1")]
 )
 def test_first_retries_leave_a_draining_server_at_once(previous_attempts, pushback):
