@@ -122,7 +122,7 @@ async def test_backend_service_has_retry_times():
 
 
 async def test_typescript_service_equals_the_python_one(mnist_server, serials, tmp_path):
-    """Node returns the same picture for a name, and the same failures."""
+    """Node returns the same picture for a name, and the same failures. Bad paths do not end it."""
     await asyncio.to_thread(require_node)
     await asyncio.to_thread(run_node, "npm", "run", "build")
     modules = tmp_path / "node_modules"
@@ -136,8 +136,9 @@ async def test_typescript_service_equals_the_python_one(mnist_server, serials, t
     await asyncio.to_thread(run_node, compiler, "--preserveSymlinks", cwd=tmp_path)
     serve = functools.partial(serve_with_node, tmp_path / "dist/server.js")
     async with serve(mnist_server) as address:
-        await check_avatars(address, serials)
+        assert (await fetch(f"{address}/avatars/%E0%A4%A.png"))[0] == 400
         assert (await fetch(f"{address}/nothing"))[0] == 404
+        await check_avatars(address, serials)
     assert len(set(serials)) == 1
     await check_failures(serve)
 

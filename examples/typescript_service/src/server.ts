@@ -38,12 +38,19 @@ function sendError(error: unknown, response: ServerResponse): void {
 }
 
 const server = createServer((request, response) => {
-  const name = /^\/avatars\/([^/]+)\.png$/.exec(request.url ?? "")?.[1];
-  if (name === undefined) {
+  const encoded = /^\/avatars\/([^/]+)\.png$/.exec(request.url ?? "")?.[1];
+  if (encoded === undefined) {
     response.writeHead(404).end();
     return;
   }
-  sendAvatar(decodeURIComponent(name), response).catch((error) => sendError(error, response));
+  let name: string;
+  try {
+    name = decodeURIComponent(encoded);
+  } catch {
+    response.writeHead(400).end("the name is not valid percent-encoding\n");
+    return;
+  }
+  sendAvatar(name, response).catch((error) => sendError(error, response));
 });
 
 server.listen(Number(process.env["PORT"] ?? 8000), "127.0.0.1", () => {
