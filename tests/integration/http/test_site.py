@@ -91,6 +91,7 @@ async def test_probes_are_text_and_errors_are_problems(web):
     assert (await web.get("/readyz")).text == "ready\n"
     for method, path, status in (
         ("GET", "/v1/nothing", 404),
+        ("GET", "/v2/health/ready", 404),  # docs/open-inference.md: no REST
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/models/digits:generate", 405),
         ("POST", "/readyz", 405),
