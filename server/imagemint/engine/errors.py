@@ -303,13 +303,19 @@ class ModelNotReady(ImagemintError):
         model: the model's name.
         state_reason: why, such as `still loading`, or the reason of a refusal.
         retry_delay_s: seconds after which to retry.
+        version: the version that does not serve. Default: no version of the model is meant.
     """
 
     reason = "MODEL_NOT_READY"
 
-    def __init__(self, model: str, state_reason: str, retry_delay_s: float) -> None:
+    def __init__(
+        self, model: str, state_reason: str, retry_delay_s: float, version: int | None = None
+    ) -> None:
         self.retry_delay_s = retry_delay_s
-        super().__init__(f"model {model!r} is not ready: {state_reason}", metadata={"model": model})
+        named, metadata = f"model {model!r}", {"model": model}
+        if version is not None:
+            named, metadata = f"version {version} of {named}", metadata | {"version": str(version)}
+        super().__init__(f"{named} is not ready: {state_reason}", metadata=metadata)
 
 
 class LoadFailed(ImagemintError):

@@ -10,6 +10,7 @@ from imagemint.server.repository.versions import Model, ServedVersion, State, Ve
 from imagemint.server.telemetry.metrics import Metrics
 
 _RETRY_S = 1.0
+_STILL_LOADING = "still loading"
 
 
 class Catalogue:
@@ -54,7 +55,10 @@ class Catalogue:
         found = {str(number): each for number, each in model.versions.items()}.get(version)
         if found is None or not found.is_offered:
             raise VersionNotFound(name, version, [each.number for each in _list_offered(model)])
-        return found.served or _raise_not_ready(model, [found])
+        if found.served is None:
+            why = found.reason if found.state is State.FAILED else _STILL_LOADING
+            raise ModelNotReady(name, why, _RETRY_S, found.number)
+        return found.served
 
     def _raise_no_default(self, model: Model) -> NoReturn:
         offered = _list_offered(model)
@@ -131,7 +135,7 @@ def _list_offered(model: Model) -> list[Version]:
 
 def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
     reasons = join_reasons(version for version in versions if version.state is State.FAILED)
-    raise ModelNotReady(model.name, reasons or "still loading", _RETRY_S)
+    raise ModelNotReady(model.name, reasons or _STILL_LOADING, _RETRY_S)
 
 
 def join_reasons(versions: Iterable[Version]) -> str:

@@ -122,8 +122,7 @@ class ServedVersion:
     def stay(self) -> None:
         """Raises ModelNotReady if the version was unloaded and its grace period is over."""
         if self.holds.expired:
-            why = f"version {self.version} was unloaded"
-            raise ModelNotReady(self.spec.name, why, _GONE_RETRY_S)
+            raise ModelNotReady(self.spec.name, "it was unloaded", _GONE_RETRY_S, self.version)
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def test_grace_limits_the_wait_for_calls(tmp_path, new_repository):
     repository.refresh()
     wait_for_unloads(repository)
     assert old.backend._session is None
-    with pytest.raises(ModelNotReady, match="version 1 was unloaded"):
+    with pytest.raises(ModelNotReady, match=r"version 1 of .* was unloaded"):
         old.stay()
 
 
@@ -593,8 +593,10 @@ def test_loading_does_not_block_other_versions(tmp_path, new_repository):
     assert entered.wait(WAIT_S)
     assert read_states(repository) == {1: State.READY, 2: State.LOADING}
     assert repository.resolve("tiny").version == 1
-    with pytest.raises(ModelNotReady, match="still loading"):
+    with pytest.raises(ModelNotReady) as caught:
         repository.resolve("tiny", "2")
+    assert str(caught.value) == "version 2 of model 'tiny' is not ready: still loading"
+    assert caught.value.metadata == {"model": "tiny", "version": "2"}
     go_on.set()
     refreshing.join(WAIT_S)
     assert repository.resolve("tiny").version == 2

@@ -73,8 +73,11 @@ def test_refused_version_is_not_ready(tmp_path, new_repository):
     """Requested by number or as the only version, it gives its reason."""
     truncate(write_bundle(tmp_path, "tiny"))
     repository = new_repository(tmp_path)
-    for version in ("", "1"):
-        with pytest.raises(ModelNotReady, match="truncated or altered"):
+    for version, named in (
+        ("", "model 'tiny' is not ready: version 1: "),
+        ("1", "version 1 of model 'tiny' is not ready: "),
+    ):
+        with pytest.raises(ModelNotReady, match=f"^{named}checksum mismatch: "):
             repository.resolve("tiny", version)
 
 
