@@ -140,7 +140,8 @@ class ServeSettings(BaseModel):
     """
 
     max_images_per_request: int = Field(default=1_024, ge=1, le=_INT32_MAX)
-    """Maximum number of images in one Generate response or one chunk of StreamGenerate."""
+    """Maximum number of images in one Generate response or one chunk of StreamGenerate, and of
+    sources and tiles in one request of Translate."""
     max_response_bytes: int = Field(default=3 * 2**20, ge=1, le=_INT32_MAX)
     """Maximum raw bytes of images in one response. For large images it lowers
     max_images_per_request, so that clients with gRPC's default receive limit of 4 MB work without

@@ -183,7 +183,10 @@ class TranslateRequest(_message.Message):
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]:
-        """The sources, 1 to the model's max_images_per_request. Required."""
+        """The sources, 1 to the server's setting max_images_per_request, by default 1,024, as far as their
+        pixels, tiles, fields and results are within the other limits: see docs/translation.md. The
+        model's max_images_per_request does not apply. Required.
+        """
 
     @_builtins.property
     def output(self) -> _image_pb2.OutputSpec:
@@ -355,7 +358,7 @@ class StreamTranslateRequest(_message.Message):
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]:
-        """The next sources, 1 to the model's max_images_per_request."""
+        """The next sources, 1 or more; the limits are those of a TranslateRequest."""
 
     def __init__(
         self,

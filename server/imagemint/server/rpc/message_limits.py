@@ -6,7 +6,9 @@ meanwhile on any thread. 4 MB can hold two million empty tensors, which take a t
 the count ends at the limit. Bytes, text and packed floats are skipped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ MOST_NUMBERS = 262_144
 """Most integers in all packed lists of a message, such as the classes of its images."""
 MOST_HEALTH_CHECK_BYTES = 1_024
 """Largest request of a health check. It needs no key, and a watch keeps its request in memory."""
+# A list with this many elements is named if a message has too many fields: fewer elements help.
+_MANY_ELEMENTS = MOST_FIELDS // 16
 # Smaller messages are parsed in less than a millisecond, whatever their fields are.
 _SMALL_BYTES = 8 * 2**10
 
@@ -101,7 +105,7 @@ def check_contents(content: bytes, kind: Descriptor) -> None:
             for number, wire_type, start, stop in _iterate_fields(content, span.start, span.stop):
                 fields += 1
                 if fields > MOST_FIELDS:
-                    raise _make_refusal(f"it holds more than {MOST_FIELDS} fields")
+                    raise _refuse_fields(content, kind)
                 field = by_number.get(number)
                 if wire_type != _DELIMITED or field is None or field.type in _FIXED_TYPES:
                     continue
@@ -152,6 +156,20 @@ def _find_request_type(method: str) -> Descriptor | None:
         return Default().FindMethodByName(method[1:].replace("/", ".")).input_type
     except KeyError:
         return None
+
+
+def _refuse_fields(content: bytes, kind: Descriptor) -> InvalidRequest:
+    """Returns the error of a message with too many fields. It names a long list of messages."""
+    found = islice(_iterate_fields(content, 0, len(content)), MOST_FIELDS)
+    numbers = [number for number, *_ in found]
+    ((number, count),) = Counter(numbers).most_common(1)
+    field = kind.fields_by_number.get(number)
+    is_list = field is not None and field.is_repeated and field.message_type is not None
+    if field is None or not is_list or count < _MANY_ELEMENTS:
+        return _make_refusal(f"it holds more than {MOST_FIELDS} fields")
+    given = str(count) if len(numbers) < MOST_FIELDS else f"{count} or more"
+    why = f"{given} {field.name} hold more than {MOST_FIELDS} fields; send fewer in a message"
+    return InvalidRequest([Violation(field.name, why)])
 
 
 def _make_refusal(why: str) -> InvalidRequest:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imagemint.engine.errors import InvalidRequest
+from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.open_inference import grpc_service_pb2
 from imagemint.server.rpc.message_limits import (
     MOST_FIELDS,
@@ -11,11 +11,14 @@ from imagemint.server.rpc.message_limits import (
     check_contents,
     make_reader,
 )
-from imagemint.v1 import generation_service_pb2, image_pb2
+from imagemint.v1 import generation_service_pb2, image_pb2, translation_service_pb2
 
 INFER = grpc_service_pb2.ModelInferRequest
 STREAM = generation_service_pb2.StreamGenerateRequest
+TRANSLATE = translation_service_pb2.TranslateRequest
 MANY = 700_000
+FILE = {"encoded": {"pictures": [bytes(20)]}}
+PIXELS = {"raw": {"pixels": bytes(20), "shape": {"height": 4, "width": 5, "channels": 1}}}
 
 
 def encode_field(number, content):
@@ -73,6 +76,24 @@ def test_reader_checks_before_it_parses():
     for content in (b"\xff" * 20, b"\xff" * 20_000, b"\x2a\x7f" + bytes(9_000)):
         with pytest.raises(InvalidRequest, match="not a message of this type"):
             read(content)
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "given"),
+    [
+        (FILE, 683, "683"),
+        (PIXELS, 293, "293"),
+        (FILE, 5_000, "2047 or more"),
+    ],
+)
+def test_number_of_sources_is_named(source, count, given):
+    """The error of a list with many elements says how many there are, and that fewer help."""
+    request = TRANSLATE(images={"model": "m"}, sources=[source] * count)
+    read = make_reader("/imagemint.v1.TranslationService/Translate", TRANSLATE.FromString)
+    with pytest.raises(InvalidRequest) as caught:
+        read(request.SerializeToString())
+    why = f"{given} sources hold more than {MOST_FIELDS} fields; send fewer in a message"
+    assert caught.value.violations == (Violation("sources", why),)
 
 
 def test_large_message_with_few_parts_is_accepted():

@@ -133,7 +133,9 @@ export type TranslateRequest = Message<"imagemint.v1.TranslateRequest"> & {
   images?: ImageSpec | undefined;
 
   /**
-   * The sources, 1 to the model's max_images_per_request. Required.
+   * The sources, 1 to the server's setting max_images_per_request, by default 1,024, as far as their
+   * pixels, tiles, fields and results are within the other limits: see docs/translation.md. The
+   * model's max_images_per_request does not apply. Required.
    *
    * @generated from field: repeated imagemint.v1.Source sources = 2;
    */
@@ -338,7 +340,7 @@ export type StreamTranslateRequest = Message<"imagemint.v1.StreamTranslateReques
   priority: Priority;
 
   /**
-   * The next sources, 1 to the model's max_images_per_request.
+   * The next sources, 1 or more; the limits are those of a TranslateRequest.
    *
    * @generated from field: repeated imagemint.v1.Source sources = 5;
    */
