@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from imagemint.engine.errors import InvalidRequest, Violation, shorten
+from imagemint.engine.errors import DeadlinePassed, InvalidRequest, Violation, shorten
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named
 from imagemint.server.http.json_messages import encode_line
@@ -67,7 +67,7 @@ class Exchange:
         self.spell_field: Callable[[str], str] = str
         self.request_id = ""
         self.body_read = asyncio.Event()
-        self.timeout_error: InvalidRequest | None = None
+        self.deadline_error: InvalidRequest | DeadlinePassed | None = None
         self.deadline = self._read_deadline()
         self.context = HttpContext(
             _name_peer(scope), self.headers.items(), self.deadline, self._write_line
@@ -77,7 +77,10 @@ class Exchange:
         try:
             timeout_s = _read_timeout(self.headers)
         except InvalidRequest as error:
-            self.timeout_error = error
+            self.deadline_error = error
+            return None
+        if timeout_s is not None and timeout_s <= 0:
+            self.deadline_error = DeadlinePassed("the deadline passed before the request arrived")
             return None
         return None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -86,11 +89,12 @@ class Exchange:
 
         Raises:
             InvalidRequest: it is too large, is compressed, or did not arrive in time.
-                `failure_status` tells which.
+                `failure_status` tells which. Or the deadline is malformed.
+            DeadlinePassed: the caller has stopped waiting.
             asyncio.CancelledError: the client has left.
         """
-        if self.timeout_error is not None:
-            raise self.timeout_error
+        if self.deadline_error is not None:
+            raise self.deadline_error
         coding = self.headers.get("content-encoding", "").strip().lower()
         if coding not in ("", "identity"):
             self.failure_status = 415
@@ -222,6 +226,8 @@ def _name_peer(scope: Scope) -> str:
 def _read_timeout(headers: Headers) -> float | None:
     """Returns the seconds that the caller waits; None for no limit.
 
+    Callers send what is left of a deadline of their own, so a number may be 0 or negative.
+
     Raises:
         InvalidRequest: the header is not a time, or is there more than once.
     """
@@ -233,8 +239,8 @@ def _read_timeout(headers: Headers) -> float | None:
             seconds = float(text)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds <= _LONGEST_TIMEOUT_S:
-            why = f"{shorten(text)!r} is not a number of seconds above 0, up to 1000000"
+        if not seconds <= _LONGEST_TIMEOUT_S:  # true of NaN
+            why = f"{shorten(text)!r} is not a number of seconds up to 1000000"
             raise InvalidRequest([Violation(_TIMEOUT_HEADER, why)])
         return seconds
     if text := headers.get(_GRPC_TIMEOUT_HEADER):

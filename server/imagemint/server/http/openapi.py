@@ -385,8 +385,8 @@ _PARAMETERS: dict[str, Schema] = {
     for name, schema, description in (
         (
             "x-request-timeout",
-            {"type": "number", "exclusiveMinimum": 0, "maximum": 1e6},
-            "Seconds until the caller stops waiting.",
+            {"type": "number", "maximum": 1e6},
+            "Seconds until the caller stops waiting. If it is 0 or less, the deadline has passed.",
         ),
         (
             "grpc-timeout",

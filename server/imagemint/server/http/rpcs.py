@@ -107,7 +107,7 @@ class Rpcs:
         """Reads the body, if there is one; returns why the request is refused, or None."""
         if not has_body:
             exchange.body_read.set()
-            return exchange.timeout_error
+            return exchange.deadline_error
         try:
             await exchange.read_body(self._receive_timeout_s)
         except ImagemintError as error:
