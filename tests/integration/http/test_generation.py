@@ -192,6 +192,16 @@ async def test_invalid_url_is_refused(web, path, fields):
     assert [each["field"] for each in answer.json()["violations"]] == fields
 
 
+async def test_label_in_a_url_is_refused(web):
+    """The problem says that a class has a number there."""
+    answer = await web.get("/v1/models/digits/versions/1/images/1/0.png?class=hijab")
+    (violation,) = answer.json()["violations"]
+    assert violation["description"] == (
+        "'hijab' is not the number of a class, 0 to K - 1 for K classes; the URL of an image takes"
+        " no label"
+    )
+
+
 async def test_url_of_another_variant_is_refused(web):
     """A URL without a variant means the reference."""
     url = "/v1/models/digits/versions/1/images/1/0.png"

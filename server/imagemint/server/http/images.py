@@ -5,12 +5,14 @@ from typing import Any, cast
 
 from google.protobuf import json_format
 
+from imagemint.engine.errors import quote
 from imagemint.server.access.caller import current_caller
 from imagemint.server.http.entity_tags import NOT_MODIFIED, make_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.generation import PICTURES, make_picture_headers
 from imagemint.server.http.models import resolve_allowed
 from imagemint.server.http.parameters import (
+    INT32_MAX,
     Setter,
     parse_decimal,
     parse_integer,
@@ -74,10 +76,10 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     request = messages.GenerateRequest(images=images)
     spec = request.images
     setters: dict[str, Setter] = {
-        "class": lambda text: setattr(spec, "class_id", parse_integer(text)),
+        "class": lambda text: setattr(spec, "class_id", _parse_class(text)),
         "caption": lambda text: setattr(spec, "caption", text),
         "truncation": lambda text: setattr(spec, "truncation", parse_decimal(text)),
-        "quality": lambda text: setattr(request.output, "quality", parse_integer(text)),
+        "quality": lambda text: setattr(request.output, "quality", parse_integer(text, INT32_MAX)),
         "variant": lambda text: setattr(spec, "variant", text or _REFERENCE),
     }
     path_setters: dict[str, Setter] = {
@@ -87,6 +89,21 @@ def _read_request(exchange: Exchange) -> messages.GenerateRequest:
     numbers = [(name, path[name]) for name in path_setters]
     set_parameters([*numbers, *query.multi_items()], path_setters | setters)
     return request
+
+
+def _parse_class(text: str) -> int:
+    """Returns the number of a class. A label is refused, because an image has one URL.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        return parse_integer(text, INT32_MAX)
+    except ValueError:
+        raise ValueError(
+            f"{quote(text)} is not the number of a class, 0 to K - 1 for K classes; the URL of an"
+            " image takes no label"
+        ) from None
 
 
 def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:

@@ -7,6 +7,7 @@ from imagemint.server.http.entity_tags import NOT_MODIFIED, spell_etag
 from imagemint.server.http.exchange import Exchange
 from imagemint.server.http.json_messages import encode_json
 from imagemint.server.http.parameters import (
+    INT32_MAX,
     Setter,
     parse_integer,
     set_parameters,
@@ -41,7 +42,7 @@ class Models:
         exchange.spell_field = spell_parameter
         request = messages.ListModelsRequest()
         setters: dict[str, Setter] = {
-            "pageSize": lambda text: setattr(request, "page_size", parse_integer(text)),
+            "pageSize": lambda text: setattr(request, "page_size", parse_integer(text, INT32_MAX)),
             "pageToken": lambda text: setattr(request, "page_token", text),
         }
         # As in JSON, the names of the schema are accepted, too.

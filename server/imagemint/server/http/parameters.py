@@ -10,7 +10,8 @@ ValueT = TypeVar("ValueT")
 
 _INTEGER = re.compile("0|[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_MOST_DIGITS = 20
+UINT64_MAX = 2**64 - 1
+INT32_MAX = 2**31 - 1
 _PARAMETERS = {
     "images.class_id": "class",
     "images.class_label": "class",
@@ -74,18 +75,23 @@ def spell_parameter(path: str) -> str:
     return _PARAMETERS.get(path, name if section in ("images", "output") else path)
 
 
-def parse_integer(text: str) -> int:
+def parse_integer(text: str, most: int = UINT64_MAX) -> int:
     """Returns an integer from decimal digits without leading zeros, as in a serial number.
 
     So an image has one URL. `int` also takes spaces and underscores.
 
+    Args:
+        text: the digits.
+        most: largest value.
+
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is something else, or the integer is larger.
     """
-    if _INTEGER.fullmatch(text) is None or len(text) > _MOST_DIGITS:
-        raise ValueError(
-            f"{shorten(text)!r} is not an integer of up to 20 digits, without zeros before them"
-        )
+    # The length comes first, because int() refuses very long texts with an error of its own.
+    is_integer = _INTEGER.fullmatch(text) is not None and len(text) <= len(str(most))
+    if not is_integer or int(text) > most:
+        why = f"is not an integer from 0 to {most}, without zeros before it"
+        raise ValueError(f"{shorten(text)!r} {why}")
     return int(text)
 
 

@@ -21,6 +21,7 @@ from imagemint.server.http.json_messages import encode_json, parse_json, spell_j
 from imagemint.server.http.multipart import parse_form
 from imagemint.server.http.origins import is_of_other_origin
 from imagemint.server.http.parameters import (
+    INT32_MAX,
     Setter,
     parse_choice,
     parse_decimal,
@@ -220,7 +221,7 @@ def _set_options(
         "caption": lambda text: setattr(spec, "caption", text),
         "truncation": lambda text: setattr(spec, "truncation", parse_decimal(text)),
         "format": lambda text: setattr(output, "format", parse_choice(text, FORMATS)),
-        "quality": lambda text: setattr(output, "quality", parse_integer(text)),
+        "quality": lambda text: setattr(output, "quality", parse_integer(text, INT32_MAX)),
         "fit": lambda text: setattr(request, "fit", parse_choice(text, FITS)),
         "priority": lambda text: setattr(request, "priority", parse_choice(text, PRIORITIES)),
     }
@@ -229,7 +230,7 @@ def _set_options(
 
 def _set_class(spec: image_pb2.ImageSpec, text: str) -> None:
     """Sets a class by index, if the text has digits only, or by label."""
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < len(str(INT32_MAX)):
         spec.class_id = int(text)
     else:
         spec.class_label = text

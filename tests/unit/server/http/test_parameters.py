@@ -4,6 +4,7 @@ import pytest
 
 from imagemint.engine.errors import InvalidRequest
 from imagemint.server.http.parameters import (
+    INT32_MAX,
     parse_choice,
     parse_decimal,
     parse_integer,
@@ -16,6 +17,16 @@ def test_other_integer_is_refused(text):
     """An integer has one spelling."""
     with pytest.raises(ValueError, match="is not an integer"):
         parse_integer(text)
+
+
+def test_range_of_an_integer_is_named():
+    """An integer that is too large is refused with the largest one."""
+    assert parse_integer("18446744073709551615") == 2**64 - 1
+    with pytest.raises(ValueError, match="is not an integer from 0 to 18446744073709551615"):
+        parse_integer("18446744073709551616")
+    assert parse_integer("2147483647", INT32_MAX) == INT32_MAX
+    with pytest.raises(ValueError, match="is not an integer from 0 to 2147483647"):
+        parse_integer("2147483648", INT32_MAX)
 
 
 @pytest.mark.parametrize(
