@@ -116,6 +116,7 @@ async def test_condition_of_another_kind_fails(client):
         "CAPTION_UNSUPPORTED",
         "CLASS_UNSUPPORTED",
     )
+    assert class_.value.message == "model 'people' has no classes: it takes a caption instead"
 
 
 async def test_explicit_latents_need_a_caption(client, engines):

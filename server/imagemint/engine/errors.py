@@ -138,14 +138,14 @@ class ClassUnsupported(ImagemintError):
 
     Args:
         model: the model's name.
+        takes_caption: whether the model takes a caption.
     """
 
     reason = "CLASS_UNSUPPORTED"
 
-    def __init__(self, model: str) -> None:
-        super().__init__(
-            f"model {model!r} has no classes: ask it for no class", metadata={"model": model}
-        )
+    def __init__(self, model: str, *, takes_caption: bool = False) -> None:
+        advice = "it takes a caption instead" if takes_caption else "ask it for no class"
+        super().__init__(f"model {model!r} has no classes: {advice}", metadata={"model": model})
 
 
 class CaptionUnsupported(ImagemintError):

@@ -122,8 +122,9 @@ def read_infer(request: messages.ModelInferRequest, version: ServedVersion) -> I
 
 def _find_unsupported(names: set[str], spec: ModelSpec) -> Iterator[tuple[str, ImagemintError]]:
     """Yields the conditions in a request that the model does not take, with their errors."""
-    if not spec.conditional:
-        yield from (("class_id", ClassUnsupported(spec.name)) for _ in names & {"class_id"})
+    if "class_id" in names and not spec.conditional:
+        takes_caption = spec.captions is not None
+        yield "class_id", ClassUnsupported(spec.name, takes_caption=takes_caption)
     if spec.captions is None:
         yield from ((name, CaptionUnsupported(spec.name)) for name in names & {"text", "tokens"})
 

@@ -43,7 +43,8 @@ def read_condition(  # noqa: PLR0911 - one return for each kind of condition
     if kind == "caption":
         return _read_caption(images.caption, spec, checks)
     if kind is not None and not spec.conditional:
-        checks.refuse(ClassUnsupported(spec.name))
+        takes_caption = spec.captions is not None
+        checks.refuse(ClassUnsupported(spec.name, takes_caption=takes_caption))
         return None
     drawn = kind in (None, "class_weights")
     if drawn and spec.num_choices and images.WhichOneof("source") == "latents":

@@ -380,8 +380,9 @@ def test_shared_memory_is_refused(repository):
 
 def test_class_of_an_unconditional_model_is_a_failed_precondition(repository):
     """The error is the same as in imagemint.v1."""
-    with pytest.raises(ClassUnsupported):
-        read(repository, make_request("plain", **make_serial_inputs(1), class_id=CLASSES[:1]))
+    for model, advice in (("plain", "ask it for no class"), ("people", "it takes a caption")):
+        with pytest.raises(ClassUnsupported, match=advice):
+            read(repository, make_request(model, **make_serial_inputs(1), class_id=CLASSES[:1]))
 
 
 def test_too_many_parts_are_refused_by_their_number(repository):
