@@ -109,6 +109,17 @@ async def test_key_is_required(locked):
                 assert caught.value.request_id
 
 
+@pytest.mark.parametrize("scheme", ["", "Basic "])
+async def test_key_without_bearer_is_explained(locked, scheme):
+    """The message does not say that a key is missing, and has nothing of the key."""
+    app = await locked()
+    metadata = [("authorization", scheme + KEYS["all"])]
+    async with AsyncClient(app.grpc_address, metadata=metadata) as client:
+        with pytest.raises(Unauthenticated, match="another form than `Bearer KEY`") as caught:
+            await client.models()
+        assert KEYS["all"] not in str(caught.value)
+
+
 async def test_stream_requires_a_key(locked):
     """A stream is refused before its first chunk."""
     app = await locked()

@@ -17,7 +17,7 @@ from imagemint.engine.errors import ImagemintError
 
 
 class Unauthenticated(ImagemintError):
-    """The call has no API key, or an unknown one. The message says which of the two.
+    """The call has no API key, one without `Bearer`, or an unknown one. The message says which.
 
     Args:
         message: one sentence that contains nothing of what the caller presented.

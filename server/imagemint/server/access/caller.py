@@ -259,8 +259,14 @@ class Guard:
             self._check_room()
         if self._ring is None or method.startswith(_KEYLESS_METHODS):
             return ANONYMOUS
+        metadata = list(metadata)
         presented = set(_read_keys(metadata))
         if not presented:
+            if any(name == _BEARER_HEADER for name, _ in metadata):
+                raise Unauthenticated(
+                    "the metadata `authorization` has another form than `Bearer KEY`, with the word"
+                    " Bearer before the API key"
+                )
             raise Unauthenticated(
                 "this server requires an API key: send metadata `authorization: Bearer KEY`"
             )
