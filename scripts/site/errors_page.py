@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
+from client_reasons import describe, find_reasons
 from markdown_text import GENERATED, escape, format_table
 
 from imagemint.client import errors
@@ -26,6 +28,12 @@ Every failure is an `imagemint.client.ImagemintError` with `reason`, `metadata`,
 `retry_delay_s` and `request_id`. Its class follows from the status code:
 
 """
+_OF_CLIENT = """
+The client gives these reasons itself. For a passed deadline, compare the class `DeadlineExceeded`:
+the reason depends on who notices first.
+
+"""
+_CLIENT = Path(errors.__file__).parent
 
 
 def render() -> dict[str, str]:
@@ -33,6 +41,7 @@ def render() -> dict[str, str]:
     text = GENERATED + _HEAD + "\n## Reasons\n\n"
     text += format_table(("reason", "status code", "HTTP", "meaning"), _list_reasons())
     text += _TAIL + format_table(("status code", "class", "meaning"), _list_classes())
+    text += _OF_CLIENT + format_table(("reason", "class", "meaning"), _list_client_reasons())
     return {"errors.md": text}
 
 
@@ -46,6 +55,14 @@ def _list_reasons() -> Iterator[tuple[str, str, str, str]]:
 def _list_classes() -> Iterator[tuple[str, str, str]]:
     for code, error in errors.BY_CODE.items():
         yield f"`{code.name}`", f"`{error.__name__}`", _read_first_sentence(error)
+
+
+def _list_client_reasons() -> Iterator[tuple[str, str, str]]:
+    of_server = {"INTERNAL"} | {error.reason for error in CODES}
+    for reason, classes in sorted(find_reasons(_CLIENT).items()):
+        if reason not in of_server:
+            names = ", ".join(f"`{each}`" for each in sorted(classes))
+            yield f"`{reason}`", names, escape(describe(reason))
 
 
 def _read_first_sentence(error: type) -> str:

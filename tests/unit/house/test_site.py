@@ -35,6 +35,39 @@ def write(tmp_path):
     return write
 
 
+def test_reasons_of_the_client_are_described(scripts):
+    """Each reason that the client gives has a meaning on the page of errors, and its classes."""
+    reasons = scripts("client_reasons")
+    found = reasons.find_reasons(ROOT / "clients/python/imagemint/client")
+    assert found["SERVER_UNREACHABLE"] == {"Unavailable"}
+    assert found["CHUNK_OVERDUE"] == {"DeadlineExceeded"}
+    (page,) = scripts("errors_page").render().values()
+    assert [each for each in found if f"\n| `{each}` |" not in page] == []
+
+
+def test_reasons_are_found_in_code(scripts, write, tmp_path):
+    """They are texts, constants and defaults of classes. One that cannot be read is an error."""
+    write(
+        "code/a.py",
+        """
+NAMED: str = "NAMED"
+class Lost(Failure):
+    default_reason = "LOST"
+def fail(error, info):
+    raise Lost("text", reason="GONE") from Failure("text", reason=NAMED)
+    raise errors.Lost("text", reason=error.reason if info else "")
+""",
+    )
+    reasons = scripts("client_reasons")
+    found = {"GONE": {"Lost"}, "LOST": {"Lost"}, "NAMED": {"Failure"}}
+    assert reasons.find_reasons(tmp_path / "code") == found
+    write("code/deeper/b.py", "raise Lost('text', reason=choose())")
+    with pytest.raises(reasons.ReasonError, match=r"b\.py:1: the reason choose\(\) is no text"):
+        reasons.find_reasons(tmp_path)
+    with pytest.raises(reasons.ReasonError, match="describe the reason GONE"):
+        reasons.describe("GONE")
+
+
 def test_files_outside_docs_become_pages(scripts, write, tmp_path):
     """Links to code, Markdown and folders lead to pages of the site.
 
