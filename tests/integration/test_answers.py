@@ -127,6 +127,9 @@ async def test_models_are_listed_in_order(model_service, models):
     assert digits.limits.max_images_per_request == 1_024
     assert digits.limits.default_chunk_size == 256
     assert digits.limits.max_queue_images == 8_192
+    assert digits.limits.max_request_bytes == 4 * 2**20
+    assert digits.limits.max_response_bytes == 3 * 2**20
+    assert digits.limits.max_source_pixels == 2**24
     one = await model_service.GetModel(model_service_pb2.GetModelRequest(model="digits"))
     assert one.model == digits
 

@@ -184,11 +184,28 @@ async def test_too_large_picture_is_refused(page):
         " multiples of 4 pixels, and makes them 2 times as wide and high."
     )
     await choose_model(page, "free")
-    noise = np.random.default_rng(1).integers(0, 256, (1_250, 1_250, 3), np.uint8)
-    await page.locator("#source-file").set_input_files(upload(noise, "photo.png"))
+    # The file alone is within the limit of the server, and the request with it is not.
+    file = upload(SOURCE)
+    file["buffer"] += bytes(4 * 2**20 - len(file["buffer"]))
+    await page.locator("#source-file").set_input_files(file)
     notice = page.locator("#notice")
     await expect(notice).to_contain_text("The picture is too large", timeout=MS)
     await expect(notice.locator("button")).to_have_count(0)
+
+
+async def test_too_large_file_is_not_sent(page):
+    """The page knows the largest request of the server, and says how large the file is."""
+    await choose_model(page, "free")
+    noise = np.random.default_rng(1).integers(0, 256, (1_250, 1_250, 3), np.uint8)
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    await page.locator("#source-file").set_input_files(upload(noise, "photo.png"))
+    await expect(page.locator("#translate-note")).to_have_text(
+        "4.7 MB chosen; the server takes up to 4.2 MB. Choose a smaller file.", timeout=MS
+    )
+    await page.locator("#source-file").set_input_files(upload(SOURCE))
+    await expect(page.locator("#translate-note")).to_contain_text("Translated in", timeout=MS)
+    assert [url.rpartition("/")[2] for url in sent if "translate" in url] == ["free:translate"]
 
 
 async def test_result_of_another_model_is_cleared(page):

@@ -165,6 +165,12 @@ class Limits:
     """Default chunk size of stream()."""
     max_queue_images: int
     """Images that can wait in the queue before the server refuses calls."""
+    max_request_bytes: int = 0
+    """Largest request in bytes; 0 if the server is older than this field."""
+    max_response_bytes: int = 0
+    """Largest answer, or chunk of a stream, in bytes of raw pixels; 0 as above."""
+    max_source_pixels: int = 0
+    """Largest number of pixels of all pictures of a source, and of its translation; 0 as above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,9 @@ def parse_model(message: model_service_pb2.Model) -> Model:
             max_images_per_request=limits.max_images_per_request,
             default_chunk_size=limits.default_chunk_size,
             max_queue_images=limits.max_queue_images,
+            max_request_bytes=limits.max_request_bytes,
+            max_response_bytes=limits.max_response_bytes,
+            max_source_pixels=limits.max_source_pixels,
         ),
     )
 

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from imagemint.v1 import manifest_pb2 as imagemint_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagemint/v1/model_service.proto\x12\x0cimagemint.v1\x1a\x1bimagemint/v1/manifest.proto\"\xcc\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.imagemint.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rbundle_sha256\x18\x04 \x01(\t\x12.\n\x08manifest\x18\x05 \x01(\x0b\x32\x1c.imagemint.v1.BundleManifest\x12\x1a\n\x12\x65xecution_provider\x18\x06 \x01(\t\x12\x0f\n\x07variant\x18\x07 \x01(\t\"c\n\x0bModelLimits\x12\x1e\n\x16max_images_per_request\x18\x01 \x01(\x05\x12\x1a\n\x12\x64\x65\x66\x61ult_chunk_size\x18\x02 \x01(\x05\x12\x18\n\x10max_queue_images\x18\x03 \x01(\x05\"\x87\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.imagemint.v1.ModelVersion\x12)\n\x06limits\x18\x04 \x01(\x0b\x32\x19.imagemint.v1.ModelLimits\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.imagemint.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.imagemint.v1.Model*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.imagemint.v1.ListModelsRequest\x1a .imagemint.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.imagemint.v1.GetModelRequest\x1a\x1e.imagemint.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n imagemint/v1/model_service.proto\x12\x0cimagemint.v1\x1a\x1bimagemint/v1/manifest.proto\"\xcc\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.imagemint.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rbundle_sha256\x18\x04 \x01(\t\x12.\n\x08manifest\x18\x05 \x01(\x0b\x32\x1c.imagemint.v1.BundleManifest\x12\x1a\n\x12\x65xecution_provider\x18\x06 \x01(\t\x12\x0f\n\x07variant\x18\x07 \x01(\t\"\xb5\x01\n\x0bModelLimits\x12\x1e\n\x16max_images_per_request\x18\x01 \x01(\x05\x12\x1a\n\x12\x64\x65\x66\x61ult_chunk_size\x18\x02 \x01(\x05\x12\x18\n\x10max_queue_images\x18\x03 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x04 \x01(\x05\x12\x1a\n\x12max_response_bytes\x18\x05 \x01(\x05\x12\x19\n\x11max_source_pixels\x18\x06 \x01(\x05\"\x87\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x02 \x01(\t\x12,\n\x08versions\x18\x03 \x03(\x0b\x32\x1a.imagemint.v1.ModelVersion\x12)\n\x06limits\x18\x04 \x01(\x0b\x32\x19.imagemint.v1.ModelLimits\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.imagemint.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.imagemint.v1.Model*\xa6\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x32\xaa\x01\n\x0cModelService\x12O\n\nListModels\x12\x1f.imagemint.v1.ListModelsRequest\x1a .imagemint.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.imagemint.v1.GetModelRequest\x1a\x1e.imagemint.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'imagemint.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=760
-  _globals['_MODELSTATE']._serialized_end=926
+  _globals['_MODELSTATE']._serialized_start=843
+  _globals['_MODELSTATE']._serialized_end=1009
   _globals['_MODELVERSION']._serialized_start=80
   _globals['_MODELVERSION']._serialized_end=284
-  _globals['_MODELLIMITS']._serialized_start=286
-  _globals['_MODELLIMITS']._serialized_end=385
-  _globals['_MODEL']._serialized_start=388
-  _globals['_MODEL']._serialized_end=523
-  _globals['_LISTMODELSREQUEST']._serialized_start=525
-  _globals['_LISTMODELSREQUEST']._serialized_end=583
-  _globals['_LISTMODELSRESPONSE']._serialized_start=585
-  _globals['_LISTMODELSRESPONSE']._serialized_end=667
-  _globals['_GETMODELREQUEST']._serialized_start=669
-  _globals['_GETMODELREQUEST']._serialized_end=701
-  _globals['_GETMODELRESPONSE']._serialized_start=703
-  _globals['_GETMODELRESPONSE']._serialized_end=757
-  _globals['_MODELSERVICE']._serialized_start=929
-  _globals['_MODELSERVICE']._serialized_end=1099
+  _globals['_MODELLIMITS']._serialized_start=287
+  _globals['_MODELLIMITS']._serialized_end=468
+  _globals['_MODEL']._serialized_start=471
+  _globals['_MODEL']._serialized_end=606
+  _globals['_LISTMODELSREQUEST']._serialized_start=608
+  _globals['_LISTMODELSREQUEST']._serialized_end=666
+  _globals['_LISTMODELSRESPONSE']._serialized_start=668
+  _globals['_LISTMODELSRESPONSE']._serialized_end=750
+  _globals['_GETMODELREQUEST']._serialized_start=752
+  _globals['_GETMODELREQUEST']._serialized_end=784
+  _globals['_GETMODELRESPONSE']._serialized_start=786
+  _globals['_GETMODELRESPONSE']._serialized_end=840
+  _globals['_MODELSERVICE']._serialized_start=1012
+  _globals['_MODELSERVICE']._serialized_end=1182
 # @@protoc_insertion_point(module_scope)

@@ -117,22 +117,34 @@ class ModelLimits(_message.Message):
     MAX_IMAGES_PER_REQUEST_FIELD_NUMBER: _builtins.int
     DEFAULT_CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_IMAGES_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_SOURCE_PIXELS_FIELD_NUMBER: _builtins.int
     max_images_per_request: _builtins.int
     """Largest count of Generate and largest chunk_size of StreamGenerate."""
     default_chunk_size: _builtins.int
     """Largest chunk of StreamGenerate when the caller names no size."""
     max_queue_images: _builtins.int
     """Images that may wait in the queue before calls are refused."""
+    max_request_bytes: _builtins.int
+    """Largest request in bytes, as it is on the wire. 0 if the server is older than this field."""
+    max_response_bytes: _builtins.int
+    """Largest answer, or chunk of a stream, in bytes of raw pixels. 0 as above."""
+    max_source_pixels: _builtins.int
+    """Largest number of pixels of all pictures of a source, and of what is made of it. 0 as above."""
     def __init__(
         self,
         *,
         max_images_per_request: _builtins.int = ...,
         default_chunk_size: _builtins.int = ...,
         max_queue_images: _builtins.int = ...,
+        max_request_bytes: _builtins.int = ...,
+        max_response_bytes: _builtins.int = ...,
+        max_source_pixels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_size", b"default_chunk_size", "max_images_per_request", b"max_images_per_request", "max_queue_images", b"max_queue_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_size", b"default_chunk_size", "max_images_per_request", b"max_images_per_request", "max_queue_images", b"max_queue_images", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_source_pixels", b"max_source_pixels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

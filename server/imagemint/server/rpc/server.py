@@ -33,7 +33,7 @@ from imagemint.server.rpc.open_inference.service import InferenceServicer
 from imagemint.server.rpc.running_calls import RunningCalls
 from imagemint.server.rpc.submission import Gate
 from imagemint.server.rpc.v1.interpolation import PathServicer
-from imagemint.server.rpc.v1.models import ModelServicer
+from imagemint.server.rpc.v1.models import ModelServicer, make_limits
 from imagemint.server.rpc.v1.translation import TranslationServicer
 from imagemint.server.settings import ServeSettings, join_address, split_address
 from imagemint.server.telemetry.metrics import Metrics
@@ -144,7 +144,7 @@ class RpcServer:
             self._interceptor,
             self._running_calls,
             PathServicer(repository, metrics, self.gate, encoders),
-            ModelServicer(repository, settings.max_queue_images),
+            ModelServicer(repository, make_limits(settings)),
             TranslationServicer(settings, repository, metrics, self.gate, encoders),
         )
         self._inference = InferenceServicer(repository, control, metrics, self.gate, peers)

@@ -77,7 +77,7 @@ async function loadModels() {
 
 function onVersion() {
   showCard(controls.model, controls.version);
-  translator.show(controls.name, controls.version, mint);
+  translator.show(controls.name, controls.version, mint, controls.model?.limits);
   const name = `${controls.name}@${controls.version?.version}`;
   if (name === shown) return;
   if (shown) {

@@ -36,10 +36,12 @@ export class Translator {
    * @param model name of the model.
    * @param version the version, with its manifest; undefined for none.
    * @param ready called when a source is complete.
+   * @param limits limits of a request to the model.
    */
-  show(model, version, ready) {
+  show(model, version, ready, limits) {
     const source = version?.manifest.source ?? null;
     this.source = source;
+    this.limits = limits;
     this.ready = ready;
     byId("translate").hidden = !source;
     if (!source) return;
@@ -94,6 +96,11 @@ export class Translator {
     const { frames, mask } = this.source;
     if (!this.files.length) return frames > 1 ? `Choose ${frames} pictures.` : "Choose a picture.";
     if (this.files.length !== frames) return `${this.files.length} pictures chosen; the model takes ${frames}.`;
+    const bytes = [...this.files, ...(mask && this.mask ? [this.mask] : [])].reduce((sum, file) => sum + file.size, 0);
+    const most = this.limits?.maxRequestBytes ?? 0;
+    if (most && bytes > most) {
+      return `${formatMegabytes(bytes)} chosen; the server takes up to ${formatMegabytes(most)}. Choose a smaller file.`;
+    }
     return mask && !this.mask ? "Choose a mask: white where the picture is to be filled." : "";
   }
 
@@ -155,6 +162,10 @@ export class Translator {
       Object.assign(byId("save-result"), { href: url, hidden: false });
     }
   }
+}
+
+function formatMegabytes(bytes) {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 /** Returns which sizes a model takes, as text. The server limits the pixels of source and result besides. */

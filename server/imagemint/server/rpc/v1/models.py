@@ -11,6 +11,7 @@ from imagemint.server.access.caller import current_caller
 from imagemint.server.repository import Model, ModelRepository, State, Version
 from imagemint.server.rpc.call import current_call
 from imagemint.server.rpc.v1.requests import choose_default_chunk_size
+from imagemint.server.settings import ServeSettings
 from imagemint.v1 import model_service_pb2 as messages
 from imagemint.v1 import model_service_pb2_grpc
 
@@ -31,12 +32,12 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     Args:
         repository: the models.
-        max_queue_images: limit of the queue, which the answer repeats.
+        limits: limits of the server's settings, which the answer repeats.
     """
 
-    def __init__(self, repository: ModelRepository, max_queue_images: int) -> None:
+    def __init__(self, repository: ModelRepository, limits: messages.ModelLimits) -> None:
         self._repository = repository
-        self._max_queue_images = max_queue_images
+        self._limits = limits
 
     async def ListModels(  # noqa: N802 - named by the schema
         self,
@@ -86,10 +87,20 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             answer.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
         if default is not None:
             answer.default_version = str(default.version)
+            answer.limits.CopyFrom(self._limits)
             answer.limits.max_images_per_request = default.max_images
             answer.limits.default_chunk_size = choose_default_chunk_size(default)
-            answer.limits.max_queue_images = self._max_queue_images
         return answer
+
+
+def make_limits(settings: ServeSettings) -> messages.ModelLimits:
+    """Returns the limits that all models of a server share."""
+    return messages.ModelLimits(
+        max_queue_images=settings.max_queue_images,
+        max_request_bytes=settings.max_request_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        max_source_pixels=settings.max_source_pixels,
+    )
 
 
 def _make_token(name: str) -> str:

@@ -5,7 +5,8 @@ import types
 import pytest
 
 from imagemint.engine.errors import InvalidRequest
-from imagemint.server.rpc.v1.models import ModelServicer
+from imagemint.server.rpc.v1.models import ModelServicer, make_limits
+from imagemint.server.settings import ServeSettings
 from imagemint.v1 import model_service_pb2 as pb
 
 
@@ -17,7 +18,9 @@ def catalogue(repository):
 
 async def list_models(catalogue, **fields):
     """Returns the names on a page and the token of the next one."""
-    page = await ModelServicer(catalogue, 100).ListModels(pb.ListModelsRequest(**fields), None)
+    page = await ModelServicer(catalogue, make_limits(ServeSettings())).ListModels(
+        pb.ListModelsRequest(**fields), None
+    )
     return [model.name for model in page.models], page.next_page_token
 
 
