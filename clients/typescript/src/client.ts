@@ -290,7 +290,7 @@ export class Client {
     const method = GenerationService.method.interpolate;
     const deadline = this.#session.deadline(settings);
     const signals = this.#session.signals(settings);
-    const call = ServerStream.open(await this.#session.open(), method, request, deadline);
+    const call = ServerStream.open(await this.#session.open(settings), method, request, deadline);
     const stopListening = onAbort(signals, () => call.cancel());
     try {
       for (let next = await call.next(); next !== undefined; next = await call.next()) {
@@ -311,7 +311,7 @@ export class Client {
   ): AsyncGenerator<Item, void, undefined> {
     const { streamGenerate } = GenerationService.method;
     const open = async (pending: StreamGenerateRequest) =>
-      ServerStream.open(await this.#session.open(), streamGenerate, pending);
+      ServerStream.open(await this.#session.open(settings), streamGenerate, pending);
     const stream = new ImageStream(this.#session.streamContext(settings), open, request);
     for await (const chunk of stream.answers()) {
       yield parse(chunk.batch!, chunk.timing);
@@ -324,7 +324,7 @@ export class Client {
     settings: CallSettings,
   ): AsyncGenerator<EncodedPicture, void, undefined> {
     const { streamTranslate } = TranslationService.method;
-    const open = async () => DuplexStream.open(await this.#session.open(), streamTranslate);
+    const open = async () => DuplexStream.open(await this.#session.open(settings), streamTranslate);
     const context = this.#session.streamContext(settings);
     const stream = new TranslationStream(context, open, request, readSources(sources));
     for await (const answer of stream.answers()) {

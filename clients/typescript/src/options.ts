@@ -27,6 +27,11 @@ export interface CallSettings {
   readonly timeoutMs?: number | null | undefined;
   /** Cancels the call, or ends the stream. */
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Pairs that go with this call, such as `x-request-id` or `traceparent`. A name replaces the same
+   * name of the client.
+   */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
 /** Settings of a call for images. */

@@ -56,7 +56,7 @@ export class Session {
     const deadline = this.deadline(settings);
     const signals = this.signals(settings); // before the call, which an error would not end
     try {
-      return await callUnary(await this.open(), method, request, deadline, signals);
+      return await callUnary(await this.open(settings), method, request, deadline, signals);
     } catch (error) {
       throw this.translate(error, settings.signal);
     }
@@ -66,15 +66,17 @@ export class Session {
    * Returns what goes with a call; opens the connection first.
    *
    * @throws ClientClosed after close()
-   * @throws Unavailable if a host name does not resolve
+   * @throws InvalidRequest if gRPC cannot send the metadata of the call
+   * @throws Unavailable if no host name resolves
    */
-  async open(): Promise<CallContext> {
+  async open(settings: CallSettings): Promise<CallContext> {
+    const metadata = this.#joinMetadata(settings);
     if (this.#closed.signal.aborted) {
       throw new ClientClosed();
     }
     this.#connection ??= openConnection(this.#targets, this.#options.tls);
     try {
-      return { connection: await this.#connection, metadata: this.#metadata.clone() };
+      return { connection: await this.#connection, metadata };
     } catch (error) {
       this.#connection = undefined; // the next call reads files and names again
       throw error;
@@ -136,6 +138,16 @@ export class Session {
     return asked > LONGEST_TIMEOUT_MS ? undefined : asked;
   }
 
+  #joinMetadata({ metadata }: CallSettings): Metadata {
+    const joined = this.#metadata.clone();
+    try {
+      setAll(joined, metadata ?? {});
+    } catch (error) {
+      throw error instanceof TypeError ? invalid("metadata", error.message) : error;
+    }
+    return joined;
+  }
+
   get #server(): string {
     return this.#targets.join(", ");
   }
@@ -148,21 +160,27 @@ export class Session {
  */
 function readMetadata({ metadata = {}, apiKey }: ClientOptions): Metadata {
   const found = new Metadata();
-  const set = (option: string, name: string, value: string): void => {
-    try {
-      found.set(name, value);
-    } catch {
-      throw new TypeError(`${option} cannot be sent: gRPC takes printable ASCII`);
-    }
-  };
-  for (const [name, value] of Object.entries(metadata)) {
+  setAll(found, metadata);
+  if (apiKey !== undefined) {
+    set(found, "apiKey", "authorization", `Bearer ${apiKey}`);
+  }
+  return found;
+}
+
+/** @throws TypeError as readMetadata */
+function setAll(found: Metadata, pairs: Readonly<Record<string, string>>): void {
+  for (const [name, value] of Object.entries(pairs)) {
     if (typeof value !== "string") {
       throw new TypeError(`metadata: the value of ${JSON.stringify(name)} is not a string`);
     }
-    set(`metadata: ${JSON.stringify(name)}`, name, value);
+    set(found, `metadata: ${JSON.stringify(name)}`, name, value);
   }
-  if (apiKey !== undefined) {
-    set("apiKey", "authorization", `Bearer ${apiKey}`);
+}
+
+function set(found: Metadata, option: string, name: string, value: string): void {
+  try {
+    found.set(name, value);
+  } catch {
+    throw new TypeError(`${option} cannot be sent: gRPC takes printable ASCII`);
   }
-  return found;
 }

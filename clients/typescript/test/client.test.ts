@@ -68,6 +68,25 @@ test("serial numbers are minted in any order, and twice", async () => {
   );
 });
 
+test("metadata goes with one call", async () => {
+  const metadata = { "x-request-id": "my-own-id" };
+  const calls: (() => Promise<unknown>)[] = [
+    () => client.generate("nothing", { metadata }),
+    () => client.stream("nothing", { count: 1, metadata }).next(),
+    () => client.translateStream("nothing", [Buffer.from("PNG")], { metadata }).next(),
+  ];
+  for (const call of calls) {
+    await assert.rejects(call(), (error: NotFound) => {
+      assert.equal(error.requestId, "my-own-id");
+      return true;
+    });
+  }
+  await assert.rejects(client.generate("nothing"), (error: NotFound) => {
+    assert.notEqual(error.requestId, "my-own-id");
+    return true;
+  });
+});
+
 test("a name that does not resolve is left out while others do", async () => {
   const port = given.address.split(":").at(-1)!;
   const several = new Client(`nowhere.invalid:1,localhost:${port}`);

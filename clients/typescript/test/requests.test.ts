@@ -105,6 +105,18 @@ test("settings of a wrong type are refused, and a time that has passed sends not
   client.close();
 });
 
+test("metadata of a call that cannot be sent is refused without its value", async () => {
+  const client = new Client("127.0.0.1:1");
+  for (const metadata of [{ "a b": "secret" }, wrong({ a: ["secret"] })]) {
+    await assert.rejects(client.models({ metadata }), (error) => {
+      assert.ok(error instanceof InvalidRequest);
+      assert.doesNotMatch(error.message, /secret/);
+      return true;
+    });
+  }
+  client.close();
+});
+
 test("metadata that cannot be sent is refused without its value", () => {
   const options = [
     { apiKey: "secret\n" },
