@@ -92,7 +92,7 @@ def interrupt_before_sums(make, monkeypatch):
     class InterruptionError(Exception):
         pass
 
-    def fail(*_):
+    def fail(*_, **__):
         raise InterruptionError
 
     def run(out):

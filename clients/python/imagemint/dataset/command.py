@@ -22,7 +22,9 @@ from imagemint.dataset.making import (
     check_folder,
     claim_folder,
     finish,
+    finish_repair,
     is_complete,
+    list_damaged,
     list_missing,
     make_here,
     read_plan,
@@ -33,6 +35,7 @@ from imagemint.dataset.plan import FormatName, ImageFormat, Plan, Shard, describ
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task
 from imagemint.dataset.sources import LocalSpec, Offer, ServerSpec, Spec
+from imagemint.dataset.sums import read_sums
 from imagemint.dataset.trial import estimate
 from imagemint.dataset.verification import choose_shards, verify
 from imagemint.dataset.workers import make_in_processes
@@ -89,6 +92,9 @@ class Dataset(FilteredConnection):
     ray_address: str | None = None
     """Address of the Ray cluster. Default: RAY_ADDRESS, the cluster on this machine, or a new
     one."""
+    repair: bool = False
+    """Make missing and changed shards of a complete data set again, and check them against its
+    SHA256SUMS. Intact shards are kept."""
     dry_run: bool = False
     """Make a few images in memory; print size, number of shards and time; write nothing."""
     verify: str | None = None
@@ -116,8 +122,10 @@ class Dataset(FilteredConnection):
                 and self.first_index + (self.count or 0) > FILTERED_END
             ):
                 raise ValueError("with a filter, --first-index plus --count is at most 2^48")
-        elif self.out is not None or self.dry_run:
-            raise ValueError("--verify excludes --out and --dry-run")
+        elif self.out is not None or self.dry_run or self.repair:
+            raise ValueError("--verify excludes --out, --dry-run and --repair")
+        if self.repair and self.dry_run:
+            raise ValueError("--repair excludes --dry-run")
         return self
 
     def run(self) -> int:
@@ -141,18 +149,29 @@ class Dataset(FilteredConnection):
         with contextlib.ExitStack() as held:
             plan, spec = self.make_plan(read_plan(folder))
             check_folder(folder, plan)  # before anything is written
-            if is_complete(folder, plan):
+            if not self.repair and is_complete(folder, plan):
                 folder.finish()  # if an earlier run was interrupted in it
                 self._say(f"{place} is complete: {_describe(plan)}")
                 return
+            sums = read_sums(folder, plan)
             if isinstance(folder, LocalFolder):
                 held.enter_context(folder.lock())
             claim_folder(folder, plan)
             began = time.perf_counter()
             progress = held.enter_context(Progress(plan.count, show=self._shows))
-            missing = list_missing(folder, plan, lambda shard: progress.skip(shard.count))
-            self._make_shards(Task(plan, spec, place), folder, missing, progress)
-            num_bytes = finish(folder, plan)
+
+            def skip(shard: Shard) -> None:
+                progress.skip(shard.count)
+
+            task = Task(plan, spec, place, self.repair)
+            if sums is None:
+                missing = list_missing(folder, plan, skip, repair=self.repair)
+                self._make_shards(task, folder, missing, progress)
+                num_bytes = finish(folder, plan, repair=self.repair)
+            else:
+                damaged = list_damaged(folder, plan, sums, skip)
+                self._make_shards(task, folder, damaged, progress)
+                num_bytes = finish_repair(folder, plan, sums)
             folder.finish()
         took_s = time.perf_counter() - began
         self._say(

@@ -52,6 +52,12 @@ class Folder(Protocol):
     def list_foreign_files(self) -> list[str]:
         """Returns some of the names in it, without the state of an unfinished data set."""
 
+    def list_files(self) -> dict[str, int]:
+        """Returns the size in bytes of each file, without the state of an unfinished data set.
+
+        Hidden files beside the shards are left out.
+        """
+
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
 
@@ -123,6 +129,19 @@ class LocalFolder:
         if not self.path.is_dir():
             return []
         return sorted(each.name for each in self.path.iterdir() if each.name != WORK)
+
+    def list_files(self) -> dict[str, int]:
+        """Returns the size in bytes of each file, without hidden ones beside the shards."""
+        found = {}
+        for root, folders, names in os.walk(self.path):
+            inside = os.path.relpath(root, self.path)
+            if inside == ".":
+                folders[:] = filter(is_of_interest, folders)
+            for name in names:
+                relative = os.path.normpath(f"{inside}/{name}")
+                if is_of_interest(relative):
+                    found[relative] = os.lstat(f"{root}/{name}").st_size
+        return found
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
@@ -231,8 +250,16 @@ class Journal:
         self._folder.put(_name_entry(shard), json.dumps(files).encode())
 
 
-def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[WrittenFile]:
+def publish_shard(
+    folder: Folder, shard: Shard, staging: Staging, *, repair: bool = False
+) -> list[WrittenFile]:
     """Publishes a shard in three steps; see the docstring of the module.
+
+    Args:
+        folder: the place of the data set.
+        shard: which shard.
+        staging: its files.
+        repair: replace files that differ from the journal.
 
     Raises:
         OtherPlan: a file that the data set did not write is in the way.
@@ -240,7 +267,7 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
     """
     journal = Journal(folder)
     entered, files = journal.read(shard), staging.describe()
-    if entered is not None and entered != files:
+    if entered is not None and _identify(entered) != _identify(files):
         raise DatasetError(
             f"{folder.place}: shard {shard.number} has other bytes than in an earlier run, although"
             " the plan is the same; the CPU or a library may be another one"
@@ -248,16 +275,26 @@ def publish_shard(folder: Folder, shard: Shard, staging: Staging) -> list[Writte
     missing = []
     for each in files:
         digest = folder.compute_digest(each.name)
-        if digest is None:
-            missing.append(each)
-        elif digest != each.sha256:
+        if digest not in (None, each.sha256) and not (repair and entered is not None):
             raise make_foreign_file_error(folder, each.name)
+        if digest != each.sha256:
+            missing.append(each)
     flush(list(staging.staged.values()))
-    if entered is None:
+    if entered != files:
         journal.write(shard, files)
     for each in missing:
         folder.publish(staging.staged[each.name], each.name)
     return files
+
+
+def _identify(files: list[WrittenFile]) -> dict[str, str]:
+    """Returns the digest of each file by its name, without state of the unfinished data set."""
+    return {each.name: each.sha256 for each in files if not each.name.startswith(f"{WORK}/")}
+
+
+def is_of_interest(name: str) -> bool:
+    """Returns whether a name in the folder of a data set is not hidden."""
+    return not name.startswith(".")
 
 
 def make_foreign_file_error(folder: Folder, name: str) -> OtherPlan:

@@ -20,8 +20,8 @@ from imagemint.dataset.formats import is_part, load_format, name_part
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task, make_shard
+from imagemint.dataset.sums import SUMS_FILE, Sum, Sums, read_sums
 
-SUMS_FILE = "SHA256SUMS"
 _NAMED_FILES = 3  # foreign files that an error names
 
 
@@ -72,41 +72,23 @@ def is_complete(folder: Folder, plan: Plan) -> bool:
     Raises:
         DatasetError: the data set is complete, but a file is missing or changed.
     """
-    sums = folder.read(SUMS_FILE)
+    sums = read_sums(folder, plan)
     if sums is None:
         return False
-    check_sums(folder, sums, plan)
+    sums.check(folder)
     return True
 
 
-def check_sums(folder: Folder, sums: bytes, plan: Plan) -> None:
-    """Checks the digest of each file of a complete data set.
-
-    Raises:
-        DatasetError: a file is missing or changed.
-    """
-    checked = 0
-    for line in sums.decode().splitlines():
-        digest, _, name = line.partition("  ")
-        found = folder.compute_digest(name)
-        if found != digest:
-            what = "is missing" if found is None else "has changed"
-            raise DatasetError(
-                f"{folder.place}/{name} {what} since the data set was completed; restore it, or "
-                "make the data set in another folder"
-            )
-        checked += 1
-    if checked < plan.num_shards:
-        raise DatasetError(f"{folder.place}/{SUMS_FILE} does not list all shards")
-
-
-def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -> Iterator[Shard]:
+def list_missing(
+    folder: Folder, plan: Plan, on_done: Callable[[Shard], None], *, repair: bool = False
+) -> Iterator[Shard]:
     """Yields the shards that must be made, one after the other.
 
     Args:
         folder: the place of the data set.
         plan: the plan.
         on_done: called with each shard that exists.
+        repair: also yield shards whose files have changed, or are not in the journal.
 
     Raises:
         OtherPlan: a file has changed, or a foreign file has the name of a shard.
@@ -116,21 +98,47 @@ def list_missing(folder: Folder, plan: Plan, on_done: Callable[[Shard], None]) -
         entry = journal.read(shard)
         if entry is None:
             name = shard_format.name_file(plan, shard)
-            if name is not None and folder.compute_digest(name) is not None:
+            if not repair and name is not None and folder.compute_digest(name) is not None:
                 raise make_foreign_file_error(folder, name)
             yield shard
-        elif _has_all(folder, entry):
+        elif _has_all(folder, entry, repair=repair):
             on_done(shard)
         else:
             yield shard
 
 
-def _has_all(folder: Folder, entry: list[WrittenFile]) -> bool:
+def _has_all(folder: Folder, entry: list[WrittenFile], *, repair: bool) -> bool:
     digests = [(each, folder.compute_digest(each.name)) for each in entry]
     for each, digest in digests:
-        if digest not in (None, each.sha256):
+        if not repair and digest not in (None, each.sha256):
             raise make_foreign_file_error(folder, each.name)
-    return all(digest is not None for _, digest in digests)
+    return all(digest == each.sha256 for each, digest in digests)
+
+
+def list_damaged(
+    folder: Folder, plan: Plan, sums: Sums, on_done: Callable[[Shard], None]
+) -> Iterator[Shard]:
+    """Yields the shards of a complete data set that must be made again, one after the other.
+
+    They are entered in the journal as SHA256SUMS lists them, so that no other bytes can replace
+    them.
+
+    Args:
+        folder: the place of the data set.
+        plan: the plan.
+        sums: the files of the data set.
+        on_done: called with each shard that is intact.
+    """
+    journal = Journal(folder)
+    # A joined file needs a part of each shard.
+    makes_all = any(folder.compute_digest(each.name) != each.sha256 for each in sums.joined)
+    for shard in plan.list_shards():
+        files = sums.list_shard(shard)
+        if not makes_all and all(folder.compute_digest(each.name) == each.sha256 for each in files):
+            on_done(shard)
+        else:
+            journal.write(shard, [WrittenFile(each.name, 0, each.sha256) for each in files])
+            yield shard
 
 
 def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress) -> None:
@@ -140,30 +148,61 @@ def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Pr
         return
     with closing(task.spec.open_source(task.plan, 0)) as source:
         for shard in chain([first], missing):
-            files = make_shard(task.plan, shard, source, folder, progress.add_images)
+            files = make_shard(
+                task.plan, shard, source, folder, progress.add_images, repair=task.repair
+            )
             progress.add_bytes(sum(each.size for each in files))
 
 
-def finish(folder: Folder, plan: Plan) -> int:
+def finish(folder: Folder, plan: Plan, *, repair: bool = False) -> int:
     """Writes the card and the checksums of a data set that has all its shards.
+
+    Args:
+        folder: the place of the data set.
+        plan: the plan.
+        repair: replace a joined file that has changed.
 
     Returns:
         The size of all shards in bytes.
     """
     journal = Journal(folder)
-    joined = _join_parts(folder, plan)
-    num_bytes = sum(each.size for each in _list_files(journal, plan))
+    joined = _join_parts(folder, plan, repair=repair)
+    files = list(_list_files(journal, plan))
+    num_bytes = sum(each.size for each in files)
     card = format_card(plan, num_bytes)
     existing = folder.read(CARD_FILE)
     if existing not in (None, card):
         raise make_foreign_file_error(folder, CARD_FILE)
     if existing is None:
         folder.put(CARD_FILE, card)
-    folder.put(SUMS_FILE, b"".join(_format_sums(journal, plan, card, joined)))
+    own = [_sum_up(PLAN_FILE, plan.to_json()), _sum_up(CARD_FILE, card)]
+    listed = [Sum(each.name, each.sha256) for each in files if not is_part(each.name)]
+    folder.put(SUMS_FILE, Sums(plan, [*own, *listed, *joined]).format())
     return num_bytes
 
 
-def _join_parts(folder: Folder, plan: Plan) -> list[WrittenFile]:
+def finish_repair(folder: Folder, plan: Plan, sums: Sums) -> int:
+    """Repairs the other files of a complete data set whose shards are all right.
+
+    Returns:
+        The size of all shards in bytes.
+    """
+    if any(folder.compute_digest(each.name) != each.sha256 for each in sums.joined):
+        _join_parts(folder, plan, repair=True)
+    sizes = folder.list_files()
+    shards = (each for shard in plan.list_shards() for each in sums.list_shard(shard))
+    num_bytes = sum(sizes[each.name] for each in shards)
+    for at, content in enumerate((plan.to_json(), format_card(plan, num_bytes))):
+        name, digest = sums.own[at]
+        if folder.compute_digest(name) != digest:
+            folder.put(name, content)
+            # Another release of imagemint can word the card in another way.
+            sums.own[at] = _sum_up(name, content)
+    folder.put(SUMS_FILE, sums.format())
+    return num_bytes
+
+
+def _join_parts(folder: Folder, plan: Plan, *, repair: bool) -> list[Sum]:
     """Writes the file that consists of a part of each shard; returns it, or [] without one."""
     name = load_format(plan.format).name_joined(plan)
     if name is None:
@@ -178,12 +217,12 @@ def _join_parts(folder: Folder, plan: Plan) -> list[WrittenFile]:
                 file.write(part)
         (written,) = staging.describe()
         digest = folder.compute_digest(name)
-        if digest not in (None, written.sha256):
+        if digest not in (None, written.sha256) and not repair:
             raise make_foreign_file_error(folder, name)
-        if digest is None:
+        if digest != written.sha256:
             flush([staging.staged[name]])
             folder.publish(staging.staged[name], name)
-    return [written]
+    return [Sum(name, written.sha256)]
 
 
 def _list_files(journal: Journal, plan: Plan) -> Iterator[WrittenFile]:
@@ -198,11 +237,5 @@ def _make_unfinished_error(shard: Shard) -> DatasetError:
     return DatasetError(f"shard {shard.number} is not finished; run the same command again")
 
 
-def _format_sums(
-    journal: Journal, plan: Plan, card: bytes, joined: list[WrittenFile]
-) -> Iterator[bytes]:
-    for name, content in ((PLAN_FILE, plan.to_json()), (CARD_FILE, card)):
-        yield f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
-    for each in chain(_list_files(journal, plan), joined):
-        if not is_part(each.name):
-            yield f"{each.sha256}  {each.name}\n".encode()
+def _sum_up(name: str, content: bytes) -> Sum:
+    return Sum(name, hashlib.sha256(content).hexdigest())

@@ -107,7 +107,7 @@ def _work(shared: Task | tuple[Task, dict[str, bytes]], shard: Shard) -> list[Wr
         source = _open_source(task, files)
         held = folder.hold_as_worker() if isinstance(folder, LocalFolder) else nullcontext()
         with held:
-            return make_shard(task.plan, shard, source, folder)
+            return make_shard(task.plan, shard, source, folder, repair=task.repair)
     except DatasetError:
         raise
     except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 
 from imagemint.dataset.errors import DatasetError
-from imagemint.dataset.folder import WORK
+from imagemint.dataset.folder import WORK, is_of_interest
 
 _BLOCK = 2**20
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
@@ -49,6 +49,17 @@ class RemoteFolder:
             return []
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
         return sorted(names - {WORK, self._root.rpartition("/")[2]})
+
+    def list_files(self) -> dict[str, int]:
+        """Returns the size in bytes of each file, without hidden ones beside the shards."""
+        self._files.invalidate_cache()
+        with self._explain_errors():
+            found = self._files.find(self._root, detail=True)
+        sizes = {
+            str(path).removeprefix(f"{self._root}/"): int(info["size"] or 0)
+            for path, info in found.items()
+        }
+        return {name: size for name, size in sizes.items() if is_of_interest(name)}
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""

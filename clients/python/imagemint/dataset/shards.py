@@ -21,6 +21,8 @@ class Task:
     """Source of the images."""
     place: str
     """Path or address of the data set."""
+    repair: bool = False
+    """Replace files that differ from the journal."""
 
 
 class Stopped(Exception):  # noqa: N818 - the run ends, which is not an error of the shard
@@ -33,6 +35,8 @@ def make_shard(
     source: Source,
     folder: Folder,
     report: Callable[[int], None] = lambda _: None,
+    *,
+    repair: bool = False,
 ) -> list[WrittenFile]:
     """Makes a shard and publishes it.
 
@@ -42,6 +46,7 @@ def make_shard(
         source: makes its images.
         folder: the place of the data set.
         report: called with the number of new images after each batch; it may raise Stopped.
+        repair: replace files that differ from the journal.
 
     Returns:
         The files of the shard.
@@ -50,7 +55,7 @@ def make_shard(
         staging = Staging(place)
         batches = _watch(source.read(shard.first_index, shard.count), shard, report)
         load_format(plan.format).write(plan, shard, batches, staging)
-        return publish_shard(folder, shard, staging)
+        return publish_shard(folder, shard, staging, repair=repair)
 
 
 def _watch(

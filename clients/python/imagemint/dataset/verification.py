@@ -10,10 +10,10 @@ from pathlib import Path
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, Staging
 from imagemint.dataset.formats import is_part, load_format
-from imagemint.dataset.making import SUMS_FILE, check_sums
 from imagemint.dataset.plan import Plan, Shard, describe_software, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.sources import Spec
+from imagemint.dataset.sums import SUMS_FILE, read_sums
 
 
 def choose_shards(plan: Plan, images: int | None) -> list[Shard]:
@@ -36,15 +36,15 @@ def verify(
     """Checks the digest of each file, then makes the shards again and compares their bytes.
 
     Raises:
-        DatasetError: the data set is incomplete, or differs.
+        DatasetError: the data set is incomplete, differs, or has other files.
     """
-    sums = folder.read(SUMS_FILE)
+    sums = read_sums(folder, plan)
     if sums is None:
         raise DatasetError(
             f"{folder.place} has no {SUMS_FILE}: the data set is not complete. Run the command "
             "that made it again"
         )
-    check_sums(folder, sums, plan)
+    sums.check(folder)
     software = describe_software(plan.format)
     if software != plan.software:
         raise DatasetError(

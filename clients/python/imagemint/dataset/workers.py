@@ -21,7 +21,7 @@ from typing import Any
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import LocalFolder, WrittenFile, explain_os_error
 from imagemint.dataset.places import open_folder
-from imagemint.dataset.plan import Plan, Shard
+from imagemint.dataset.plan import Shard
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Stopped, Task, make_shard
 from imagemint.dataset.sources import ServerSource, Source
@@ -78,7 +78,7 @@ def _run(
 class _Worker:
     """State of a worker process."""
 
-    plan: Plan
+    task: Task
     source: Source
     folder: Any
     report: Any
@@ -104,7 +104,7 @@ def _start_worker(
         with made.get_lock():
             made.value += images
 
-    _Worker.plan, _Worker.report = task.plan, staticmethod(report)
+    _Worker.task, _Worker.report = task, staticmethod(report)
     try:
         _Worker.folder = open_folder(task.place)
         if isinstance(_Worker.folder, LocalFolder):
@@ -123,7 +123,8 @@ def _work(shard: Shard) -> list[WrittenFile]:
     try:
         if _Worker.failure is not None:
             raise _Worker.failure  # noqa: TRY301 - it is translated as the errors of a shard
-        return make_shard(_Worker.plan, shard, _Worker.source, _Worker.folder, _Worker.report)
+        task, source, folder = _Worker.task, _Worker.source, _Worker.folder
+        return make_shard(task.plan, shard, source, folder, _Worker.report, repair=task.repair)
     except (DatasetError, Stopped):
         raise
     except OSError as error:
