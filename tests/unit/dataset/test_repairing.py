@@ -139,3 +139,50 @@ def test_repair_of_an_intact_set_changes_nothing(make, contents, tmp_path):
     whole = contents(tmp_path)
     assert make(tmp_path, repair=True) == 0
     assert contents(tmp_path) == whole
+
+
+def test_stray_file_is_found(make, verify, tmp_path):
+    """A picture that readers of class folders would take for an image fails the verification."""
+    assert make(tmp_path, format="imagefolder") == 0
+    (tmp_path / ".gitattributes").write_text("mine")  # readers ignore it
+    assert verify(tmp_path, "--sample=1")[0] == 0
+    stray = tmp_path / "train/7/stray.png"
+    stray.write_bytes((tmp_path / "train/7/000000007.png").read_bytes())
+    status, said = verify(tmp_path, "--sample=1")
+    assert status == 1
+    assert "files that are not of the data set" in said
+    assert "(train/7/stray.png)" in said
+
+
+@pytest.mark.parametrize(
+    ("format_name", "lost", "said"),
+    [
+        ("imagefolder", "train/3/", "it lists 45 images, and the plan has 50"),
+        ("npz", SECOND, "it lists 2 shards, and the plan has 3"),
+        ("npz", "README.md", "it does not begin with imagemint.json and README.md"),
+    ],
+)
+def test_lost_lines_are_found(make, verify, contents, tmp_path, format_name, lost, said):  # noqa: PLR0917 - fixtures
+    """Files that are gone together with their lines fail the verification, and are repaired."""
+    assert make(tmp_path, format=format_name) == 0
+    whole, sums = contents(tmp_path), tmp_path / "SHA256SUMS"
+    for name in whole:
+        if name.startswith(lost):
+            (tmp_path / name).unlink()
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join(line for line in lines if lost not in line))
+    status, found = verify(tmp_path)
+    assert status == 1
+    assert said in found
+    sums.unlink()  # as the message says
+    assert make(tmp_path, format=format_name, repair=True) == 0
+    assert contents(tmp_path) == whole
+
+
+def test_exchanged_lines_are_found(make, verify, tmp_path):
+    """The files are listed in the order of the plan."""
+    assert make(tmp_path, format="imagefolder") == 0
+    sums = tmp_path / "SHA256SUMS"
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join([*lines[:-2], lines[-1], lines[-2]]))
+    assert "000000049.png is not the next file of the plan" in verify(tmp_path)[1]

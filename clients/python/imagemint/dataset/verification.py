@@ -45,6 +45,7 @@ def verify(
             "that made it again"
         )
     sums.check(folder)
+    sums.check_no_others(folder)
     software = describe_software(plan.format)
     if software != plan.software:
         raise DatasetError(
