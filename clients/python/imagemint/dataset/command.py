@@ -255,9 +255,9 @@ class Dataset(FilteredConnection):
             shard_size=self.shard_size,
             software=describe_software(self.format),
             image_filter=self.image_filter,
-            columns=existing.columns if existing else self._list_columns(offer),
+            columns=self._list_columns(offer),
         )
-        return plan, spec
+        return plan if existing is None else plan.follow(existing), spec
 
     def _list_columns(self, offer: Offer) -> tuple[str, ...] | None:
         captions = (CAPTION,) if offer.has_captions else ()

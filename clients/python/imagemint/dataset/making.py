@@ -32,13 +32,13 @@ def read_plan(folder: Folder) -> Plan | None:
 
 
 def claim_folder(folder: Folder, plan: Plan) -> None:
-    """Writes the plan into a new folder; see `check_folder` for the errors."""
-    if check_folder(folder, plan):
+    """Writes the plan into a new folder, or one with fewer tries; see `check_folder` for errors."""
+    if check_folder(folder, plan) or read_plan(folder) != plan:
         folder.put(PLAN_FILE, plan.to_json())
 
 
 def check_folder(folder: Folder, plan: Plan) -> bool:
-    """Returns whether a folder is empty; otherwise it has this plan.
+    """Returns whether a folder is empty; otherwise it has this plan, or one with fewer tries.
 
     Raises:
         OtherPlan: the folder has another plan, or foreign files.
@@ -52,6 +52,8 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
                 f"{folder.place} is not empty and holds no data set ({named}); name another folder"
             )
         return True
+    if plan.raises_tries(existing):
+        return False
     if replace(existing, software=plan.software) == plan != existing:
         raise OtherPlan(
             f"{folder.place} was begun with {spell_software(existing.software)}; here is "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, Self, TypeAlias
 
@@ -16,6 +16,7 @@ from imagemint.dataset.errors import DatasetError
 PLAN_FILE = "imagemint.json"
 _FORMAT_VERSION = 1
 _FEWEST_DIGITS = 9
+_DEFAULT_TRIES = 64  # of a filter without max_tries
 
 FormatName: TypeAlias = Literal["webdataset", "parquet", "imagefolder", "npz"]
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
@@ -123,6 +124,26 @@ class Plan:
         # str.zfill is faster than a nested format, and this runs for each image.
         return str(index).zfill(_count_digits(self.first_index + self.count - 1))
 
+    def follow(self, existing: "Plan") -> Self:
+        """Returns this plan, with the values of an existing plan where they change no byte of it.
+
+        Only more tries than before are a change that an existing data set can take: they change no
+        image that has passed.
+        """
+        changes: dict[str, Any] = {"columns": existing.columns}
+        mine, theirs = self.image_filter, existing.image_filter
+        if mine and theirs and (not mine.max_tries or _count_tries(mine) == _count_tries(theirs)):
+            changes["image_filter"] = replace(mine, max_tries=theirs.max_tries)
+        return replace(self, **changes)
+
+    def raises_tries(self, existing: "Plan") -> bool:
+        """Returns whether this plan is an existing one with more tries of its filter."""
+        mine, theirs = self.image_filter, existing.image_filter
+        if mine is None or theirs is None or _count_tries(mine) <= _count_tries(theirs):
+            return False
+        raised = replace(theirs, max_tries=mine.max_tries)
+        return replace(existing, image_filter=raised) == self
+
     def describe_difference(self, other: "Plan") -> str:
         """Returns the fields in which `other` differs, such as `seed 7, not 8`."""
         pairs = [
@@ -169,6 +190,10 @@ class Plan:
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{place} is not the plan of a data set: {error}") from error
+
+
+def _count_tries(image_filter: Filter) -> int:
+    return image_filter.max_tries or _DEFAULT_TRIES
 
 
 @lru_cache(maxsize=8)
