@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sys
 import tarfile
 
@@ -16,6 +17,7 @@ import yaml
 from imagemint.client import Filter
 from imagemint.client.cli import main
 from imagemint.dataset.plan import Plan
+from imagemint.dataset.verification import choose_shards
 
 FIRST = "train-000000000-000000019.npz"
 
@@ -135,6 +137,21 @@ def test_sample_is_verified(make, models, tmp_path, capsys):
     verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]
     assert main([*verify, "--sample=1"]) == 0
     assert "1 of 3 shards" in capsys.readouterr().out
+
+
+def test_sample_has_enough_images_and_can_be_repeated(make, models, tmp_path, capsys):
+    """The small last shard does not count as a full one, and a seed names the choice."""
+    assert make(tmp_path, count=41) == 0  # shards of 20, 20 and 1 images
+    capsys.readouterr()
+    plan = Plan.parse((tmp_path / "imagemint.json").read_bytes(), "imagemint.json")
+    choices = {seed: choose_shards(plan, 20, seed) for seed in range(20)}
+    assert all(sum(each.count for each in chosen) >= 20 for chosen in choices.values())
+    assert len({tuple(each.number for each in chosen) for chosen in choices.values()}) > 1
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}", "--sample=20"]
+    assert main(verify) == 0
+    seed = re.search(r"--sample-seed (\d+)", said := capsys.readouterr().out)
+    assert main([*verify, f"--sample-seed={seed[1]}"]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_verification_detects_other_images(make, models, tmp_path, capsys):

@@ -4,6 +4,7 @@
 
 import contextlib
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ from imagemint.dataset.workers import make_in_processes
 
 RANDOM: Literal["random"] = "random"
 _DRAWN_SEED_BITS = 63
+_SAMPLE_SEED_BITS = 32  # short enough to type
 
 
 class Dataset(FilteredConnection):
@@ -102,6 +104,8 @@ class Dataset(FilteredConnection):
     compare their bytes."""
     sample: int | None = Field(10_000, ge=1)
     """Smallest number of images that --verify makes again, in whole shards."""
+    sample_seed: int | None = Field(None, ge=0, le=UINT64_MAX)
+    """Seed of the choice of these shards. Default: a new one, which is printed."""
     all_: bool = Field(default=False, alias="all")
     """--verify makes all images again."""
     progress: bool | None = None
@@ -214,8 +218,14 @@ class Dataset(FilteredConnection):
         if plan is None:
             raise DatasetError(f"{folder.place} holds no data set: it has no imagemint.json")
         spec, _ = self._open_spec(plan)
-        shards = choose_shards(plan, None if self.all_ else self.sample)
+        seed = secrets.randbits(_SAMPLE_SEED_BITS) if self.sample_seed is None else self.sample_seed
+        shards = choose_shards(plan, None if self.all_ else self.sample, seed)
         images = sum(each.count for each in shards)
+        drawn = f" (--sample-seed {seed})" if len(shards) < plan.num_shards else ""
+        self._say(
+            f"{folder.place}: makes {images:,} images of {len(shards):,} of {plan.num_shards:,} "
+            f"shards again{drawn}"
+        )
         with Progress(images, show=self._shows) as progress:
             verify(plan, spec, folder, shards, progress)
         self._say(

@@ -16,18 +16,26 @@ from imagemint.dataset.sources import Spec
 from imagemint.dataset.sums import SUMS_FILE, read_sums
 
 
-def choose_shards(plan: Plan, images: int | None) -> list[Shard]:
-    """Returns shards that hold at least `images` images, the same choice for each plan.
+def choose_shards(plan: Plan, images: int | None, seed: int) -> list[Shard]:
+    """Returns shards that hold at least `images` images, in order.
 
     Args:
         plan: the plan.
         images: the smallest number of images; None for all.
+        seed: which choice.
     """
     if images is None or images >= plan.count:
         return list(plan.list_shards())
-    wanted = min(plan.num_shards, -(-images // plan.shard_size))
-    chosen = random.Random(plan.seed).sample(range(plan.num_shards), wanted)  # noqa: S311 - a sample
-    return [plan.get_shard(number) for number in sorted(chosen)]
+    # One more than full shards would need, because the last shard can have fewer images.
+    most = min(plan.num_shards, -(-images // plan.shard_size) + 1)
+    drawn = random.Random(seed).sample(range(plan.num_shards), most)  # noqa: S311 - a sample
+    chosen: list[Shard] = []
+    for number in drawn:
+        if images <= 0:
+            break
+        chosen.append(plan.get_shard(number))
+        images -= chosen[-1].count
+    return sorted(chosen, key=lambda each: each.number)
 
 
 def verify(
