@@ -1,6 +1,7 @@
 """Tests that data sets from servers have the bytes of the engine, whatever happens to servers."""
 
 import asyncio
+import threading
 
 import pytest
 from held_backend import WAIT_S
@@ -99,7 +100,7 @@ async def test_one_server_that_answers_is_enough(app, models, tmp_path, capsys):
     assert f"continuing without it: cannot reach {absent}" in capsys.readouterr().err
     assert await make(tmp_path / "local", *make_local_flags(models)) == 0
     assert read_files(tmp_path / "server") == read_files(tmp_path / "local")
-    assert await make(tmp_path / "none", f"--server={absent}") == 1
+    assert await make(tmp_path / "none", f"--server={absent}", "--timeout-s=0.5") == 1
     assert f"cannot reach {absent}" in capsys.readouterr().err
 
 
@@ -192,9 +193,46 @@ async def test_missing_server_is_an_error(serve, models, tmp_path, capsys):
     gone = await serve(models)
     address = gone.grpc_address
     await gone.stop()
-    assert await make(tmp_path / "set", f"--server={address}") == 1
+    assert await make(tmp_path / "set", f"--server={address}", "--timeout-s=0.5") == 1
     assert address in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("start", ["absent", "loading"])
+async def test_starting_server_is_waited_for(serve, models, tmp_path, monkeypatch, capsys, start):  # noqa: PLR0917 - fixtures
+    """A server that does not accept connections, or loads the model, is named and asked again."""
+    app = await serve(models)
+    waits = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    loaded = threading.Event()
+    if start == "absent":
+        await app.stop()
+    else:
+        original = sources.describe_model
+
+        def describe(model, version):
+            if not loaded.is_set():
+                raise Unavailable("digits@1 is loading", reason="MODEL_NOT_READY")
+            return original(model, version)
+
+        monkeypatch.setattr(sources, "describe_model", describe)
+
+    class Recorded:
+        def compute_delay_s(self, failures, asked_s):
+            loop.call_soon_threadsafe(waits.put_nowait, failures)
+            return 0.01
+
+    monkeypatch.setattr(sources, "BACKOFF", Recorded())
+    flags = [f"--server={app.grpc_address}", "--workers=1", f"--timeout-s={WAIT_S}"]
+    making = asyncio.create_task(make(tmp_path / "set", *flags))
+    assert [await waits.get(), await waits.get()] == [1, 2]
+    if start == "absent":
+        await serve(models, grpc_address=app.grpc_address)
+    loaded.set()
+    assert await making == 0
+    said = capsys.readouterr().err
+    assert said.count(f"waiting up to {WAIT_S:g} s for a server: ") == 1
+    assert ("is loading" if start == "loading" else app.grpc_address) in said
 
 
 async def test_servers_that_differ_are_refused(serve, app, tmp_path, capsys):

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
+from imagemint.client.errors import Unavailable
 from imagemint.client.extras import MissingExtra, install_command
 from imagemint.client.requests import FILTERED_END, Cycle
 from imagemint.dataset.errors import DatasetError
@@ -294,9 +295,13 @@ class Dataset(FilteredConnection):
             self.make_tls(),
             tuple(self.make_metadata()),
         )
-        offer, absent = spec.read_offer(model, version, variant)
+
+        def tell(error: Unavailable) -> None:
+            self._note(f"waiting up to {self.timeout_s:g} s for a server: {error}")
+
+        offer, absent = spec.read_offer(model, version, variant, tell)
         for error in absent:
-            print(f"imagemint dataset: continuing without it: {error}", file=sys.stderr)
+            self._note(f"continuing without it: {error}")
         return spec, offer
 
     def _open_local(self, model: str, version: str, variant: str) -> tuple[LocalSpec, Offer]:
@@ -316,6 +321,10 @@ class Dataset(FilteredConnection):
     @property
     def _shows(self) -> bool | None:
         return False if self.quiet else self.progress
+
+    def _note(self, text: str) -> None:
+        """Prints a line on stderr, also with --quiet, because it tells of a trouble."""
+        print(f"imagemint dataset: {text}", file=sys.stderr, flush=True)
 
     def _say(self, text: str) -> None:
         if not self.quiet:

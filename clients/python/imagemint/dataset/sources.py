@@ -7,7 +7,7 @@ process opens its own source from it.
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -115,22 +115,44 @@ class ServerSpec:
     metadata: tuple[tuple[str, str], ...] = ()
     """Metadata of each call, such as the API key."""
 
-    def read_offer(self, model: str, version: str, variant: str) -> tuple[Offer, list[Unavailable]]:
+    def read_offer(
+        self, model: str, version: str, variant: str, on_wait: Callable[[Unavailable], None]
+    ) -> tuple[Offer, list[Unavailable]]:
         """Returns the offer of the servers, and the errors of those that do not answer.
 
-        All servers must make the same images. A server that does not answer is checked when a
-        source uses it.
+        All servers must make the same images. If none answers, or all still load the model, they
+        are asked again until the timeout. Once one answers, the others are left out: a server is
+        checked when a source uses it.
 
         Args:
             model: name of the model.
             version: version; empty for the default version of the first server that answers.
             variant: variant; empty for the one that this server runs.
+            on_wait: called once with the error of a server, before the first wait.
 
         Raises:
             NotFound: a server has no such model or version.
             SourceChanged: the servers would make different images.
             Unavailable: no server answers.
         """
+        deadline = time.monotonic() + self.timeout_s
+        rounds = 0
+        while True:
+            first, absent = self._ask_for_offers(model, version, variant)
+            if first is not None:
+                return first, absent
+            rounds += 1
+            wait_s = BACKOFF.compute_delay_s(rounds, absent[0].retry_delay_s)
+            if time.monotonic() + wait_s >= deadline:
+                raise absent[0]
+            if rounds == 1:
+                on_wait(absent[0])
+            time.sleep(wait_s)
+
+    def _ask_for_offers(
+        self, model: str, version: str, variant: str
+    ) -> tuple[Offer | None, list[Unavailable]]:
+        """Returns the offer of the servers that answer, and the errors of the others."""
         first: Offer | None = None
         one = ""
         absent: list[Unavailable] = []
@@ -153,8 +175,6 @@ class ServerSpec:
                     f"{one} and {address} would make different images of "
                     f"{model}@{version}: {_describe_differences(first, found)}"
                 )
-        if first is None:
-            raise absent[0]
         return first, absent
 
     def open_client(self, address: str) -> Client:
