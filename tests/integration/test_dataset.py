@@ -1,6 +1,7 @@
 """Tests that data sets from servers have the bytes of the engine, whatever happens to servers."""
 
 import asyncio
+import os
 import threading
 
 import pytest
@@ -100,7 +101,7 @@ async def test_one_server_that_answers_is_enough(app, models, tmp_path, capsys):
     assert f"continuing without it: cannot reach {absent}" in capsys.readouterr().err
     assert await make(tmp_path / "local", *make_local_flags(models)) == 0
     assert read_files(tmp_path / "server") == read_files(tmp_path / "local")
-    assert await make(tmp_path / "none", f"--server={absent}", "--timeout-s=0.5") == 1
+    assert await make(tmp_path / "none", f"--server={absent}", "--timeout-s=0.5") == os.EX_TEMPFAIL
     assert f"cannot reach {absent}" in capsys.readouterr().err
 
 
@@ -156,6 +157,23 @@ async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypat
     ]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_lost_server_is_a_temporary_failure(serve, models, tmp_path, capsys, workers):
+    """A server that stays away ends the run with status 75, from each worker."""
+    app = await serve(models, drain_grace_s=0.1)
+    out, flags = tmp_path / "set", ["--timeout-s=0.5", "--count=1000000", "--shard-size=1000"]
+    making = asyncio.ensure_future(
+        make(out, *make_server_flags(app, workers=workers), *flags, format_name="npz")
+    )
+    journal = out / ".imagemint/done"
+    while not (journal.is_dir() and any(journal.iterdir())):
+        assert not making.done()
+        await asyncio.sleep(0)
+    await app.stop()
+    assert await making == os.EX_TEMPFAIL
+    assert "Finished shards are kept. Run the same command" in capsys.readouterr().err
+
+
 async def test_stopped_source_waits_for_no_server(serve, models, tmp_path, monkeypatch):
     """Ctrl-C, or the error of another worker, ends a read that waits for a server at once."""
     assert await make(tmp_path / "set", *make_local_flags(models)) == 0
@@ -193,8 +211,10 @@ async def test_missing_server_is_an_error(serve, models, tmp_path, capsys):
     gone = await serve(models)
     address = gone.grpc_address
     await gone.stop()
-    assert await make(tmp_path / "set", f"--server={address}", "--timeout-s=0.5") == 1
-    assert address in capsys.readouterr().err
+    assert await make(tmp_path / "set", f"--server={address}", "--timeout-s=0.5") == os.EX_TEMPFAIL
+    said = capsys.readouterr().err
+    assert address in said
+    assert "Finished shards are kept. Run the same command again to continue" in said
     assert not (tmp_path / "set").exists()
 
 

@@ -63,8 +63,8 @@ def make(arguments):
 def refusal(make, capsys):
     """A function that runs a command that must fail and returns its message."""
 
-    def run(out, **settings):
-        assert make(out, **settings) == 1
+    def run(out, status=1, **settings):
+        assert make(out, **settings) == status
         return capsys.readouterr().err
 
     return run

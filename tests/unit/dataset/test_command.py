@@ -17,6 +17,7 @@ import yaml
 from imagemint.client import Filter
 from imagemint.client.cli import main
 from imagemint.dataset.plan import Plan
+from imagemint.dataset.progress import Progress
 from imagemint.dataset.verification import choose_shards
 
 FIRST = "train-000000000-000000019.npz"
@@ -36,13 +37,32 @@ def test_summary_and_checksums_are_written(make, tmp_path, capsys):
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
 
 
-def test_progress_shows_images_bytes_and_time(make, tmp_path, capsys):
+def test_progress_shows_images_bytes_and_time(make, tmp_path, capsys, monkeypatch):
     """The progress bar on stderr counts images and bytes and estimates the time left."""
-    assert make(tmp_path, progress=True) == 0
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert make(tmp_path) == 0
     last = capsys.readouterr().err.split("\r")[-1]
     assert "50.0/50.0" in last
     assert "images/s" in last
     assert "0.0 MB" in last
+
+
+def test_progress_prints_lines_without_a_terminal(make, tmp_path, capsys):
+    """A log gets one plain line every 30 s, and none with --no-progress."""
+    times = iter([0.0, 10.0, 20.0, 30.0, 40.0, 60.0])
+    with Progress(1000, show=True, clock=lambda: next(times)) as progress:
+        progress.skip(400)
+        progress.add_bytes(2_000_000)
+        for _ in range(4):
+            progress.add_images(30)
+    assert capsys.readouterr().err == (
+        "imagemint dataset: 460 of 1,000 images (46%), 2 images/s, 2.0 MB, about 270 s left\n"
+        "imagemint dataset: 520 of 1,000 images (52%), 2 images/s, 2.0 MB, about 240 s left\n"
+    )
+    times = iter([0.0, 30.0])
+    Progress(1000, show=False, clock=lambda: next(times)).add_images(1)
+    assert make(tmp_path) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_plan_can_be_read(make, tmp_path):

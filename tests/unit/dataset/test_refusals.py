@@ -10,7 +10,8 @@ import pytest
 from tiny_bundles import write_bundle
 from tiny_translators import write_translator
 
-from imagemint.dataset.folder import explain_os_error
+from imagemint.dataset.errors import TemporaryFailure
+from imagemint.dataset.folder import explain_os_error, translate_os_error
 
 FIRST = "train-000000000-000000019.npz"
 
@@ -133,9 +134,19 @@ def test_full_disk_keeps_finished_shards(arguments, make, contents, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("code", "passes"),
+    [(errno.EHOSTUNREACH, True), (errno.ECONNREFUSED, True), (errno.ENOSPC, False)],
+)
+def test_errors_of_the_network_pass(code, passes):
+    """Only an error of the way to a store is a temporary failure."""
+    found = translate_os_error(OSError(code, os.strerror(code)), "set")
+    assert isinstance(found, TemporaryFailure) == passes
+
+
+@pytest.mark.parametrize(
     ("code", "said"),
     [
-        (errno.ENOSPC, "the disk is full. Finished shards are kept. Make room."),
+        (errno.ENOSPC, "the disk is full. Make room. Finished shards are kept."),
         (errno.EROFS, "cannot be written: Read-only file system"),
         (errno.EIO, "Input/output error"),
     ],

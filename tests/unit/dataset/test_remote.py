@@ -1,5 +1,7 @@
 """Tests of data sets in an object store: objects equal files on disk and can be resumed."""
 
+import os
+
 import boto3
 import pytest
 from s3_server import BUCKET, s3_server
@@ -69,8 +71,9 @@ def test_missing_bucket_is_an_error(refusal, read_objects):
 def test_unreachable_store_is_an_error(refusal, read_objects, monkeypatch):
     """The libraries of stores have exceptions of their own, which end in one line, too."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    said = refusal("s3://bucket/set")
+    said = refusal("s3://bucket/set", status=os.EX_TEMPFAIL)
     assert "s3://bucket/set: EndpointConnectionError: Could not connect" in said
+    assert "Finished shards are kept. Run the same command again to continue" in said
 
 
 @pytest.mark.parametrize("place", ["nosuch://bucket/set", "S3://bucket/set"])

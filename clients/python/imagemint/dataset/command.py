@@ -15,11 +15,11 @@ from pydantic import Field, model_validator
 from imagemint.client.arguments import UINT64_MAX
 from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
-from imagemint.client.errors import Unavailable
+from imagemint.client.errors import ImagemintError
 from imagemint.client.extras import MissingExtra, install_command
 from imagemint.client.requests import FILTERED_END, Cycle
-from imagemint.dataset.errors import DatasetError
-from imagemint.dataset.folder import Folder, LocalFolder, explain_os_error
+from imagemint.dataset.errors import DatasetError, TemporaryFailure
+from imagemint.dataset.folder import Folder, LocalFolder, translate_os_error
 from imagemint.dataset.making import (
     check_folder,
     claim_folder,
@@ -44,6 +44,7 @@ from imagemint.dataset.workers import make_in_processes
 
 RANDOM: Literal["random"] = "random"
 _DRAWN_SEED_BITS = 63
+_TEMPORARY = os.EX_TEMPFAIL
 _SAMPLE_SEED_BITS = 32  # short enough to type
 
 
@@ -109,8 +110,8 @@ class Dataset(FilteredConnection):
     """Seed of the choice of these shards. Default: a new one, which is printed."""
     all_: bool = Field(default=False, alias="all")
     """--verify makes all images again."""
-    progress: bool | None = None
-    """Show a progress bar. Default: only on a terminal."""
+    progress: bool = True
+    """Show a progress bar; without a terminal, print a line every 30 s."""
     quiet: bool = False
     """Print only errors."""
 
@@ -134,8 +135,20 @@ class Dataset(FilteredConnection):
         return self
 
     def run(self) -> int:
-        """Makes, estimates or verifies the data set."""
+        """Makes, estimates or verifies the data set.
+
+        Returns:
+            0, or 75 (EX_TEMPFAIL of sysexits.h) after a failure that passes.
+        """
         place = self.verify or self.out or ""
+        try:
+            self._run(place)
+        except TemporaryFailure as error:
+            self._note(str(error))
+            return _TEMPORARY
+        return 0
+
+    def _run(self, place: str) -> None:
         try:
             folder = open_folder(place)
             if self.verify is not None:
@@ -145,8 +158,7 @@ class Dataset(FilteredConnection):
             else:
                 self._make(folder, place)
         except OSError as error:
-            raise DatasetError(explain_os_error(error, place)) from error
-        return 0
+            raise translate_os_error(error, place) from error
 
     def _make(self, folder: Folder, place: str) -> None:
         if self.engine == "ray":  # without the extra, fail before anything is written
@@ -296,7 +308,7 @@ class Dataset(FilteredConnection):
             tuple(self.make_metadata()),
         )
 
-        def tell(error: Unavailable) -> None:
+        def tell(error: ImagemintError) -> None:
             self._note(f"waiting up to {self.timeout_s:g} s for a server: {error}")
 
         offer, absent = spec.read_offer(model, version, variant, tell)
@@ -319,12 +331,12 @@ class Dataset(FilteredConnection):
         return min(self.workers or len(os.sched_getaffinity(0)), plan.num_shards)
 
     @property
-    def _shows(self) -> bool | None:
-        return False if self.quiet else self.progress
+    def _shows(self) -> bool:
+        return self.progress and not self.quiet
 
     def _note(self, text: str) -> None:
         """Prints a line on stderr, also with --quiet, because it tells of a trouble."""
-        print(f"imagemint dataset: {text}", file=sys.stderr, flush=True)
+        print(f"imagemint dataset: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
     def _say(self, text: str) -> None:
         if not self.quiet:

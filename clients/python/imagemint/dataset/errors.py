@@ -2,8 +2,10 @@
 
 ::
 
-    DatasetError ├── OtherPlan       the folder belongs to another data set, or has other files └──
-    SourceChanged   a source runs another bundle, variant or provider than the plan names
+    DatasetError
+    ├── OtherPlan         the folder belongs to another data set, or has other files
+    ├── SourceChanged     a source runs another bundle, variant or provider than the plan names
+    └── TemporaryFailure  a server or a store is away or busy; the same command continues
 """
 # ruff: noqa: N818 - the names state the condition
 
@@ -23,3 +25,11 @@ class OtherPlan(DatasetError):
 
 class SourceChanged(DatasetError):
     """A source would make other pixels than the plan names."""
+
+
+class TemporaryFailure(DatasetError):
+    """A server or a store is away or busy. The same command continues the data set later."""
+
+
+CONTINUE = "Finished shards are kept. Run the same command again to continue"
+"""What the messages of failures say that leave the data set as it was."""

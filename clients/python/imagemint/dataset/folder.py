@@ -18,11 +18,12 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
-from imagemint.dataset.errors import DatasetError, OtherPlan
+from imagemint.dataset.errors import CONTINUE, DatasetError, OtherPlan, TemporaryFailure
 from imagemint.dataset.plan import Shard
 
 WORK = ".imagemint"
@@ -30,6 +31,8 @@ WORK = ".imagemint"
 # More files than this are flushed together, because each flush waits for the disk.
 _FLUSHED_SINGLY = 16
 _BUFFER_BYTES = 2**20
+# The network is away.
+_PASSING = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
 class WrittenFile(NamedTuple):
@@ -315,15 +318,22 @@ def flush(paths: list[Path]) -> None:
             os.fsync(file.fileno())
 
 
+def translate_os_error(error: OSError, place: str) -> DatasetError:
+    """Returns the error of a data set for an error of the disk, or of the way to a store."""
+    passes = isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or (
+        error.errno in _PASSING
+    )
+    return (TemporaryFailure if passes else DatasetError)(explain_os_error(error, place))
+
+
 def explain_os_error(error: OSError, place: str) -> str:
     """Returns the error of a data set for an error of the disk."""
-    again = "Run the same command again to continue"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}: the disk is full. Finished shards are kept. Make room. {again}"
+        return f"{place}: the disk is full. Make room. {CONTINUE}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{place} cannot be written: {error.strerror}"
     named = f" ({error.filename})" if error.filename else ""
-    return f"{place}: {error.strerror or error}{named}. Finished shards are kept. {again}"
+    return f"{place}: {error.strerror or error}{named}. {CONTINUE}"
 
 
 def _flush_folder(path: Path) -> None:

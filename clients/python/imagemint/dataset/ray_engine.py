@@ -22,8 +22,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from imagemint.dataset.errors import DatasetError
-from imagemint.dataset.folder import LocalFolder, WrittenFile, explain_os_error
+from imagemint.dataset.errors import DatasetError, TemporaryFailure
+from imagemint.dataset.folder import LocalFolder, WrittenFile, translate_os_error
 from imagemint.dataset.places import open_folder
 from imagemint.dataset.plan import Plan, Shard
 from imagemint.dataset.progress import Progress
@@ -54,7 +54,8 @@ def make_on_ray(
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
         _run(task, missing, progress)
     except RayTaskError as error:
-        raise DatasetError(str(error.cause)) from error
+        failure = TemporaryFailure if isinstance(error.cause, TemporaryFailure) else DatasetError
+        raise failure(str(error.cause)) from error
     except (RayError, ConnectionError) as error:
         text = str(error).strip().splitlines()[0]
         raise DatasetError(
@@ -111,7 +112,7 @@ def _work(shared: Task | tuple[Task, dict[str, bytes]], shard: Shard) -> list[Wr
     except DatasetError:
         raise
     except OSError as error:
-        raise DatasetError(explain_os_error(error, folder.place)) from error
+        raise translate_os_error(error, folder.place) from error
     except Exception as error:
         # Other classes may not survive the way to the driver.
         raise DatasetError(f"{type(error).__name__}: {error}") from error

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import fsspec
 
-from imagemint.dataset.errors import DatasetError
+from imagemint.dataset.errors import CONTINUE, DatasetError, TemporaryFailure
 from imagemint.dataset.folder import WORK, is_of_interest
 
 _BLOCK = 2**20
+_SIGNS_OF_NETWORK = ("connect", "timeout", "unavailable", "toomanyrequests")
 _WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
 
 
@@ -113,9 +114,11 @@ class RemoteFolder:
         except OSError:  # the command explains it
             raise
         except Exception as error:
-            raise DatasetError(
-                f"{self.place}: {type(error).__name__}: {error}. What is finished is kept. Run the "
-                "same command again to continue"
+            # Names are all that the errors of different libraries have in common.
+            names = " ".join(each.__name__ for each in type(error).__mro__).lower()
+            passes = any(sign in names for sign in _SIGNS_OF_NETWORK)
+            raise (TemporaryFailure if passes else DatasetError)(
+                f"{self.place}: {type(error).__name__}: {error}. {CONTINUE}"
             ) from error
 
     def _make_parent(self, name: str) -> None:

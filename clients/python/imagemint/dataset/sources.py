@@ -19,6 +19,7 @@ from imagemint.client.errors import (
     Cancelled,
     ClientClosed,
     DeadlineExceeded,
+    ImagemintError,
     NotFound,
     QueueFull,
     Unavailable,
@@ -27,7 +28,13 @@ from imagemint.client.images import ImageBatch
 from imagemint.client.models import Manifest, Model, ModelState, ModelVersion
 from imagemint.client.requests import Filter
 from imagemint.client.resuming import BACKOFF
-from imagemint.dataset.errors import DatasetError, SourceChanged, refuse_translator
+from imagemint.dataset.errors import (
+    CONTINUE,
+    DatasetError,
+    SourceChanged,
+    TemporaryFailure,
+    refuse_translator,
+)
 from imagemint.dataset.plan import Plan
 
 _PASSING = (Unavailable, QueueFull, DeadlineExceeded, Cancelled)
@@ -116,8 +123,8 @@ class ServerSpec:
     """Metadata of each call, such as the API key."""
 
     def read_offer(
-        self, model: str, version: str, variant: str, on_wait: Callable[[Unavailable], None]
-    ) -> tuple[Offer, list[Unavailable]]:
+        self, model: str, version: str, variant: str, on_wait: Callable[[ImagemintError], None]
+    ) -> tuple[Offer, list[ImagemintError]]:
         """Returns the offer of the servers, and the errors of those that do not answer.
 
         All servers must make the same images. If none answers, or all still load the model, they
@@ -133,7 +140,7 @@ class ServerSpec:
         Raises:
             NotFound: a server has no such model or version.
             SourceChanged: the servers would make different images.
-            Unavailable: no server answers.
+            TemporaryFailure: no server answers.
         """
         deadline = time.monotonic() + self.timeout_s
         rounds = 0
@@ -144,23 +151,23 @@ class ServerSpec:
             rounds += 1
             wait_s = BACKOFF.compute_delay_s(rounds, absent[0].retry_delay_s)
             if time.monotonic() + wait_s >= deadline:
-                raise absent[0]
+                raise _translate(absent[0]) from absent[0]
             if rounds == 1:
                 on_wait(absent[0])
             time.sleep(wait_s)
 
     def _ask_for_offers(
         self, model: str, version: str, variant: str
-    ) -> tuple[Offer | None, list[Unavailable]]:
+    ) -> tuple[Offer | None, list[ImagemintError]]:
         """Returns the offer of the servers that answer, and the errors of the others."""
         first: Offer | None = None
         one = ""
-        absent: list[Unavailable] = []
+        absent: list[ImagemintError] = []
         for address in self.addresses:
             try:
                 with self.open_client(address) as client:
                     found = describe_model(client.model(model), version)
-            except Unavailable as error:
+            except _PASSING as error:
                 absent.append(error)
                 continue
             if variant not in ("", "reference", found.variant):
@@ -255,7 +262,7 @@ class ServerSource:
         """Yields the images in order of index.
 
         If a server is unavailable or too busy beyond the timeout, the next server continues from
-        the next index. The error is raised if all servers fail in a row and the timeout has
+        the next index. TemporaryFailure is raised if all servers fail in a row and the timeout has
         passed: a stream waits for its server only after the first batch, so a server that restarts
         between two shards is waited for here.
         """
@@ -279,7 +286,7 @@ class ServerSource:
                 if rounds and not others:
                     wait_s = BACKOFF.compute_delay_s(rounds, error.retry_delay_s)
                     if time.monotonic() + wait_s >= since + self._spec.timeout_s:
-                        raise
+                        raise _translate(error) from error
                     self._stopped.wait(wait_s)
 
     def _stream(self, first_index: int, count: int) -> Generator[ImageBatch, None, None]:
@@ -302,6 +309,10 @@ class ServerSource:
         ):
             _check_batch(batch, plan, address)
             yield batch
+
+
+def _translate(error: ImagemintError) -> TemporaryFailure:
+    return TemporaryFailure(f"{error}. {CONTINUE}")
 
 
 def describe_model(model: Model, version: str) -> Offer:

@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from imagemint.dataset.errors import DatasetError
-from imagemint.dataset.folder import LocalFolder, WrittenFile, explain_os_error
+from imagemint.dataset.folder import LocalFolder, WrittenFile, translate_os_error
 from imagemint.dataset.places import open_folder
 from imagemint.dataset.plan import Shard
 from imagemint.dataset.progress import Progress
@@ -128,7 +128,7 @@ def _work(shard: Shard) -> list[WrittenFile]:
     except (DatasetError, Stopped):
         raise
     except OSError as error:
-        raise DatasetError(explain_os_error(error, _Worker.folder.place)) from error
+        raise translate_os_error(error, _Worker.folder.place) from error
     except Exception as error:
         # Other classes may not survive the way to the parent.
         raise DatasetError(f"{type(error).__name__}: {error}") from error
