@@ -64,6 +64,64 @@ def test_killed_run_ends_its_workers_and_frees_the_folder(arguments, make, conte
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_says_how_to_continue(arguments, make, contents, tmp_path, number, workers):  # noqa: PLR0917 - fixtures
+    """Ctrl-C and SIGTERM, sent to all processes, leave whole shards and nothing else."""
+    out = tmp_path / "set"
+    settings = {"count": 3_000, "shard_size": 100, "format": "webdataset", "workers": workers}
+    started = start(arguments(out=out, **settings))
+    done = out / ".imagemint/done"
+    while not (done.is_dir() and any(done.iterdir())):
+        assert started.poll() is None
+        os.sched_yield()
+    os.killpg(started.pid, number)
+    _, said = started.communicate()
+    assert started.returncode == 128 + number
+    finished = len(list(done.iterdir()))
+    assert said == (
+        f"imagemint dataset: interrupted. {finished} of 30 shards are finished and kept. Run the "
+        "same command again to continue\n"
+    )
+    assert not list((out / ".imagemint").glob("partial-*"))
+    assert make(out, **settings) == 0
+    assert make(tmp_path / "whole", **settings) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
+    """Workers that are still importing print no traceback."""
+    out = tmp_path / "set"
+    started = start(arguments(out=out, workers=2, format="webdataset"))
+    while not len(find_children(started.pid)) >= 3:  # with the resource tracker
+        assert started.poll() is None
+        os.sched_yield()
+    os.killpg(started.pid, number)
+    _, said = started.communicate()
+    assert started.returncode == 128 + number
+    assert said.startswith("imagemint dataset: interrupted. ")
+    assert said.count("\n") == 1
+
+
+def start(arguments):
+    """Starts the command as the leader of its own group of processes."""
+    program = "import sys; from imagemint.command import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def find_children(parent):
+    """Returns the ids of the processes that a process has started."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [child for each in tasks for child in each.read_text().split()]
+
+
 def test_repeated_run_changes_nothing(make, contents, tmp_path, capsys):
     """The same command on a complete data set only checks it."""
     assert make(tmp_path / "set") == 0

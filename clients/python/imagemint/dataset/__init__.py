@@ -10,6 +10,7 @@ making.py        makes the missing shards, in this process or in several (worker
 verification.py  makes images of a finished data set again, and compares
 card.py          the README of a data set
 engine_source.py the engine as a source of images for training
+interrupts.py    the end by Ctrl-C or SIGTERM
 command.py       the command `imagemint dataset`
 """
 

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,9 +18,11 @@ from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
 from imagemint.client.errors import ImagemintError
 from imagemint.client.extras import MissingExtra, install_command
+from imagemint.client.interrupts import ignore_unstarted_calls
 from imagemint.client.requests import FILTERED_END, Cycle
 from imagemint.dataset.errors import DatasetError, TemporaryFailure
-from imagemint.dataset.folder import Folder, LocalFolder, translate_os_error
+from imagemint.dataset.folder import Folder, Journal, LocalFolder, translate_os_error
+from imagemint.dataset.interrupts import TERMINATED, Terminated, raise_on_sigterm
 from imagemint.dataset.making import (
     check_folder,
     claim_folder,
@@ -138,14 +141,18 @@ class Dataset(FilteredConnection):
         """Makes, estimates or verifies the data set.
 
         Returns:
-            0, or 75 (EX_TEMPFAIL of sysexits.h) after a failure that passes.
+            0, 75 (EX_TEMPFAIL of sysexits.h) after a failure that passes, or 143 after SIGTERM.
         """
         place = self.verify or self.out or ""
         try:
-            self._run(place)
+            with raise_on_sigterm():
+                self._run(place)
         except TemporaryFailure as error:
             self._note(str(error))
             return _TEMPORARY
+        except Terminated:
+            ignore_unstarted_calls()
+            return TERMINATED
         return 0
 
     def _run(self, place: str) -> None:
@@ -175,6 +182,7 @@ class Dataset(FilteredConnection):
                 held.enter_context(folder.lock())
             claim_folder(folder, plan)
             began = time.perf_counter()
+            held.push(partial(self._tell_interruption, folder, plan))
             progress = held.enter_context(Progress(plan.count, show=self._shows))
 
             def skip(shard: Shard) -> None:
@@ -195,6 +203,19 @@ class Dataset(FilteredConnection):
             f"{place}: {_describe(plan)}, {num_bytes:,} bytes; {progress.images:,} images made in "
             f"{took_s:.1f} s ({progress.images / took_s:,.0f} images/s)"
         )
+
+    def _tell_interruption(
+        self, folder: Folder, plan: Plan, kind: type[BaseException] | None, *_: object
+    ) -> None:
+        """Says what is finished when Ctrl-C or SIGTERM ends the run. It is called by a stack."""
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            return
+        finished = "Finished shards are kept"
+        with contextlib.suppress(OSError, DatasetError):  # the interruption matters more
+            if not self.repair:
+                count = Journal(folder).count()
+                finished = f"{count:,} of {plan.num_shards:,} shards are finished and kept"
+        self._note(f"interrupted. {finished}. Run the same command again to continue")
 
     def _make_shards(
         self, task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress

@@ -28,6 +28,7 @@ from imagemint.dataset.plan import Shard
 
 WORK = ".imagemint"
 """Folder for the state of an unfinished data set."""
+_ENTRIES = f"{WORK}/done"
 # More files than this are flushed together, because each flush waits for the disk.
 _FLUSHED_SINGLY = 16
 _BUFFER_BYTES = 2**20
@@ -52,8 +53,8 @@ class Folder(Protocol):
     place: str
     """Its path or address, for messages."""
 
-    def list_foreign_files(self) -> list[str]:
-        """Returns some of the names in it, without the state of an unfinished data set."""
+    def list_names(self, under: str = "") -> list[str]:
+        """Returns some of the names in it, or in a folder of it."""
 
     def list_files(self) -> dict[str, int]:
         """Returns the size in bytes of each file, without the state of an unfinished data set.
@@ -116,9 +117,17 @@ class LocalFolder:
                 ) from None
             with self._open_lock("workers.lock") as workers:
                 fcntl.flock(workers, fcntl.LOCK_EX)
-            for each in (self.path / WORK).glob("partial-*"):
-                shutil.rmtree(each, ignore_errors=True)
-            yield
+            self._delete_partial_files()
+            try:
+                yield
+            finally:
+                # The folder of the lock is gone if the data set is complete.
+                with (
+                    contextlib.suppress(FileNotFoundError, BlockingIOError),
+                    self._open_lock("workers.lock") as workers,
+                ):
+                    fcntl.flock(workers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._delete_partial_files()  # of workers that were killed
 
     @contextlib.contextmanager
     def hold_as_worker(self) -> Iterator[None]:
@@ -127,11 +136,12 @@ class LocalFolder:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
-    def list_foreign_files(self) -> list[str]:
-        """Returns the names in the folder, without the state of an unfinished data set."""
-        if not self.path.is_dir():
+    def list_names(self, under: str = "") -> list[str]:
+        """Returns the names in the folder, or in a folder of it."""
+        try:
+            return sorted(os.listdir(self.path / under))  # noqa: PTH208 - names, not paths
+        except FileNotFoundError:
             return []
-        return sorted(each.name for each in self.path.iterdir() if each.name != WORK)
 
     def list_files(self) -> dict[str, int]:
         """Returns the size in bytes of each file, without hidden ones beside the shards."""
@@ -196,6 +206,10 @@ class LocalFolder:
             shutil.rmtree(self.path / WORK)
             _flush_folder(self.path)
 
+    def _delete_partial_files(self) -> None:
+        for each in (self.path / WORK).glob("partial-*"):
+            shutil.rmtree(each, ignore_errors=True)
+
     def _open_lock(self, name: str) -> IO[bytes]:
         return (self.path / WORK / name).open("ab")
 
@@ -247,6 +261,10 @@ class Journal:
         """Returns the files of a shard; None if it was not finished."""
         content = self._folder.read(_name_entry(shard))
         return None if content is None else [WrittenFile(*each) for each in json.loads(content)]
+
+    def count(self) -> int:
+        """Returns the number of finished shards."""
+        return len(self._folder.list_names(_ENTRIES))
 
     def write(self, shard: Shard, files: list[WrittenFile]) -> None:
         """Enters the files of a shard."""
@@ -345,4 +363,4 @@ def _flush_folder(path: Path) -> None:
 
 
 def _name_entry(shard: Shard) -> str:
-    return f"{WORK}/done/{shard.number:08d}.json"
+    return f"{_ENTRIES}/{shard.number:08d}.json"

@@ -9,6 +9,7 @@ from itertools import chain
 from imagemint.dataset.card import CARD_FILE, format_card
 from imagemint.dataset.errors import DatasetError, OtherPlan
 from imagemint.dataset.folder import (
+    WORK,
     Folder,
     Journal,
     Staging,
@@ -45,7 +46,7 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     """
     existing = read_plan(folder)
     if existing is None:
-        if foreign_files := folder.list_foreign_files():
+        if foreign_files := [each for each in folder.list_names() if each != WORK]:
             more = ", …" if len(foreign_files) > _NAMED_FILES else ""
             named = ", ".join(foreign_files[:_NAMED_FILES]) + more
             raise OtherPlan(

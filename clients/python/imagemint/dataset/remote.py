@@ -41,15 +41,17 @@ class RemoteFolder:
             raise DatasetError(f"{place}: {error}") from error
         self._root = str(root).rstrip("/")
 
-    def list_foreign_files(self) -> list[str]:
-        """Returns the names in it, without the state of an unfinished data set."""
+    def list_names(self, under: str = "") -> list[str]:
+        """Returns the names in it, or in a folder of it."""
+        self._files.invalidate_cache()
+        place = self._make_path(under).rstrip("/")
         try:
             with self._explain_errors():
-                found = self._files.ls(self._root, detail=False)
+                found = self._files.ls(place, detail=False)
         except FileNotFoundError:
             return []
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
-        return sorted(names - {WORK, self._root.rpartition("/")[2]})
+        return sorted(names - {place.rpartition("/")[2]})
 
     def list_files(self) -> dict[str, int]:
         """Returns the size in bytes of each file, without hidden ones beside the shards."""

@@ -7,7 +7,6 @@ Processes are spawned, because gRPC and ONNX Runtime do not survive a fork.
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -20,6 +19,7 @@ from typing import Any
 
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import LocalFolder, WrittenFile, translate_os_error
+from imagemint.dataset.interrupts import hold_signals
 from imagemint.dataset.places import open_folder
 from imagemint.dataset.plan import Shard
 from imagemint.dataset.progress import Progress
@@ -66,7 +66,9 @@ def _run(
     futures: set[Future[list[WrittenFile]]] = set()
     while True:
         room = workers + _AHEAD - len(futures)
-        futures |= {pool.submit(_work, shard) for shard in islice(missing, room)}
+        for shard in islice(missing, room):
+            with hold_signals():  # it may start a process
+                futures.add(pool.submit(_work, shard))
         if not futures:
             break
         done, futures = wait(futures, _POLL_S, FIRST_COMPLETED)
@@ -92,7 +94,6 @@ def _start_worker(
     made: Any,  # noqa: ANN401 - see above
 ) -> None:
     """Prepares a worker process. A failure is kept, because the pool would hide its reason."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
     _end_with_parent()
     with numbers.get_lock():
         number = numbers.value
