@@ -1,8 +1,10 @@
 """Tests of data sets in an object store: objects equal files on disk and can be resumed."""
 
 import os
+from pathlib import Path
 
 import boto3
+import fsspec
 import pytest
 from s3_server import BUCKET, s3_server
 
@@ -54,6 +56,44 @@ def test_interrupted_upload_continues(make, contents, read_objects, tmp_path, mo
     assert len(again) == 2
     assert make(tmp_path / "set") == 0
     assert read_objects("set/") == contents(tmp_path / "set")
+
+
+@pytest.mark.parametrize("method", ["put_file", "pipe_file"])
+def test_half_a_file_is_uploaded_again(make, contents, tmp_path, monkeypatch, method):
+    """In a store that shows unfinished files, an upload that dies leaves none with a final name."""
+    kind = fsspec.get_filesystem_class("local")
+    original = getattr(kind, method)
+    failed = []
+
+    def fail(self, first, second, **options):
+        path = second if method == "put_file" else first
+        if not failed and (method == "put_file" or "/done/" in path):
+            failed.append(path)
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+        return original(self, first, second, **options)
+
+    out = f"local://{tmp_path}/set"
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, fail)
+        assert make(out) == 130
+    assert failed
+    assert make(out) == 0
+    assert make(tmp_path / "whole") == 0
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):
+    """--repair replaces a file in a store that does not replace files by renaming."""
+    out = f"memory://{tmp_path.name}/set"
+    assert make(out) == 0
+    files = fsspec.filesystem("memory")
+    path = f"/{tmp_path.name}/set/train-000000000-000000019.npz"
+    content = files.cat_file(path)
+    files.pipe_file(path, b"damaged")
+    assert make(out) == 1
+    assert make(out, repair=True) == 0
+    assert files.cat_file(path) == content
 
 
 def test_foreign_object_is_kept(refusal, read_objects):

@@ -1,6 +1,8 @@
 """A data set in an object store, such as S3, or at any other address that fsspec knows.
 
-An object appears when its upload is complete, so an upload takes the place of a rename.
+An object appears when its upload is complete, so an upload takes the place of a rename. Other
+stores, such as SFTP, show files that are half written: there, a file is uploaded as NAME.partial,
+and renamed.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from imagemint.dataset.folder import WORK, is_of_interest
 
 _BLOCK = 2**20
 _SIGNS_OF_NETWORK = ("connect", "timeout", "unavailable", "toomanyrequests")
-_WITHOUT_FOLDERS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
 
 
 class RemoteFolder:
@@ -40,6 +42,9 @@ class RemoteFolder:
         except (ValueError, ImportError) as error:
             raise DatasetError(f"{place}: {error}") from error
         self._root = str(root).rstrip("/")
+        protocol = self._files.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._is_object_store = not names.isdisjoint(_OBJECT_STORES)
 
     def list_names(self, under: str = "") -> list[str]:
         """Returns the names in it, or in a folder of it."""
@@ -75,9 +80,8 @@ class RemoteFolder:
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
-        with self._explain_errors():
-            self._make_parent(name)
-            self._files.pipe_file(self._make_path(name), content)
+        with self._explain_errors(), self._write(name) as path:
+            self._files.pipe_file(path, content)
 
     def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
@@ -93,9 +97,8 @@ class RemoteFolder:
 
     def publish(self, staged: Path, name: str) -> None:
         """Uploads a file from the staging area."""
-        with self._explain_errors():
-            self._make_parent(name)
-            self._files.put_file(str(staged), self._make_path(name))
+        with self._explain_errors(), self._write(name) as path:
+            self._files.put_file(str(staged), path)
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -123,12 +126,21 @@ class RemoteFolder:
                 f"{self.place}: {type(error).__name__}: {error}. {CONTINUE}"
             ) from error
 
-    def _make_parent(self, name: str) -> None:
-        """Makes the folder of a file, unless the store has none: there, it would make a bucket."""
-        protocol = self._files.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        if names.isdisjoint(_WITHOUT_FOLDERS):
-            self._files.makedirs(self._make_path(name).rpartition("/")[0], exist_ok=True)
+    @contextlib.contextmanager
+    def _write(self, name: str) -> Iterator[str]:
+        """Yields the path to which to write a file, which then appears at once.
+
+        The folder of the file is made, unless the store has none: there, it would make a bucket.
+        """
+        path = self._make_path(name)
+        if self._is_object_store:
+            yield path
+            return
+        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        yield f"{path}.partial"
+        if self._files.exists(path):  # not all file systems replace a file
+            self._files.rm_file(path)
+        self._files.mv(f"{path}.partial", path)
 
     def _make_path(self, name: str) -> str:
         return f"{self._root}/{name}"
