@@ -1,6 +1,7 @@
 """Tests that data sets from servers have the bytes of the engine, whatever happens to servers."""
 
 import asyncio
+import json
 import os
 import threading
 
@@ -19,6 +20,7 @@ from imagemint.v1 import manifest_pb2 as pb
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ENGINE = {"onnxruntime", "imagemint"}
 COMMON = ["--count=300", "--shard-size=40", "--seed=7", "--classes=balanced", "--timeout-s=20"]
 
 
@@ -40,12 +42,20 @@ def make_server_flags(*apps, workers=1):
 
 
 def read_files(folder):
-    """Returns the bytes of each file by its name."""
-    return {
+    """Returns the bytes of each file by its name, without the releases of an engine in the plan."""
+    found = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
     }
+    plan = json.loads(found["imagemint.json"])
+    plan["software"] = {
+        name: release for name, release in plan["software"].items() if name not in ENGINE
+    }
+    sums = found["SHA256SUMS"].splitlines()
+    listed = [line for line in sums if not line.endswith(b"  imagemint.json")]
+    assert len(listed) == len(sums) - 1
+    return found | {"imagemint.json": plan, "SHA256SUMS": listed}
 
 
 @pytest.mark.parametrize("format_name", ["webdataset", "parquet", "imagefolder", "npz"])

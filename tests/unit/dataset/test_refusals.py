@@ -1,6 +1,8 @@
 """Tests that invalid requests have clear errors, and that no foreign file is replaced."""
 
 import errno
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -10,6 +12,7 @@ import pytest
 from tiny_bundles import write_bundle
 from tiny_translators import write_translator
 
+from imagemint.client.cli import main
 from imagemint.dataset.errors import TemporaryFailure
 from imagemint.dataset.folder import explain_os_error, translate_os_error
 
@@ -50,6 +53,31 @@ def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.__version__", "1.0")
     said = refusal(tmp_path / "set", format="imagefolder")
     assert "here is pillow 1.0" in said
+
+
+def test_other_engine_is_refused(make, refusal, models, tmp_path, monkeypatch, capsys):  # noqa: PLR0917 - fixtures
+    """Another release of ONNX Runtime can give other pixels; plans that do not name it continue."""
+    out, path = tmp_path / "set", tmp_path / "set/imagemint.json"
+    assert make(out) == 0
+    (out / "SHA256SUMS").rename(tmp_path / "SHA256SUMS")
+    monkeypatch.setattr("imagemint.dataset.local.RUNTIME_VERSION", "1.0")
+    assert "here is numpy " in (said := refusal(out))
+    assert "onnxruntime 1.0" in said
+    (tmp_path / "SHA256SUMS").rename(out / "SHA256SUMS")
+    verify = ["dataset", "--local", f"--repository={models}", f"--verify={out}"]
+    assert main(verify) == 1
+    assert "onnxruntime 1.0" in capsys.readouterr().err
+    plan = json.loads(path.read_text())
+    assert plan["software"].keys() == {"numpy", "onnxruntime", "imagemint"}
+    plan["software"] = {"numpy": plan["software"]["numpy"]}  # as in an older release
+    new = json.dumps(plan, indent=2).encode() + b"\n"
+    digests = [hashlib.sha256(each).hexdigest() for each in (path.read_bytes(), new)]
+    path.write_bytes(new)
+    sums = out / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(*digests))
+    assert make(out) == 0
+    assert main(verify) == 0
+    assert path.read_bytes() == new
 
 
 def test_translator_is_refused(refusal, tmp_path):

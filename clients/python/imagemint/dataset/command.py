@@ -251,7 +251,8 @@ class Dataset(FilteredConnection):
         plan = read_plan(folder)
         if plan is None:
             raise DatasetError(f"{folder.place} holds no data set: it has no imagemint.json")
-        spec, _ = self._open_spec(plan)
+        spec, offer = self._open_spec(plan)
+        software = describe_software(plan.format) | dict(offer.software)
         seed = secrets.randbits(_SAMPLE_SEED_BITS) if self.sample_seed is None else self.sample_seed
         shards = choose_shards(plan, None if self.all_ else self.sample, seed)
         images = sum(each.count for each in shards)
@@ -261,7 +262,7 @@ class Dataset(FilteredConnection):
             f"shards again{drawn}"
         )
         with Progress(images, show=self._shows) as progress:
-            verify(plan, spec, folder, shards, progress)
+            verify(plan, spec, software, folder, shards, progress)
         self._say(
             f"{folder.place}: {_describe(plan)}; every checksum is right, and {images:,} images of "
             f"{len(shards)} of {plan.num_shards} shards were made again with the same bytes"
@@ -297,7 +298,7 @@ class Dataset(FilteredConnection):
             image_format=self.image_format,
             quality=self.quality,
             shard_size=self.shard_size,
-            software=describe_software(self.format),
+            software=describe_software(self.format) | dict(offer.software),
             image_filter=self.image_filter,
             columns=self._list_columns(offer),
         )

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagemint.client.extras import DISTRIBUTION
 from imagemint.client.images import ImageBatch, Scores, Timing
 from imagemint.client.requests import FILTERED_END, Filter
 from imagemint.dataset.errors import DatasetError, refuse_translator
@@ -20,6 +22,7 @@ from imagemint.engine.bundle.shipped import find_shipped_models
 from imagemint.engine.filtering import DEFAULT_TRIES, ImageFilter, Selection
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
+from imagemint.engine.onnx.session import RUNTIME_VERSION
 from imagemint.engine.sampling import draw_classes, draw_run_latents, group_runs
 from imagemint.engine.serial import spell_prefix, spell_terms
 from imagemint.engine.spec import ModelSpec
@@ -267,6 +270,10 @@ def _describe(bundle: Bundle, backend: OnnxBackend) -> Offer:
         license=bundle.manifest.license,
         truncation=(accepted.minimum, accepted.maximum) if accepted else None,
         scores=() if bundle.critic is None else bundle.critic.scores.names,
+        software=(
+            ("onnxruntime", RUNTIME_VERSION),
+            (DISTRIBUTION, metadata.version(DISTRIBUTION)),
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from imagemint.dataset.folder import (
     make_foreign_file_error,
 )
 from imagemint.dataset.formats import is_part, load_format, name_part
-from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, spell_software
+from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, list_other_software, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task, make_shard
 from imagemint.dataset.sums import SUMS_FILE, Sum, Sums, read_sums
@@ -55,7 +55,8 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
         return True
     if plan.raises_tries(existing):
         return False
-    if replace(existing, software=plan.software) == plan != existing:
+    others = list_other_software(existing.software, plan.software)
+    if others and replace(existing, software=plan.software) == plan:
         raise OtherPlan(
             f"{folder.place} was begun with {spell_software(existing.software)}; here is "
             f"{spell_software(plan.software)}, which writes other bytes. Install the same releases "

@@ -87,7 +87,8 @@ class Plan:
     shard_size: int
     """Images in a shard; the last one can have fewer."""
     software: dict[str, str]
-    """Versions of the libraries that determine the bytes of files, by name."""
+    """Versions of the libraries that determine the bytes of files, by name; with images of the
+    engine in this process, also those of onnxruntime and imagemint."""
     image_filter: Filter | None = None
     """Which images to keep; None for all. `bundle_sha256` names the digest of the critic, too."""
     columns: tuple[str, ...] | None = None
@@ -131,6 +132,8 @@ class Plan:
         image that has passed.
         """
         changes: dict[str, Any] = {"columns": existing.columns}
+        if not list_other_software(existing.software, self.software):
+            changes["software"] = existing.software
         mine, theirs = self.image_filter, existing.image_filter
         if mine and theirs and (not mine.max_tries or _count_tries(mine) == _count_tries(theirs)):
             changes["image_filter"] = replace(mine, max_tries=theirs.max_tries)
@@ -211,6 +214,19 @@ def describe_software(format_name: FormatName) -> dict[str, str]:
 
         found["pyarrow"] = pa.__version__
     return found
+
+
+def list_other_software(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
+    """Returns the libraries that have another release than in a plan.
+
+    A library that only one of them names does not count: older plans, and those of images from a
+    server, do not name the engine.
+
+    Args:
+        wanted: the releases of the plan.
+        found: the releases here.
+    """
+    return [name for name, release in wanted.items() if found.get(name, release) != release]
 
 
 def spell_software(software: dict[str, str]) -> str:

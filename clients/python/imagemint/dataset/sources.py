@@ -59,6 +59,8 @@ class Offer:
     truncation: tuple[float, float] | None
     """Smallest and largest truncation that it takes; None if it takes none."""
     scores: tuple[str, ...] = ()
+    software: tuple[tuple[str, str], ...] = ()
+    """Libraries that compute the images and their releases; empty if a server does not tell."""
 
     def check_truncation(self, truncation: float | None) -> None:
         """Raises DatasetError if the model does not accept a truncation."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, Staging
 from imagemint.dataset.formats import is_part, load_format
-from imagemint.dataset.plan import Plan, Shard, describe_software, spell_software
+from imagemint.dataset.plan import Plan, Shard, list_other_software, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.sources import Spec
 from imagemint.dataset.sums import SUMS_FILE, read_sums
@@ -38,10 +38,23 @@ def choose_shards(plan: Plan, images: int | None, seed: int) -> list[Shard]:
     return sorted(chosen, key=lambda each: each.number)
 
 
-def verify(
-    plan: Plan, spec: Spec, folder: Folder, shards: Sequence[Shard], progress: Progress
+def verify(  # noqa: PLR0917 - the data set, the source, and what to do
+    plan: Plan,
+    spec: Spec,
+    software: dict[str, str],
+    folder: Folder,
+    shards: Sequence[Shard],
+    progress: Progress,
 ) -> None:
     """Checks the digest of each file, then makes the shards again and compares their bytes.
+
+    Args:
+        plan: the plan.
+        spec: the source.
+        software: releases of the libraries that determine the bytes here.
+        folder: the place of the data set.
+        shards: the shards to make again.
+        progress: counts the images.
 
     Raises:
         DatasetError: the data set is incomplete, differs, or has other files.
@@ -54,8 +67,7 @@ def verify(
         )
     sums.check(folder)
     sums.check_no_others(folder)
-    software = describe_software(plan.format)
-    if software != plan.software:
+    if list_other_software(plan.software, software):
         raise DatasetError(
             f"{folder.place} was written with {spell_software(plan.software)}; here is "
             f"{spell_software(software)}, which writes other bytes. Install the same releases to "
