@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from imagemint.dataset.folder import LocalFolder
+
 KILLER = Path(__file__).parents[2] / "dataset_killer.py"
 SCORED = {"model": "judged", "scores": True}
 SETS = [
@@ -129,6 +131,23 @@ def test_repeated_run_changes_nothing(make, contents, tmp_path, capsys):
     assert make(tmp_path / "set") == 0
     assert "is complete" in capsys.readouterr().out
     assert contents(tmp_path / "set") == before
+
+
+def test_run_that_waited_for_another_one_ends(make, contents, tmp_path, monkeypatch, capsys):
+    """A run that gets the lock just after another one has completed the data set is done."""
+    original = LocalFolder.lock
+
+    def lock(self):
+        monkeypatch.setattr(LocalFolder, "lock", original)
+        assert make(tmp_path / "set") == 0
+        return original(self)
+
+    monkeypatch.setattr(LocalFolder, "lock", lock)
+    assert make(tmp_path / "set") == 0
+    assert "is complete" in capsys.readouterr().out
+    assert make(tmp_path / "whole") == 0
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    assert not (tmp_path / "set/.imagemint").exists()
 
 
 def test_missing_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch):

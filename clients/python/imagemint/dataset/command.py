@@ -173,13 +173,13 @@ class Dataset(FilteredConnection):
         with contextlib.ExitStack() as held:
             plan, spec = self.make_plan(read_plan(folder))
             check_folder(folder, plan)  # before anything is written
-            if not self.repair and is_complete(folder, plan):
-                folder.finish()  # if an earlier run was interrupted in it
-                self._say(f"{place} is complete: {_describe(plan)}")
+            if self._ends_complete(folder, plan):
                 return
-            sums = read_sums(folder, plan)
             if isinstance(folder, LocalFolder):
                 held.enter_context(folder.lock())
+                if self._ends_complete(folder, plan):  # another run has just ended
+                    return
+            sums = read_sums(folder, plan)
             claim_folder(folder, plan)
             began = time.perf_counter()
             held.push(partial(self._tell_interruption, folder, plan))
@@ -203,6 +203,14 @@ class Dataset(FilteredConnection):
             f"{place}: {_describe(plan)}, {num_bytes:,} bytes; {progress.images:,} images made in "
             f"{took_s:.1f} s ({progress.images / took_s:,.0f} images/s)"
         )
+
+    def _ends_complete(self, folder: Folder, plan: Plan) -> bool:
+        """Returns whether a data set is complete and nothing needs to be done. It says so."""
+        if self.repair or not is_complete(folder, plan):
+            return False
+        folder.finish()  # if an earlier run was interrupted in it
+        self._say(f"{folder.place} is complete: {_describe(plan)}")
+        return True
 
     def _tell_interruption(
         self, folder: Folder, plan: Plan, kind: type[BaseException] | None, *_: object
