@@ -94,6 +94,16 @@ def test_folder_with_files_is_refused(refusal, contents, tmp_path):
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
+def test_files_of_the_system_are_no_obstacle(make, models, tmp_path):
+    """A mount point has a folder of its own, and file managers and NFS keep files everywhere."""
+    (tmp_path / "lost+found").mkdir()
+    for name in (".DS_Store", ".nfs0000000001"):
+        (tmp_path / name).write_text("")
+    assert make(tmp_path, format="imagefolder") == 0
+    (tmp_path / "train/3/.DS_Store").write_text("")
+    assert main(["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]) == 0
+
+
 def test_foreign_shard_is_kept(make, refusal, tmp_path):
     """A file with the name of a shard is neither counted nor replaced."""
     refusal(tmp_path / "set", truncation=2.0)  # leaves nothing behind

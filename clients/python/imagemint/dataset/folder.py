@@ -313,9 +313,14 @@ def _identify(files: list[WrittenFile]) -> dict[str, str]:
     return {each.name: each.sha256 for each in files if not each.name.startswith(f"{WORK}/")}
 
 
+def is_of_system(name: str) -> bool:
+    """Returns whether an operating system keeps a file or folder of this name anywhere."""
+    return name in {"lost+found", ".DS_Store"} or name.startswith(".nfs")
+
+
 def is_of_interest(name: str) -> bool:
-    """Returns whether a name in the folder of a data set is not hidden."""
-    return not name.startswith(".")
+    """Returns whether a file, relative to the data set, is neither hidden nor of a system."""
+    return not name.startswith(".") and not is_of_system(name.rpartition("/")[2])
 
 
 def make_foreign_file_error(folder: Folder, name: str) -> OtherPlan:

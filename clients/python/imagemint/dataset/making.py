@@ -15,6 +15,7 @@ from imagemint.dataset.folder import (
     Staging,
     WrittenFile,
     flush,
+    is_of_system,
     make_foreign_file_error,
 )
 from imagemint.dataset.formats import is_part, load_format, name_part
@@ -46,7 +47,8 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     """
     existing = read_plan(folder)
     if existing is None:
-        if foreign_files := [each for each in folder.list_names() if each != WORK]:
+        names = folder.list_names()
+        if foreign_files := [each for each in names if each != WORK and not is_of_system(each)]:
             more = ", …" if len(foreign_files) > _NAMED_FILES else ""
             named = ", ".join(foreign_files[:_NAMED_FILES]) + more
             raise OtherPlan(
