@@ -1,5 +1,6 @@
 """Tests that an interrupted data set resumes to the same bytes."""
 
+import json
 import os
 import random
 import signal
@@ -148,6 +149,39 @@ def test_run_that_waited_for_another_one_ends(make, contents, tmp_path, monkeypa
     assert make(tmp_path / "whole") == 0
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
     assert not (tmp_path / "set/.imagemint").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [
+        ({"format": "npz"}, {"quality": 50, "image_format": "jpeg"}),
+        ({"format": "webdataset"}, {"quality": 50}),
+        ({"format": "imagefolder"}, {"shard_size": 7}),
+    ],
+)
+def test_options_without_effect_continue_a_data_set(make, contents, tmp_path, settings, other):
+    """Options that change no byte are those of the plan, also of an older release."""
+    out, path = tmp_path / "set", tmp_path / "set/imagemint.json"
+    assert make(out, **settings) == 0
+    before = contents(out)
+    assert make(out, **settings | other) == 0
+    assert contents(out) == before
+    plan = json.loads(path.read_text())
+    assert plan["quality"] is None
+    plan["quality"] = 90
+    for each in out.iterdir():
+        if each.is_file():
+            each.unlink()
+    path.write_text(old := json.dumps(plan, indent=2) + "\n")
+    assert make(out, repair=True, **settings | other) == 0
+    assert path.read_text() == old
+
+
+def test_quality_of_jpeg_is_another_data_set(make, refusal, tmp_path):
+    """The quality counts where it determines bytes."""
+    settings = {"format": "webdataset", "image_format": "jpeg"}
+    assert make(tmp_path, quality=80, **settings) == 0
+    assert "quality 80, not 90" in refusal(tmp_path, **settings)
 
 
 def test_missing_settings_come_from_the_plan(make, contents, tmp_path, monkeypatch):

@@ -36,7 +36,14 @@ from imagemint.dataset.making import (
 )
 from imagemint.dataset.pictures import CAPTION, REJECTED
 from imagemint.dataset.places import open_folder
-from imagemint.dataset.plan import FormatName, ImageFormat, Plan, Shard, describe_software
+from imagemint.dataset.plan import (
+    FormatName,
+    ImageFormat,
+    Plan,
+    Shard,
+    describe_software,
+    uses_quality,
+)
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task
 from imagemint.dataset.sources import LocalSpec, Offer, ServerSpec, Spec
@@ -81,7 +88,7 @@ class Dataset(FilteredConnection):
     image_format: ImageFormat = "png"
     """Encoding of the images. An npz does not use it."""
     quality: int = Field(90, ge=1, le=100)
-    """Quality of jpeg and webp; webp is lossless at 100."""
+    """Quality of jpeg and webp; webp is lossless at 100. PNG and npz do not use it."""
     shard_size: int = Field(10_000, ge=1, le=10**7)
     """Images in a shard, which is the unit of work."""
     out: str | None = None
@@ -303,8 +310,8 @@ class Dataset(FilteredConnection):
             title=offer.title,
             license=offer.license,
             format=self.format,
-            image_format=self.image_format,
-            quality=self.quality,
+            image_format="png" if self.format == "npz" else self.image_format,
+            quality=self.quality if uses_quality(self.format, self.image_format) else None,
             shard_size=self.shard_size,
             software=describe_software(self.format) | dict(offer.software),
             image_filter=self.image_filter,

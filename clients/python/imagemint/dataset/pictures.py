@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from imagemint.client.images import ImageBatch, Scores
 from imagemint.dataset.plan import Plan
-from imagemint.pictures import PictureFormat, encode
+from imagemint.pictures import DEFAULT_QUALITY, PictureFormat, encode
 
 CAPTION = "text"
 """Name of the caption in tables."""
@@ -36,6 +36,7 @@ class Picture:
 def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
     """Yields the images of a batch as files, the same bytes that a server would send."""
     picture_format = PictureFormat(plan.image_format)
+    quality = DEFAULT_QUALITY if plan.quality is None else plan.quality
     classes: list[int | None] = (
         [None] * len(batch) if batch.class_id is None else batch.class_id.tolist()
     )
@@ -44,7 +45,7 @@ def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
     for index, class_id, caption, serial, pixels, scored in zip(
         batch.index.tolist(), classes, captions, batch.serials, batch.image, scores, strict=True
     ):
-        data = encode(pixels, [serial], picture_format, plan.quality, variant=batch.variant)
+        data = encode(pixels, [serial], picture_format, quality, variant=batch.variant)
         yield Picture(index, class_id, caption, serial, data, scored)
 
 

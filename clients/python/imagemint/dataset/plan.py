@@ -82,8 +82,8 @@ class Plan:
     """Format of the shards."""
     image_format: ImageFormat
     """Encoding of an image; npz holds pixels and does not use it."""
-    quality: int
-    """1 to 100, for jpeg and webp."""
+    quality: int | None
+    """1 to 100, for jpeg and webp; None if the format does not use it, except in older plans."""
     shard_size: int
     """Images in a shard; the last one can have fewer."""
     software: dict[str, str]
@@ -132,6 +132,12 @@ class Plan:
         image that has passed.
         """
         changes: dict[str, Any] = {"columns": existing.columns}
+        if not uses_quality(self.format, self.image_format):
+            changes["quality"] = existing.quality
+        if self.format == "npz":
+            changes["image_format"] = existing.image_format
+        if self.format == "imagefolder":  # each image has a file
+            changes["shard_size"] = existing.shard_size
         if not list_other_software(existing.software, self.software):
             changes["software"] = existing.software
         mine, theirs = self.image_filter, existing.image_filter
@@ -202,6 +208,11 @@ def _count_tries(image_filter: Filter) -> int:
 @lru_cache(maxsize=8)
 def _count_digits(last_index: int) -> int:
     return max(_FEWEST_DIGITS, len(str(last_index)))
+
+
+def uses_quality(format_name: FormatName, image_format: ImageFormat) -> bool:
+    """Returns whether the quality determines bytes."""
+    return format_name != "npz" and image_format != "png"
 
 
 def describe_software(format_name: FormatName) -> dict[str, str]:
