@@ -123,6 +123,20 @@ def test_dry_run_writes_nothing(make, tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("dry_run", [None, True])
+def test_idle_workers_are_named(make, tmp_path, capsys, dry_run):
+    """Fewer shards than --workers is a line on stderr, with a size of shards that helps."""
+    assert make(tmp_path, workers=5, shard_size=100, dry_run=dry_run) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "imagemint dataset: 1 shard of 100 images keeps 1 of 5 workers busy; --shard-size 10 gives "
+        "more work\n"
+    )
+    if dry_run:
+        assert " in 1 shard of 100 images" in said.out
+        assert " in 1 process," in said.out
+
+
 def test_dry_run_refuses_what_the_run_refuses(make, tmp_path, capsys):
     """A folder with another plan is refused; a complete data set needs no time."""
     assert make(tmp_path) == 0

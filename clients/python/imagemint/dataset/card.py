@@ -105,7 +105,8 @@ def _list_body(plan: Plan, num_bytes: int) -> Iterator[str]:
         yield f"| filter | {_describe_filter(plan.image_filter)} |"
     color = "gray" if plan.channels == 1 else "RGB"
     yield f"| image | {plan.height} x {plan.width}, {color} |"
-    yield f"| format | {plan.format}, {plan.num_shards:,} shards, {num_bytes:,} bytes |"
+    shards = "1 shard" if plan.num_shards == 1 else f"{plan.num_shards:,} shards"
+    yield f"| format | {plan.format}, {shards}, {num_bytes:,} bytes |"
     yield f"| execution provider | {plan.execution_provider} |"
     yield f"| licence | {plan.license or 'not stated'} |\n"
     if plan.class_labels:

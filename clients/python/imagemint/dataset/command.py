@@ -236,6 +236,8 @@ class Dataset(FilteredConnection):
         self, task: Task, folder: Folder, missing: Iterator[Shard], progress: Progress
     ) -> None:
         workers = self._count_workers(task.plan)
+        if self.engine == "processes":
+            self._tell_idle_workers(task.plan)
         if self.engine == "ray":
             from imagemint.dataset.ray_engine import make_on_ray  # noqa: PLC0415 - needs the ray extra
 
@@ -254,12 +256,14 @@ class Dataset(FilteredConnection):
         missing = sum(shard.count for shard in list_missing(folder, plan, lambda _: None))
         workers = self._count_workers(plan)
         found = estimate(plan, spec)
+        self._tell_idle_workers(plan)
         print(
             f"{_describe(plan)}\n"
-            f"size: about {found.num_bytes:,} bytes in {plan.num_shards:,} shards of "
+            f"size: about {found.num_bytes:,} bytes in {_spell_count(plan.num_shards, 'shard')} of "
             f"{plan.shard_size:,} images; {plan.count - missing:,} images are finished\n"
-            f"time: about {found.seconds * missing / plan.count / workers:,.0f} s in {workers} "
-            f"processes, from {found.sample} images made in one process"
+            f"time: about {found.seconds * missing / plan.count / workers:,.0f} s in "
+            f"{_spell_count(workers, 'process', 'es')}, from {found.sample} images made in one "
+            "process"
         )
 
     def _verify(self, folder: Folder) -> None:
@@ -364,6 +368,19 @@ class Dataset(FilteredConnection):
         spec = local.find_bundle(self.repository, model, version, self.device)
         return local.describe_bundle(spec, variant)
 
+    def _tell_idle_workers(self, plan: Plan) -> None:
+        """Says if there are fewer shards than workers that the user asked for."""
+        asked = self.workers or 1
+        if asked <= plan.num_shards or self.quiet:
+            return
+        size = -(-plan.count // asked)
+        keep = "keeps" if plan.num_shards == 1 else "keep"
+        more = "" if size == plan.shard_size else f"; --shard-size {size} gives more work"
+        self._note(
+            f"{_spell_count(plan.num_shards, 'shard')} of {plan.shard_size:,} images {keep} "
+            f"{plan.num_shards:,} of {asked:,} workers busy{more}"
+        )
+
     def _count_workers(self, plan: Plan) -> int:
         return min(self.workers or len(os.sched_getaffinity(0)), plan.num_shards)
 
@@ -398,6 +415,10 @@ def _parse_rule(text: str, labels: tuple[str, ...]) -> tuple[int, ...] | Literal
 
 def _draw_seed() -> int:
     return int.from_bytes(os.urandom(8)) >> (64 - _DRAWN_SEED_BITS)
+
+
+def _spell_count(count: int, what: str, ending: str = "s") -> str:
+    return f"{count:,} {what}{'' if count == 1 else ending}"
 
 
 def _describe(plan: Plan) -> str:
