@@ -123,6 +123,14 @@ def test_dry_run_writes_nothing(make, tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+def test_card_of_arrays_names_no_files(make, tmp_path):
+    """Hugging Face `datasets` does not read npz: the card only describes it."""
+    assert make(tmp_path) == 0
+    said = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n", 2)[1])
+    assert said["size_categories"] == ["n<1K"]
+    assert said.keys().isdisjoint({"configs", "dataset_info"})
+
+
 @pytest.mark.parametrize("dry_run", [None, True])
 def test_idle_workers_are_named(make, tmp_path, capsys, dry_run):
     """Fewer shards than --workers is a line on stderr, with a size of shards that helps."""
