@@ -1,6 +1,9 @@
 """Tests of data sets in an object store: objects equal files on disk and can be resumed."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import boto3
@@ -9,6 +12,7 @@ import pytest
 from s3_server import BUCKET, s3_server
 
 from imagemint.dataset.remote import RemoteFolder
+from imagemint.dataset.scratch import open_scratch
 
 # moto, botocore and aiohttp close their sockets late
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,6 +85,39 @@ def test_half_a_file_is_uploaded_again(make, contents, tmp_path, monkeypatch, me
     assert make(out) == 0
     assert make(tmp_path / "whole") == 0
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+def test_folders_of_killed_processes_are_deleted(make, tmp_path, monkeypatch):
+    """A run deletes the temporary folders of processes that have ended, and of no other one."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    program = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from imagemint.dataset.scratch import open_scratch\n"
+        "with open_scratch() as folder:\n"
+        "    (folder / 'shard').write_text('half')\n"
+        "    print(folder, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, scratch],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    killed, living = [Path(each.stdout.readline().strip()) for each in processes]
+    processes[0].kill()
+    processes[0].communicate()
+    assert killed.exists()
+    with open_scratch() as own:
+        assert make(f"local://{tmp_path}/set") == 0
+        assert set(scratch.iterdir()) == {living, own}
+    processes[1].communicate()
+    assert not list(scratch.iterdir())
 
 
 def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):

@@ -4,6 +4,7 @@ plan.py          the plan: everything that determines its bytes
 sources.py       sources of the pixels: servers, or the engine in this process (local.py)
 formats/         webdataset, parquet, imagefolder and npz shards
 folder.py        files of a data set on disk, complete or absent (remote.py: object stores)
+scratch.py       temporary folders, also of processes that were killed
 sums.py          the files of a complete data set, in SHA256SUMS
 shards.py        makes one shard
 making.py        makes the missing shards, in this process or in several (workers.py)

@@ -45,6 +45,7 @@ from imagemint.dataset.plan import (
     uses_quality,
 )
 from imagemint.dataset.progress import Progress
+from imagemint.dataset.scratch import delete_abandoned
 from imagemint.dataset.shards import Task
 from imagemint.dataset.sources import LocalSpec, Offer, ServerSpec, Spec
 from imagemint.dataset.sums import read_sums
@@ -163,6 +164,7 @@ class Dataset(FilteredConnection):
         return 0
 
     def _run(self, place: str) -> None:
+        delete_abandoned()
         try:
             folder = open_folder(place)
             if self.verify is not None:

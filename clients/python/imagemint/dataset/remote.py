@@ -7,7 +7,6 @@ and renamed.
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import fsspec
 
 from imagemint.dataset.errors import CONTINUE, DatasetError, TemporaryFailure
 from imagemint.dataset.folder import WORK, is_of_interest
+from imagemint.dataset.scratch import open_scratch
 
 _BLOCK = 2**20
 _SIGNS_OF_NETWORK = ("connect", "timeout", "unavailable", "toomanyrequests")
@@ -103,8 +103,8 @@ class RemoteFolder:
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
         """Returns a new folder for unfinished files, in the temporary folder of this machine."""
-        with tempfile.TemporaryDirectory(prefix="imagemint-") as folder:
-            yield Path(folder)
+        with open_scratch() as folder:
+            yield folder
 
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""

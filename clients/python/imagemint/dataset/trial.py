@@ -1,14 +1,13 @@
 """Estimates the size and the duration of a data set from a few images."""
 
-import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from imagemint.dataset.folder import Staging
 from imagemint.dataset.formats import load_format
 from imagemint.dataset.plan import Plan
+from imagemint.dataset.scratch import open_scratch
 from imagemint.dataset.sources import Spec
 
 _SAMPLE = 256
@@ -31,10 +30,10 @@ def estimate(plan: Plan, spec: Spec) -> Estimate:
     count = min(plan.count, _SAMPLE)
     trial = replace(plan, count=count, shard_size=count)
     with (
-        tempfile.TemporaryDirectory(prefix="imagemint-") as place,
+        open_scratch() as place,
         closing(spec.open_source(trial, 0)) as source,
     ):
-        staging = Staging(Path(place))
+        staging = Staging(place)
         began = time.perf_counter()
         batches = source.read(plan.first_index, count)
         load_format(plan.format).write(trial, trial.get_shard(0), batches, staging)

@@ -2,16 +2,15 @@
 
 import hashlib
 import random
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, Staging
 from imagemint.dataset.formats import is_part, load_format
 from imagemint.dataset.plan import Plan, Shard, list_other_software, spell_software
 from imagemint.dataset.progress import Progress
+from imagemint.dataset.scratch import open_scratch
 from imagemint.dataset.sources import Spec
 from imagemint.dataset.sums import SUMS_FILE, read_sums
 
@@ -78,8 +77,8 @@ def verify(  # noqa: PLR0917 - the data set, the source, and what to do
     lines = _read_lines(folder, joined) if joined else []
     with closing(spec.open_source(plan, 0)) as source:
         for shard in shards:
-            with tempfile.TemporaryDirectory(prefix="imagemint-") as place:
-                staging = Staging(Path(place))
+            with open_scratch() as place:
+                staging = Staging(place)
                 batches = source.read(shard.first_index, shard.count)
                 shard_format.write(plan, shard, batches, staging)
                 for each in staging.describe():
