@@ -133,6 +133,36 @@ def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):
     assert files.cat_file(path) == content
 
 
+def test_resuming_downloads_no_shard(  # noqa: PLR0917 - fixtures
+    make, interrupt_before_sums, contents, read_objects, tmp_path, monkeypatch
+):
+    """Finished shards are found by their sizes in one listing, and missing ones need no request."""
+    out = f"s3://{BUCKET}/set"
+    interrupt_before_sums(out)
+    s3 = boto3.client("s3")
+    last = "set/train-000000040-000000049.npz"
+    s3.delete_object(Bucket=BUCKET, Key=last)
+    s3.delete_object(Bucket=BUCKET, Key="set/.imagemint/done/00000002.json")
+    asked = []
+    for name in ("compute_digest", "read"):
+        original = getattr(RemoteFolder, name)
+
+        def record(self, name, original=original):
+            asked.append(name)
+            return original(self, name)
+
+        monkeypatch.setattr(RemoteFolder, name, record)
+    assert make(out, dry_run=True) == 0
+    finished = [f".imagemint/done/0000000{number}.json" for number in (0, 1)]
+    assert [each for each in asked if each not in {"imagemint.json", "SHA256SUMS"}] == finished
+    s3.put_object(Bucket=BUCKET, Key="set/train-000000000-000000019.npz", Body=b"mine")
+    assert make(out) == 1
+    s3.delete_object(Bucket=BUCKET, Key="set/train-000000000-000000019.npz")
+    assert make(out) == 0
+    assert make(tmp_path / "set") == 0
+    assert read_objects("set/") == contents(tmp_path / "set")
+
+
 def test_foreign_object_is_kept(refusal, read_objects):
     """A prefix with other objects is not used for a data set."""
     boto3.client("s3").put_object(Bucket=BUCKET, Key="set/notes.txt", Body=b"mine")
@@ -142,7 +172,9 @@ def test_foreign_object_is_kept(refusal, read_objects):
 
 def test_missing_bucket_is_an_error(refusal, read_objects):
     """The error has the address."""
-    assert "s3://nowhere/set" in refusal("s3://nowhere/set")
+    for dry_run in (None, True):
+        said = refusal("s3://nowhere/set", dry_run=dry_run)
+        assert "s3://nowhere/set: there is no bucket nowhere" in said
 
 
 def test_unreachable_store_is_an_error(refusal, read_objects, monkeypatch):

@@ -62,6 +62,12 @@ class Folder(Protocol):
         Hidden files beside the shards are left out.
         """
 
+    def survey(self) -> dict[str, int] | None:
+        """Returns the size in bytes of every file; None if a digest is as quick, as on a disk."""
+
+    def check_root(self) -> None:
+        """Raises DatasetError if the data set has no place, such as a missing bucket."""
+
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
 
@@ -155,6 +161,12 @@ class LocalFolder:
                 if is_of_interest(relative):
                     found[relative] = os.lstat(f"{root}/{name}").st_size
         return found
+
+    def survey(self) -> None:
+        """Returns None."""
+
+    def check_root(self) -> None:
+        """Does nothing: `lock` makes the folder."""
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
@@ -259,7 +271,7 @@ class Journal:
 
     def read(self, shard: Shard) -> list[WrittenFile] | None:
         """Returns the files of a shard; None if it was not finished."""
-        content = self._folder.read(_name_entry(shard))
+        content = self._folder.read(name_entry(shard))
         return None if content is None else [WrittenFile(*each) for each in json.loads(content)]
 
     def count(self) -> int:
@@ -268,7 +280,7 @@ class Journal:
 
     def write(self, shard: Shard, files: list[WrittenFile]) -> None:
         """Enters the files of a shard."""
-        self._folder.put(_name_entry(shard), json.dumps(files).encode())
+        self._folder.put(name_entry(shard), json.dumps(files).encode())
 
 
 def publish_shard(
@@ -367,5 +379,6 @@ def _flush_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _name_entry(shard: Shard) -> str:
+def name_entry(shard: Shard) -> str:
+    """Returns the file of the journal for a shard."""
     return f"{_ENTRIES}/{shard.number:08d}.json"

@@ -17,6 +17,7 @@ from imagemint.dataset.folder import (
     flush,
     is_of_system,
     make_foreign_file_error,
+    name_entry,
 )
 from imagemint.dataset.formats import is_part, load_format, name_part
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, list_other_software, spell_software
@@ -54,6 +55,7 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
             raise OtherPlan(
                 f"{folder.place} is not empty and holds no data set ({named}); name another folder"
             )
+        folder.check_root()
         return True
     if plan.raises_tries(existing):
         return False
@@ -90,6 +92,8 @@ def list_missing(
 ) -> Iterator[Shard]:
     """Yields the shards that must be made, one after the other.
 
+    A store is listed once, and sizes are compared: digests would take a download of each file.
+
     Args:
         folder: the place of the data set.
         plan: the plan.
@@ -100,25 +104,40 @@ def list_missing(
         OtherPlan: a file has changed, or a foreign file has the name of a shard.
     """
     journal, shard_format = Journal(folder), load_format(plan.format)
+    sizes = None if repair else folder.survey()
     for shard in plan.list_shards():
-        entry = journal.read(shard)
+        entry = None
+        if sizes is None or name_entry(shard) in sizes:
+            entry = journal.read(shard)
         if entry is None:
             name = shard_format.name_file(plan, shard)
-            if not repair and name is not None and folder.compute_digest(name) is not None:
+            if not repair and name is not None and _exists(folder, name, sizes):
                 raise make_foreign_file_error(folder, name)
             yield shard
-        elif _has_all(folder, entry, repair=repair):
+        elif _has_all(folder, entry, sizes, repair=repair):
             on_done(shard)
         else:
             yield shard
 
 
-def _has_all(folder: Folder, entry: list[WrittenFile], *, repair: bool) -> bool:
-    digests = [(each, folder.compute_digest(each.name)) for each in entry]
-    for each, digest in digests:
-        if not repair and digest not in (None, each.sha256):
+def _exists(folder: Folder, name: str, sizes: dict[str, int] | None) -> bool:
+    return folder.compute_digest(name) is not None if sizes is None else name in sizes
+
+
+def _has_all(
+    folder: Folder, entry: list[WrittenFile], sizes: dict[str, int] | None, *, repair: bool
+) -> bool:
+    has_all = True
+    for each in entry:
+        wanted, found = (
+            (each.sha256, folder.compute_digest(each.name))
+            if sizes is None
+            else (each.size, sizes.get(each.name))
+        )
+        if not repair and found not in (None, wanted):
             raise make_foreign_file_error(folder, each.name)
-    return all(digest == each.sha256 for each, digest in digests)
+        has_all = has_all and found == wanted
+    return has_all
 
 
 def list_damaged(

@@ -60,14 +60,27 @@ class RemoteFolder:
 
     def list_files(self) -> dict[str, int]:
         """Returns the size in bytes of each file, without hidden ones beside the shards."""
+        return {name: size for name, size in self.survey().items() if is_of_interest(name)}
+
+    def survey(self) -> dict[str, int]:
+        """Returns the size in bytes of every file, from one listing."""
         self._files.invalidate_cache()
         with self._explain_errors():
             found = self._files.find(self._root, detail=True)
-        sizes = {
+        return {
             str(path).removeprefix(f"{self._root}/"): int(info["size"] or 0)
             for path, info in found.items()
         }
-        return {name: size for name, size in sizes.items() if is_of_interest(name)}
+
+    def check_root(self) -> None:
+        """Raises DatasetError if the bucket does not exist."""
+        if not self._is_object_store:
+            return
+        bucket = self._root.partition("/")[0]
+        with self._explain_errors():
+            exists = self._files.exists(bucket)
+        if not exists:
+            raise DatasetError(f"{self.place}: there is no bucket {bucket}")
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
