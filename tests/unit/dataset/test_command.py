@@ -276,7 +276,13 @@ def test_bytes_do_not_depend_on_the_workers(make, contents, tmp_path):
     ("flags", "said"),
     [
         ([], "--model, --count, --out is required"),
-        (["--model=a", "--count=1", "--out=x", "--verify=x"], "--verify excludes --out"),
+        (["--verify=x", "--out=x"], "--verify excludes --out"),
+        (["--verify=x", "--repair"], "--verify excludes --out, --dry-run and --repair"),
+        (
+            ["--verify=x", "--count=5", "--first-index=7"],
+            "takes --count, --first-index from",
+        ),
+        (["--model=a", "--count=1", "--out=x", "--repair", "--dry-run"], "--repair excludes"),
         (["--model=a", "--count=0", "--out=x"], "count"),
         (["--model=a", "--count=5", f"--first-index={2**64 - 1}", "--out=x"], "above 2^64"),
         (["--model=a", "--count=1", "--out=x", "--scores", f"--first-index={2**48}"], "2^48"),

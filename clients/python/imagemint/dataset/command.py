@@ -54,6 +54,12 @@ from imagemint.dataset.verification import choose_shards, verify
 from imagemint.dataset.workers import make_in_processes
 
 RANDOM: Literal["random"] = "random"
+# Settings that the plan of an existing data set decides.
+_PLANNED = {
+    *("model", "count", "classes", "captions", "seed", "first_index", "truncation", "version"),
+    *("variant", "format", "image_format", "quality", "shard_size", "min_class_confidence"),
+    *("rejection_sampling", "min_training_distance", "max_tries", "scores"),
+}
 _DRAWN_SEED_BITS = 63
 _TEMPORARY = os.EX_TEMPFAIL
 _SAMPLE_SEED_BITS = 32  # short enough to type
@@ -141,6 +147,9 @@ class Dataset(FilteredConnection):
                 raise ValueError("with a filter, --first-index plus --count is at most 2^48")
         elif self.out is not None or self.dry_run or self.repair:
             raise ValueError("--verify excludes --out, --dry-run and --repair")
+        elif given := sorted(self.model_fields_set & _PLANNED):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"--verify takes {flags} from the plan of the data set")
         if self.repair and self.dry_run:
             raise ValueError("--repair excludes --dry-run")
         return self
