@@ -80,6 +80,15 @@ def test_other_engine_is_refused(make, refusal, models, tmp_path, monkeypatch, c
     assert path.read_bytes() == new
 
 
+def test_other_release_of_imagemint_continues(make, tmp_path, monkeypatch):
+    """Serial numbers give the same pixels in every release. The plan keeps the first one."""
+    assert make(tmp_path / "set") == 0
+    before = (tmp_path / "set/imagemint.json").read_bytes()
+    monkeypatch.setattr("imagemint.dataset.local.metadata.version", lambda _: "99.0")
+    assert make(tmp_path / "set") == 0
+    assert (tmp_path / "set/imagemint.json").read_bytes() == before
+
+
 def test_translator_is_refused(refusal, tmp_path):
     """A model that translates pictures generates none."""
     write_translator(tmp_path / "models", "sketch", size=(6, 8))

@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 from PIL import features
 
+from imagemint.client.extras import DISTRIBUTION
 from imagemint.client.requests import Condition, Cycle, Filter
 from imagemint.dataset.errors import DatasetError
 
@@ -231,13 +232,15 @@ def list_other_software(wanted: dict[str, str], found: dict[str, str]) -> list[s
     """Returns the libraries that have another release than in a plan.
 
     A library that only one of them names does not count: older plans, and those of images from a
-    server, do not name the engine.
+    server, do not name the engine. Neither does imagemint itself, which promises the same pixels
+    for a serial number; a plan names it for the record.
 
     Args:
         wanted: the releases of the plan.
         found: the releases here.
     """
-    return [name for name, release in wanted.items() if found.get(name, release) != release]
+    others = (name for name, release in wanted.items() if found.get(name, release) != release)
+    return [name for name in others if name != DISTRIBUTION]
 
 
 def spell_software(software: dict[str, str]) -> str:
