@@ -3,9 +3,11 @@
 import grpc
 import numpy as np
 import pytest
+from grpc import aio
 
 from imagemint import client
 from imagemint.client import AsyncClient, Cycle, PerImage, streams
+from imagemint.client.lifetime import Lifetime
 from imagemint.client.resuming import Backoff
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -35,6 +37,38 @@ async def collect(chunks):
         [int(each) for batch in batches for each in batch.class_id],
         np.concatenate([batch.image for batch in batches]),
     )
+
+
+class ScriptedCalls:
+    """Calls that share a list of chunks, each with these indices, and errors that are raised."""
+
+    def __init__(self, *answers):
+        self.requests = []
+        self._answers = iter(answers)
+
+    async def open(self, request):
+        """Returns a call that continues with the next answer."""
+        self.requests.append(request)
+        return self
+
+    async def read(self):
+        """Returns the next answer; None at the end."""
+        answer = next(self._answers, None)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            return None
+        return streams.Response(batch={"images": [{"index": index} for index in answer]})
+
+    def cancel(self):
+        """Does nothing."""
+        return True
+
+
+def stream_images(calls, count):
+    """Returns a stream of images that the calls answer."""
+    request = streams.Request(images={"count": count})
+    return streams.resume_stream(calls.open, request, lifetime=Lifetime("it"), timeout_s=None)
 
 
 @pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED, CANCELLED], ids=lambda code: code.name)
@@ -151,14 +185,48 @@ async def test_unknown_variant_is_accepted(asynchronous, mint, fault):
     assert (await anext(chunks)).variant == ""
 
 
-async def test_retry_delay_beyond_the_timeout_is_raised(asynchronous, mint, fault):
-    """If the server asks for a longer delay than timeout_s, the stream ends at once."""
+async def test_retry_delay_beyond_the_timeout_is_raised(asynchronous, mint, fault, monkeypatch):
+    """If the server asks for a longer delay than timeout_s, the stream ends without a wait."""
+    waits = []
+
+    async def sleep(delay_s):
+        waits.append(delay_s)
+
     mint.breaks.append((1, fault(EXHAUSTED, retry_s=0.9)))
     chunks = asynchronous.stream("tiny", 10, timeout_s=0.5)
     await anext(chunks)
+    monkeypatch.setattr("imagemint.client.resuming.asyncio.sleep", sleep)
     with pytest.raises(client.QueueFull) as caught:
         await anext(chunks)
     assert caught.value.retry_delay_s == 0.9
+    assert not waits
+
+
+async def test_failure_after_the_last_chunk_is_ignored():
+    """If every image has arrived, the stream ends without a further call."""
+    failure = aio.AioRpcError(UNAVAILABLE, aio.Metadata(), aio.Metadata())
+    calls = ScriptedCalls([0, 1], failure)
+    chunks = [chunk async for chunk in stream_images(calls, 2)]
+    assert [image.index for chunk in chunks for image in chunk.batch.images] == [0, 1]
+    assert len(calls.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("indices", "reason"),
+    [
+        ([[0, 1], [1, 2]], "STREAM_GAP"),
+        ([[0, 1], [3]], "STREAM_GAP"),
+        ([[0, 1], []], "STREAM_GAP"),
+        ([[0, 1]], "STREAM_TRUNCATED"),
+    ],
+)
+async def test_missing_and_repeated_images_are_errors(indices, reason):
+    """A server that repeats or skips an index, or ends the stream early, is an error."""
+    chunks = stream_images(ScriptedCalls(*indices), 4)
+    assert len((await anext(chunks)).batch.images) == 2
+    with pytest.raises(client.ServerError) as caught:
+        await anext(chunks)
+    assert caught.value.reason == reason
 
 
 async def test_overdue_chunk_is_an_error(asynchronous, mint):

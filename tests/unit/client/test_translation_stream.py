@@ -10,8 +10,10 @@ import pytest
 
 from imagemint import client
 from imagemint.client import AsyncClient, forks
+from imagemint.client.lifetime import Lifetime
 from imagemint.client.resuming import Backoff
-from imagemint.client.translation_stream import TranslationStream
+from imagemint.client.translation_stream import Response, TranslationStream
+from imagemint.v1 import translation_service_pb2 as pb
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -247,4 +249,53 @@ async def test_changed_model_is_refused(translator, mint, fault, changed, reason
     vars(mint).update(changed)
     with pytest.raises(client.ServerError) as caught:
         await anext(results)
+    assert caught.value.reason == reason
+
+
+class ScriptedCall:
+    """A call that reads all sources before it answers with these numbers of translations."""
+
+    def __init__(self, sizes):
+        self._sizes = iter(sizes)
+        self._sent = asyncio.Event()
+
+    async def write(self, request):
+        """Ignores the request."""
+
+    async def done_writing(self):
+        """Lets the answers arrive."""
+        self._sent.set()
+
+    async def read(self):
+        """Returns the next answer; None at the end."""
+        await self._sent.wait()
+        size = next(self._sizes, None)
+        return None if size is None else Response(batch={"translations": [{}] * size})
+
+    def cancel(self):
+        """Does nothing."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ([1, 1], "STREAM_GAP"),
+        ([1, 3], "STREAM_GAP"),
+        ([1, 2, 1], "STREAM_GAP"),
+        ([1], "STREAM_TRUNCATED"),
+    ],
+)
+async def test_missing_and_surplus_translations_are_errors(sizes, reason):
+    """A server that skips or adds a translation, or ends the stream early, is an error."""
+
+    async def open_call():
+        return ScriptedCall(sizes)
+
+    groups = iter([[pb.Source()], [pb.Source(), pb.Source()]])
+    stream = TranslationStream(
+        open_call, pb.StreamTranslateRequest(), groups, lifetime=Lifetime("it"), timeout_s=None
+    )
+    with pytest.raises(client.ServerError) as caught:
+        _ = [answer async for answer in stream.read_answers()]
     assert caught.value.reason == reason
