@@ -81,6 +81,16 @@ def test_all_conditions_must_hold():
     ]
 
 
+@pytest.mark.parametrize(
+    "image_filter", [ImageFilter(min_class_confidence=1.0), ImageFilter(min_training_distance=1.0)]
+)
+def test_bounds_are_inclusive(image_filter):
+    """A score that equals the minimum passes."""
+    scores = Scores(np.float32([1, 0.5]), None, np.float32([1, 0.5]))
+    indices = np.arange(2, dtype=np.uint64)
+    assert image_filter.accept(scores, SPEC, 0, indices).tolist() == [True, False]
+
+
 def test_a_filter_that_nothing_passes_says_what_was_seen():
     """The error names index, tries, and the best score."""
     selection = Selection(ImageFilter(min_class_confidence=0.9, max_tries=2), SPEC, 0, 10, 3)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -310,3 +311,21 @@ def test_scattered_classes_equal_those_of_runs(rows):
     together = draw_classes_at(seeds, indices, 10)
     alone = [draw_classes(seed, index, 1, 10)[0] for seed, index in rows]
     assert together.tolist() == alone
+
+
+def test_last_and_first_index_are_no_run():
+    """Index 0 does not follow 2^64 - 1."""
+    runs = group_runs(np.zeros(2, np.uint64), np.array([UINT64_MAX, 0], np.uint64))
+    assert runs == [Run(0, UINT64_MAX, 1), Run(0, 0, 1)]
+
+
+def test_threads_draw_their_own_latents():
+    """Draws on several threads at once do not affect each other."""
+
+    def draw(seed):
+        return draw_latents(seed, 0, 20_000, 8).tobytes()
+
+    expected = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(10):
+            assert list(threads.map(draw, range(4))) == expected

@@ -1,5 +1,6 @@
 """Tests of imagemint.engine.bundle: what it reads, and what it refuses and why."""
 
+import errno
 import hashlib
 import os
 
@@ -179,6 +180,19 @@ def test_pipe_is_refused_without_waiting(tiny_bundle):
     (tiny_bundle / "model.onnx").unlink()
     os.mkfifo(tiny_bundle / "model.onnx")
     assert "not a regular file" in read_refusal(tiny_bundle)
+
+
+def test_lack_of_descriptors_is_transient(tiny_bundle, monkeypatch):
+    """A bundle that cannot be opened because of the machine may be tried again."""
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(BundleRefused, match="Too many open files") as caught:
+            read_bundle(tiny_bundle)
+    assert caught.value.passing
 
 
 @pytest.mark.parametrize("version", ["0", "01", "-1", "latest", "1.5", "\u0661"])

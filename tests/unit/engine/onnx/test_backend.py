@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -17,7 +18,7 @@ from imagemint.engine import draw_latents
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import probe_hints, read_bundle
-from imagemint.engine.bundle.findings import Batching
+from imagemint.engine.bundle.findings import Batching, Findings
 from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx.backend import OnnxBackend
@@ -270,6 +271,28 @@ def test_run_alone_gives_the_same_bytes(tmp_path, rows):
     z, classes = draw_latents(1, 0, rows, 8), np.arange(rows) % 10
     instance = backend.open_instance()
     assert np.array_equal(instance.run_alone(Batch(z, classes)), backend.run(Batch(z, classes)))
+
+
+@pytest.mark.parametrize(("rows", "uses_all_cores"), [(0, False), (1, True), (8, True), (9, False)])
+def test_run_alone_uses_all_cores_for_compared_sizes(tmp_path, monkeypatch, rows, uses_all_cores):
+    """Batches of 1 to 8 were compared when the model was loaded. Larger ones run on one core."""
+    backend = make_backend(tmp_path, alone_threads=2)
+    sizes, compute = [], backend._alone.run
+
+    def run(feed):
+        sizes.append(len(feed["z"]))
+        return compute(feed)
+
+    monkeypatch.setattr(backend._alone, "run", run)
+    backend.run_alone(Batch(draw_latents(1, 0, rows, 8), CLASSES[:rows]))
+    assert sizes == [rows] * uses_all_cores
+
+
+def test_findings_of_another_graph_are_not_used(tmp_path):
+    """If a trial saw other bytes, this graph is probed again."""
+    findings = Findings("00" * 32, Batching.ALONE, False, 1)
+    bundle = replace(read_bundle(write_bundle(tmp_path)), findings=findings)
+    assert OnnxBackend(bundle, device="cpu").batching is Batching.AS_THEY_COME
 
 
 def test_run_alone_uses_one_thread_if_bytes_differ(tmp_path, caplog, monkeypatch):
