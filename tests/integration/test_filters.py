@@ -63,8 +63,9 @@ async def test_filtered_images_do_not_depend_on_the_request(client, model):
     for parts in (single, chunks):
         assert np.concatenate([part.image for part in parts]).tobytes() == whole.image.tobytes()
         assert [each for part in parts for each in part.serials] == list(whole.serials)
-        scores = np.concatenate([part.scores.realness for part in parts])
-        assert scores.tobytes() == whole.scores.realness.tobytes()
+        for name, values in whole.scores.by_name().items():
+            found = np.concatenate([part.scores.by_name()[name] for part in parts])
+            assert found.tobytes() == values.tobytes()
 
 
 async def test_a_filter_without_conditions_only_scores(client):

@@ -101,6 +101,17 @@ async def test_stalled_client_is_disconnected(serve, large, scrape, total):
     assert total(samples, "imagemint_ended_calls_total", reason="stalled") == 3
 
 
+async def test_unread_single_answer_is_stalled(serve, large, scrape, total):
+    """A client that does not read the answer of a call without a stream is disconnected, too."""
+    app = await serve(large, stall_timeout_s=0.5)
+    async with greedy_client(app.grpc_address) as greedy:
+        greedy.call(GENERATE, pb.GenerateRequest(images={"model": "digits", "count": 40}))
+        async with asyncio.timeout(WAIT_S):
+            await greedy.closed()
+    samples = await scrape(app.metrics_address)
+    assert total(samples, "imagemint_ended_calls_total", reason="stalled") == 1
+
+
 async def test_slow_reader_is_not_stalled(serve, large):
     """A client that reads a chunk from time to time keeps its stream."""
     app = await serve(large, stall_timeout_s=1.2)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from imagemint.engine.bundle import read_bundle
+from imagemint.engine.captions import Captions
 from imagemint.engine.errors import BackendFailed, DeadlinePassed, Draining, QueueFull
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import Run, draw_latents, draw_run_latents
-from imagemint.engine.spec import Truncation, TruncationKind
+from imagemint.engine.spec import Source, Truncation, TruncationKind
 from imagemint.server.batching import Batcher, Conditions, Job, Priority
 from imagemint.server.batching import batch as passes
 from imagemint.server.batching.drain_rate import DrainRate
@@ -400,6 +401,21 @@ async def test_failure_affects_one_batch(backend, new_batcher, new_job, held, me
     assert read_queue_gauge(metrics) == 0
 
 
+async def test_failed_job_is_counted_once(backend, new_batcher, new_job):
+    """A job of which several batches fail is one failure."""
+    batcher = new_batcher(instances=2, max_batch_images=64)
+    backend.hold()
+    job = new_job(1, 64)
+    batcher.submit(job)
+    await backend.begun(2)
+    backend.failure = RuntimeError("out of memory")
+    backend.release()
+    with pytest.raises(BackendFailed):
+        await job.done
+    assert await asyncio.to_thread(batcher.close)
+    assert batcher.statistics.copy_sums().fail.count == 1
+
+
 async def test_wrong_shape_fails_the_batch(backend, new_batcher, new_job, monkeypatch):
     """A backend that returns too few images fails the batch and not the instance."""
     batcher = new_batcher()
@@ -641,6 +657,29 @@ async def test_classes_and_truncation_follow_their_images(backend, metrics, new_
         if sample.name == "imagemint_images_total"
     }
     assert counted == {"cat": 61.0, "dog": 3.0}
+
+
+async def test_split_job_keeps_its_inputs(backend, new_batcher, new_job):
+    """Each part of a job that is split into batches has the inputs of its own images."""
+    spec = dataclasses.replace(
+        new_batcher()._spec,
+        name="all",
+        class_labels=tuple("abcdefghijkl"),
+        captions=Captions(("red",), 2, ("red",)),
+        source=Source(1, 1, 1),
+        truncation=Truncation(TruncationKind.PSI, 0.0, 1.0),
+    )
+    batcher = new_batcher(spec)
+    numbers = np.arange(12)
+    sources = numbers.astype(np.uint8).reshape(12, 1, 1, 1)
+    job = new_job(1, 12, class_id=numbers.tolist(), psi=numbers.astype(np.float32), sources=sources)
+    job.conditions = job.conditions._replace(tokens=np.stack([numbers, numbers], axis=1))
+    batcher.submit(job)
+    await job.done
+    assert backend.sizes == [8, 4]
+    for name in ("class_id", "tokens", "truncation", "source"):
+        values = np.concatenate([getattr(batch, name) for batch in backend.batches])
+        assert values.reshape(12, -1)[:, 0].tolist() == numbers.tolist()
 
 
 async def test_times_of_a_job_are_recorded(new_batcher, new_job, metrics):

@@ -11,9 +11,9 @@ HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
 COUNTS = st.lists(st.integers(1, 40), max_size=12)
 
 
-def make_job(count, priority=NORMAL):
+def make_job(count, priority=NORMAL, **options):
     """Returns a job that no batcher computes."""
-    return Job(count, np.empty((count, 1), np.float32), priority=priority)
+    return Job(count, np.empty((count, 1), np.float32), priority=priority, **options)
 
 
 def fill_queue(high, normal):
@@ -148,6 +148,17 @@ def test_removed_job_is_forgotten():
     queue.cut(6)
     queue.remove(first)
     assert (queue.images, list(queue), first in queue) == (7, [second], False)
+
+
+def test_each_late_job_is_found():
+    """After a late job is removed, the queue finds the next one at its deadline."""
+    queue = Queue()
+    for deadline in (1.0, 2.0, 3.0):
+        queue.append(make_job(1, deadline=deadline))
+    for deadline in (1.0, 2.0, 3.0):
+        (late,) = queue.find_late(deadline + 0.5)
+        assert late.deadline == deadline
+        queue.remove(late)
 
 
 def test_queue_waits_unless_high_or_started():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny_bundles import write_bundle, write_sums
 
 from imagemint.engine.batch import Batch
+from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import (
     BackendFailed,
     LoadFailed,
@@ -31,6 +32,7 @@ from imagemint.server.repository import (
     Policies,
     ServedBytes,
     State,
+    loading,
 )
 from imagemint.server.telemetry.metrics import Metrics
 
@@ -337,6 +339,42 @@ def test_restart_accepts_changed_bytes(tmp_path, new_repository):
     assert read_states(new_repository(tmp_path)) == {1: State.READY}
 
 
+class PassingTrials:
+    """Trials in which every bundle passes.
+
+    Args:
+        sha256: the digest of the bytes that they saw; None for those on the disk.
+    """
+
+    def __init__(self, sha256=None):
+        self._sha256 = sha256
+
+    def run(self, directory, *_):
+        """Returns the digest, and no findings."""
+        return self._sha256 or read_bundle(directory).sha256, None
+
+    def close(self):
+        """Does nothing."""
+
+
+def test_bundle_that_changes_after_its_trial_is_refused(tmp_path, new_repository, monkeypatch):
+    """The server does not load bytes that passed no trial, and tries again later."""
+    monkeypatch.setattr(loading, "is_plain", lambda _: False)
+    write_bundle(tmp_path)
+    repository = new_repository(tmp_path, trials=PassingTrials("00" * 32))
+    assert read_states(repository) == {1: State.FAILED}
+    assert "changed while it was being loaded; next attempt" in read_reason(repository, 1)
+
+
+def test_version_that_needs_a_trial_loads_beside_a_plain_one(tmp_path, new_repository, monkeypatch):
+    """A version that needs no trial does not prevent the trial of another version."""
+    monkeypatch.setattr(loading, "is_plain", lambda bundle: bundle.version == 1)
+    for version in (1, 2):
+        write_bundle(tmp_path, "tiny", version)
+    repository = new_repository(tmp_path, trials=PassingTrials())
+    assert read_states(repository) == {1: State.READY, 2: State.READY}
+
+
 def test_pinned_version_is_the_default(tmp_path, new_repository):
     """A newer version answers by number only, and the pin overrides the policy."""
     for version in (1, 2, 3):
@@ -427,6 +465,51 @@ def test_star_loads_the_models_of_the_start(tmp_path, new_repository):
         "other",
         "tiny",
     ]
+
+
+def test_unload_keeps_the_metrics_of_a_reloaded_version(tmp_path, new_repository, metrics):
+    """A version that is unloaded while its number loads again keeps the gauges of the new one."""
+    held = []
+
+    def open_batcher(bundle, backend):
+        limits = {"instances": 1, "max_batch_images": 8, "max_queue_images": 64}
+        batcher = Batcher(bundle.spec, bundle.version, backend, metrics, **limits)
+        for old in held:
+            old.holds.give()
+            wait_for_unloads(repository)
+        return batcher
+
+    write_bundle(tmp_path)
+    repository = new_repository(
+        tmp_path, open_batcher=open_batcher, metrics=metrics, wanted=["tiny"]
+    )
+    old = repository.resolve("tiny")
+    assert old.holds.take()
+    held.append(old)
+    repository.unload_model("tiny")
+    repository.load_model("tiny")
+    labels = {"model": "tiny", "version": "1"}
+    assert metrics.registry.get_sample_value("imagemint_queue_limit_images", labels) == 64
+
+
+def test_failed_replacement_leaves_no_metrics(tmp_path, new_repository):
+    """A version whose replacement could not be opened loses its metrics when it is unloaded."""
+    directory = write_bundle(tmp_path)
+    failures = []
+
+    def open_backend(bundle):
+        if failures:
+            raise failures[0]
+        return OnnxBackend(bundle, device="cpu")
+
+    repository = new_repository(tmp_path, open_backend=open_backend, wanted=["tiny"])
+    replace_bytes(directory, seed=2)
+    failures.append(RuntimeError("no memory"))
+    with pytest.raises(LoadFailed):
+        repository.load_model("tiny", accept_changed=True)
+    repository.unload_model("tiny")
+    wait_for_unloads(repository)
+    assert list_metrics_of(repository, 1) == set()
 
 
 def test_version_can_be_reloaded_while_it_unloads(tmp_path, new_repository):
@@ -600,6 +683,29 @@ def test_loading_does_not_block_other_versions(tmp_path, new_repository):
     go_on.set()
     refreshing.join(WAIT_S)
     assert repository.resolve("tiny").version == 2
+
+
+def test_version_that_appears_during_a_load_is_loaded(tmp_path, new_repository):
+    """A version that is found while another one loads is loaded right after it."""
+    write_bundle(tmp_path, "tiny", 1)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def open_backend(bundle):
+        if bundle.version == 2:
+            entered.set()
+            assert go_on.wait(WAIT_S)
+        return OnnxBackend(bundle, device="cpu")
+
+    repository = new_repository(tmp_path, open_backend=open_backend)
+    write_bundle(tmp_path, "tiny", 2)
+    refreshing = threading.Thread(target=repository.refresh)
+    refreshing.start()
+    assert entered.wait(WAIT_S)
+    write_bundle(tmp_path, "tiny", 3)
+    repository.refresh(wait=False)
+    go_on.set()
+    refreshing.join(WAIT_S)
+    assert repository.resolve("tiny").version == 3
 
 
 def test_close_cancels_a_load(tmp_path, new_repository):

@@ -4,10 +4,13 @@ import asyncio
 
 import grpc
 import pytest
+from held_backend import WAIT_S
 
 from imagemint.engine.errors import Draining
 from imagemint.open_inference import grpc_service_pb2 as pb
+from imagemint.server.images.bytes_in_flight import Budget
 from imagemint.server.rpc import request_stream
+from imagemint.server.rpc.call import Call, current_call
 from imagemint.server.rpc.request_stream import RequestStream
 from imagemint.server.rpc.submission import Gate
 
@@ -94,6 +97,24 @@ async def test_bytes_of_requests_are_limited(monkeypatch):
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_bytes_of_a_sent_answer_are_released():
+    """The bytes in flight of a stream do not grow with the number of its requests."""
+    peer, call = Peer(requests=3), Call()
+    call.budget = Budget(100)
+    current_call.set(call)
+
+    async def answering(request, context, *, patient):
+        await call.reserve(20, asyncio.current_task())  # counts three times
+        return await echo(request, context, patient=patient)
+
+    for _ in range(3):
+        peer.may_go.release()
+    async with asyncio.timeout(WAIT_S):
+        await RequestStream(peer, answering, Gate()).run()
+    assert peer.written == ["1", "2", "3"]
+    assert call.budget.held_bytes == 0
 
 
 async def test_stream_ends_after_the_last_response():

@@ -1,16 +1,17 @@
-"""Tests of imagemint.server.rpc.submission: a call keeps the version that it was resolved to."""
+"""Tests of imagemint.server.rpc.submission: the version of a call, and what its jobs cost."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from tiny_bundles import write_bundle
 
-from imagemint.engine.errors import Draining, ModelNotReady
+from imagemint.engine.errors import BackendFailed, Draining, ModelNotReady
 from imagemint.engine.sampling import Run
 from imagemint.server.access.caller import ANONYMOUS, current_caller
 from imagemint.server.images.bytes_in_flight import Budget
 from imagemint.server.rpc.call import Call, current_call
-from imagemint.server.rpc.submission import Gate, Submission
+from imagemint.server.rpc.submission import Gate, Submission, wait_for_all
 
 
 @pytest.fixture
@@ -112,3 +113,96 @@ async def test_translation_settles_its_charge(submission, served, new_job, monke
     with pytest.raises(Draining):
         await submission.submit_all(served[0], [new_job(0, 3)], charged=2)
     assert returned == [-1, 2, -1, 3]
+
+
+async def test_refused_jobs_cost_nothing(submission, served, new_job, monkeypatch):
+    """The images of a job that the queue refuses are returned to the caller's rate."""
+    returned = []
+    monkeypatch.setattr(current_caller.get(), "give_back", returned.append)
+    current_call.set(Call())
+    version = served[0]
+    version.batcher.close()
+    for attempt in (
+        submission.submit(version, new_job(0, 7)),
+        submission.submit(version, new_job(0, 6), 1),
+        submission.submit_when_room(version, new_job(0, 5), 2),
+        submission.submit_candidates(version, new_job(0, 4)),
+    ):
+        with pytest.raises(Draining):
+            await attempt
+    assert returned == [7, 6, 5, 4]
+
+
+async def test_candidates_are_charged_and_counted(submission, served, new_job, monkeypatch):
+    """The candidates of a filter are charged to the caller's rate, and the metric has them."""
+    charged, counted = [], []
+
+    async def pace(images, stay):
+        del stay
+        charged.append(images)
+
+    caller = current_caller.get()
+    monkeypatch.setattr(caller, "pace", pace)
+    monkeypatch.setattr(caller, "count", lambda model, images: counted.append((model, images)))
+    job = new_job(0, 3, class_id=[0, 0, 0])
+    job.latents = (Run(0, 0, 3),)
+    await submission.submit_candidates(served[0], job)
+    await job.done
+    assert charged == [3]
+    assert counted == [("tiny", 3)]
+
+
+async def test_stream_that_waits_for_its_rate_ends(several, served, metrics, new_job, monkeypatch):
+    """While the rate delays a stream, it still ends with the server's grace."""
+
+    async def pace(images, stay):
+        del images
+        stay()
+
+    monkeypatch.setattr(current_caller.get(), "pace", pace)
+    current_call.set(Call())
+    submission, version = Submission(several, metrics, Gate(expiring=True)), served[0]
+    for attempt in (
+        submission.submit(version, new_job(0, 1), 1),
+        submission.submit_when_room(version, new_job(0, 1), 2),
+        submission.charge(version, 1, streamed=True),
+    ):
+        with pytest.raises(Draining):
+            await attempt
+    assert version.batcher._queue.images == 0
+
+
+async def test_search_for_candidates_ends_with_the_grace(several, served, metrics, new_job):
+    """A filter that rejects nearly everything does not delay the end of the server."""
+    submission = Submission(several, metrics, Gate(expiring=True))
+    with pytest.raises(Draining):
+        await submission.submit_candidates(served[0], new_job(0, 1))
+    assert served[0].batcher._queue.images == 0
+
+
+async def test_chunk_ahead_beyond_the_rate_holds_no_bytes(submission, served, new_job, monkeypatch):
+    """If the rate does not allow a chunk ahead, the memory for it is released."""
+    monkeypatch.setattr(current_caller.get(), "charge_ahead", lambda images: False)
+    call = Call()
+    call.budget = Budget(2**20)
+    current_call.set(call)
+    assert not submission.submit_ahead(served[0], new_job(0, 7), 0)
+    assert call.budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("failure", [BackendFailed("no"), None])
+async def test_failed_translation_drops_all_its_jobs(new_job, failure):
+    """If one job fails or the caller leaves, no other job of the translation is computed."""
+    current_call.set(Call())
+    jobs, dropped = [new_job(tag, 1) for tag in range(3)], []
+    for job in jobs:
+        job.done = asyncio.get_running_loop().create_future()
+    jobs[0].done.set_result(None)
+    if failure is not None:
+        jobs[1].done.set_exception(failure)
+    waiting = asyncio.create_task(wait_for_all(SimpleNamespace(drop=dropped.append), jobs))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(BackendFailed if failure else asyncio.CancelledError):
+        await waiting
+    assert dropped == jobs
