@@ -29,7 +29,7 @@ class StackedMnistRecipe(ZeroCentredOptions, Recipe):
     name: ClassVar[str] = "stacked-mnist"
     dataset: ClassVar[str] = "stacked-mnist"
 
-    images: int = Field(default=1_200_000, ge=1)
+    images: int = Field(default=4_000_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     z_dim: int = Field(default=128, ge=1)
     """Length of a latent."""
