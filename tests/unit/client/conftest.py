@@ -44,7 +44,8 @@ def compute_pixels(seed, index, class_id):
 def make_status(code, text="no", *details, retry_s=None):
     """Returns a status to abort with, with details packed as the server packs them."""
     if retry_s is not None:
-        delay = duration_pb2.Duration(nanos=int(retry_s * 1e9))
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(retry_s * 1e9))
         details = (*details, error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:

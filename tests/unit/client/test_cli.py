@@ -172,9 +172,9 @@ def test_missing_command_prints_help(run_command):
 
 def test_unknown_command_is_refused(run_command):
     """One line lists the commands that exist."""
-    status, _, err = run_command("mint")
+    status, _, err = run_command("paint")
     assert status == 2
-    assert err.startswith("imagemint mint: there is no command 'mint'; the commands are ")
+    assert err.startswith("imagemint paint: there is no command 'paint'; the commands are ")
     assert "show" in err
 
 
