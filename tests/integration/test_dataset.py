@@ -212,8 +212,9 @@ async def test_loading_model_is_away_and_not_missing():
     """After a restart the model is ready again in a moment, so that asking again helps."""
     loading = ModelVersion("1", ModelState.LOADING, "", "", "", "", None)
     model = Model("digits", "", (loading,), Limits(64, 64, 64))
-    with pytest.raises(Unavailable, match="digits@1 is loading"):
-        describe_model(model, "1")
+    for version in ("1", ""):  # a server that starts has no default version yet
+        with pytest.raises(Unavailable, match="digits@1 is loading"):
+            describe_model(model, version)
 
 
 async def test_missing_server_is_an_error(serve, models, tmp_path, capsys):

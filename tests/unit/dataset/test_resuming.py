@@ -80,7 +80,7 @@ def test_interrupted_run_says_how_to_continue(arguments, make, contents, tmp_pat
         os.sched_yield()
     os.killpg(started.pid, number)
     _, said = started.communicate()
-    assert started.returncode == 128 + number
+    assert started.returncode == 128 + number, said
     finished = len(list(done.iterdir()))
     assert said == (
         f"imagemint dataset: interrupted. {finished} of 30 shards are finished and kept. Run the "
@@ -102,7 +102,7 @@ def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
         os.sched_yield()
     os.killpg(started.pid, number)
     _, said = started.communicate()
-    assert started.returncode == 128 + number
+    assert started.returncode == 128 + number, said
     assert said.startswith("imagemint dataset: interrupted. ")
     assert said.count("\n") == 1
 

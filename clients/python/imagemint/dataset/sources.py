@@ -326,7 +326,7 @@ def describe_model(model: Model, version: str) -> Offer:
 
     Raises:
         NotFound: there is no such version, or it is not ready.
-        Unavailable: the version is being loaded, as after a restart of the server.
+        Unavailable: the version is being loaded, or any version is if none is ready.
         DatasetError: the model translates pictures.
     """
     wanted = version or model.default_version
@@ -335,6 +335,9 @@ def describe_model(model: Model, version: str) -> Offer:
             return _describe_version(model.name, each, each.manifest)
         if each.version == wanted and each.state == ModelState.LOADING:
             raise Unavailable(f"{model.name}@{wanted} is loading", reason="MODEL_NOT_READY")
+    loading = [each.version for each in model.versions if each.state == ModelState.LOADING]
+    if not wanted and loading:  # a server that starts has no default version yet
+        raise Unavailable(f"{model.name}@{loading[-1]} is loading", reason="MODEL_NOT_READY")
     exist = ", ".join(each.version for each in model.versions if each.manifest is not None)
     raise NotFound(
         f"model {model.name}: version {wanted or '(default)'} is not ready; ready are: "
