@@ -658,29 +658,36 @@ def test_permanent_failure_is_not_retried(tmp_path, new_repository, monkeypatch)
     assert count_failures(repository) == 1
 
 
+class Gate:
+    """Holds the load of version 2 until the test lets it go on."""
+
+    def __init__(self):
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def open_backend(self, bundle):
+        """Returns the backend of a bundle."""
+        if bundle.version == 2:
+            self.entered.set()
+            assert self.go_on.wait(WAIT_S)
+        return OnnxBackend(bundle, device="cpu")
+
+
 def test_loading_does_not_block_other_versions(tmp_path, new_repository):
     """While a version loads, it is listed as LOADING, and the others answer."""
     write_bundle(tmp_path, "tiny", 1)
-    entered, go_on = threading.Event(), threading.Event()
-
-    def open_backend(bundle):
-        if bundle.version == 2:
-            entered.set()
-            assert go_on.wait(WAIT_S)
-        return OnnxBackend(bundle, device="cpu")
-
-    repository = new_repository(tmp_path, open_backend=open_backend)
+    gate = Gate()
+    repository = new_repository(tmp_path, open_backend=gate.open_backend)
     write_bundle(tmp_path, "tiny", 2)
     refreshing = threading.Thread(target=repository.refresh)
     refreshing.start()
-    assert entered.wait(WAIT_S)
+    assert gate.entered.wait(WAIT_S)
     assert read_states(repository) == {1: State.READY, 2: State.LOADING}
     assert repository.resolve("tiny").version == 1
     with pytest.raises(ModelNotReady) as caught:
         repository.resolve("tiny", "2")
     assert str(caught.value) == "version 2 of model 'tiny' is not ready: still loading"
     assert caught.value.metadata == {"model": "tiny", "version": "2"}
-    go_on.set()
+    gate.go_on.set()
     refreshing.join(WAIT_S)
     assert repository.resolve("tiny").version == 2
 
@@ -688,22 +695,15 @@ def test_loading_does_not_block_other_versions(tmp_path, new_repository):
 def test_version_that_appears_during_a_load_is_loaded(tmp_path, new_repository):
     """A version that is found while another one loads is loaded right after it."""
     write_bundle(tmp_path, "tiny", 1)
-    entered, go_on = threading.Event(), threading.Event()
-
-    def open_backend(bundle):
-        if bundle.version == 2:
-            entered.set()
-            assert go_on.wait(WAIT_S)
-        return OnnxBackend(bundle, device="cpu")
-
-    repository = new_repository(tmp_path, open_backend=open_backend)
+    gate = Gate()
+    repository = new_repository(tmp_path, open_backend=gate.open_backend)
     write_bundle(tmp_path, "tiny", 2)
     refreshing = threading.Thread(target=repository.refresh)
     refreshing.start()
-    assert entered.wait(WAIT_S)
+    assert gate.entered.wait(WAIT_S)
     write_bundle(tmp_path, "tiny", 3)
     repository.refresh(wait=False)
-    go_on.set()
+    gate.go_on.set()
     refreshing.join(WAIT_S)
     assert repository.resolve("tiny").version == 3
 
