@@ -42,6 +42,7 @@ from imagemint.client.serials import (
 )
 from imagemint.client.translation import (
     Fit,
+    Prepared,
     SourceLike,
     Sources,
     Translated,
@@ -352,8 +353,7 @@ class AsyncClient:
             OSError: a file cannot be read.
             ImagemintError: as generate().
         """
-        # A picture of many pixels takes seconds to encode, and files may be slow to read.
-        given = await asyncio.to_thread(prepare_sources, sources)
+        given = await _prepare(sources)
         request = _make_translation_request(model, given, fit, priority, selection)
         return parse_translated(await self._translate(request, timeout_s))
 
@@ -384,8 +384,7 @@ class AsyncClient:
         Raises:
             ImagemintError: as translate().
         """
-        # A picture of many pixels takes seconds to encode, and files may be slow to read.
-        given = await asyncio.to_thread(prepare_sources, sources)
+        given = await _prepare(sources)
         request = _make_translation_request(model, given, fit, priority, selection)
         request.output.CopyFrom(requests.make_output_spec(format, quality))
         return parse_translated_files(await self._translate(request, timeout_s))
@@ -770,6 +769,14 @@ class AsyncClient:
         if seconds <= 0:
             raise DeadlineExceeded(f"no time is left for the call: timeout_s is {seconds:g}")
         return seconds
+
+
+async def _prepare(sources: Sequence[SourceLike] | Prepared) -> Prepared:
+    """Returns the messages of the sources of one call, which a `Client` has made already."""
+    if isinstance(sources, Prepared):
+        return sources
+    # A picture of many pixels takes seconds to encode, and files may be slow to read.
+    return await asyncio.to_thread(prepare_sources, sources)
 
 
 def _make_path_request(

@@ -182,7 +182,7 @@ def parse_metadata(metadata: MetadataLike) -> Metadata:
     return pairs
 
 
-def parse_api_key(api_key: str | None) -> Metadata:
+def parse_api_key(api_key: str | None) -> tuple[tuple[str, str], ...]:
     """Returns the metadata of an API key; none without one.
 
     Raises:

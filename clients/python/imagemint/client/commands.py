@@ -12,7 +12,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from imagemint.client.blocking import Client
-from imagemint.client.channel import Tls, parse_targets
+from imagemint.client.channel import Tls, parse_api_key, parse_targets
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.models import Model, ModelVersion, SourceShape
 from imagemint.client.requests import Filter
@@ -75,7 +75,7 @@ class Connection(BaseModel):
             self.server,
             tls=self.make_tls(),
             timeout_s=self.timeout_s,
-            api_key=None if self.api_key is None else self.api_key.get_secret_value(),
+            api_key=self._read_api_key(),
         )
 
     def make_tls(self) -> Tls | None:
@@ -90,9 +90,10 @@ class Connection(BaseModel):
 
     def make_metadata(self) -> list[tuple[str, str]]:
         """Returns the metadata of every call: the API key, if there is one."""
-        if self.api_key is None:
-            return []
-        return [("authorization", f"Bearer {self.api_key.get_secret_value()}")]
+        return list(parse_api_key(self._read_api_key()))
+
+    def _read_api_key(self) -> str | None:
+        return None if self.api_key is None else self.api_key.get_secret_value()
 
 
 class FilteredConnection(Connection):

@@ -313,14 +313,12 @@ class Grouped:
     groups: Iterator[list[messages.Source]] | AsyncIterator[list[messages.Source]]
 
 
-def prepare_sources(sources: Iterable[SourceLike] | Prepared) -> Prepared:
+def prepare_sources(sources: Iterable[SourceLike]) -> Prepared:
     """Returns the messages of the sources of one call; reads their files.
 
     Raises:
         InvalidRequest, OSError: as `make_source_message`, or they are not a sequence of sources.
     """
-    if isinstance(sources, Prepared):
-        return sources
     return Prepared(
         make_source_message(source, f"sources[{at}]")
         for at, source in enumerate(check_sources(sources))

@@ -333,11 +333,9 @@ def describe_model(model: Model, version: str) -> Offer:
     for each in model.versions:
         if each.version == wanted and each.manifest is not None:
             return _describe_version(model.name, each, each.manifest)
-        if each.version == wanted and each.state == ModelState.LOADING:
-            raise Unavailable(f"{model.name}@{wanted} is loading", reason="MODEL_NOT_READY")
-    loading = [each.version for each in model.versions if each.state == ModelState.LOADING]
-    if not wanted and loading:  # a server that starts has no default version yet
-        raise Unavailable(f"{model.name}@{loading[-1]} is loading", reason="MODEL_NOT_READY")
+        # A server that starts has no default version yet.
+        if wanted in ("", each.version) and each.state == ModelState.LOADING:
+            raise Unavailable(f"{model.name}@{each.version} is loading", reason="MODEL_NOT_READY")
     exist = ", ".join(each.version for each in model.versions if each.manifest is not None)
     raise NotFound(
         f"model {model.name}: version {wanted or '(default)'} is not ready; ready are: "
