@@ -67,6 +67,8 @@ class FakeMint(
     def __init__(self):
         self.requests = []
         self.metadata = []
+        # Those that are sent twice are there twice.
+        self.metadata_names = []
         self.deadlines_s = []
         # Each call removes one at its start.
         self.faults = deque()
@@ -176,6 +178,7 @@ class FakeMint(
     async def _begin(self, request, context):
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
+        self.metadata_names.append([name for name, _ in context.invocation_metadata()])
         self.deadlines_s.append(context.time_remaining())
         self.asked.set()
         if self.silent:

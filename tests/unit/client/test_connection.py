@@ -44,6 +44,54 @@ class Names:
         return self._resolve(self.addresses[host], *arguments, **options)
 
 
+class Forwarder:
+    """A way to a server that can be blocked without closing a connection."""
+
+    def __init__(self, address):
+        self._address = address.split(":")
+        self.connected, self.flows = asyncio.Event(), asyncio.Event()
+        self.flows.set()
+        self._writers, self._tasks = [], []
+
+    async def start(self):
+        """Listens on a free port."""
+        self.server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def close(self):
+        """Closes all connections."""
+        self.server.close()
+        for each in self._tasks:
+            each.cancel()
+        for each in self._writers:
+            each.close()
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
+
+    async def _forward(self, reader, writer):
+        onward = await asyncio.open_connection(*self._address)
+        self._writers += [writer, onward[1]]
+        for each in ((reader, onward[1]), (onward[0], writer)):
+            self._tasks += [asyncio.ensure_future(self._pump(*each))]
+        self.connected.set()
+
+    async def _pump(self, reader, writer):
+        while data := await reader.read(2**16):
+            await self.flows.wait()
+            writer.write(data)
+
+
+@contextlib.asynccontextmanager
+async def run_forwarder(address):
+    """Yields a forwarder to a server."""
+    forwarder = Forwarder(address)
+    await forwarder.start()
+    try:
+        yield forwarder
+    finally:
+        await forwarder.close()
+
+
 @pytest.fixture
 def names(monkeypatch):
     """Names whose addresses the test sets."""
@@ -102,24 +150,25 @@ async def test_stream_resumes_at_a_new_address(pair, names, fault, monkeypatch):
     assert [each.images.first_index for each in other.requests] == [8]
 
 
-async def test_call_outlives_a_change_of_addresses(pair, names, monkeypatch):
-    """The channel of a running call is closed after the call."""
+async def test_call_outlives_a_change_of_addresses(serve, make_mint, names, monkeypatch):
+    """A call that still connects is answered by its server, although others use a new channel."""
     monkeypatch.setattr(connection, "_RESOLVE_INTERVAL_S", 0)
-    (mint, other), target = pair
-    del names.addresses["b.test"]
-    mint.silent = True
-    async with AsyncClient(target) as asynchronous, asyncio.timeout(WAIT_S):
-        stream = asynchronous.stream("tiny", 12)
-        first = asyncio.ensure_future(anext(stream))
-        await asyncio.to_thread(mint.asked.wait, WAIT_S)
-        names.addresses = {"b.test": "127.0.0.1"}
-        while not other.requests:
-            with contextlib.suppress(client.DeadlineExceeded):
-                await asynchronous.generate("tiny", timeout_s=0.1)
-        gc.collect()
-        await asynchronous.generate("tiny")
-        assert not first.done()
-        first.cancel()
+    slow, other = make_mint(), make_mint()
+    names.addresses["a.test"] = "127.0.0.1"
+    async with run_forwarder(serve(slow)) as forwarder, asyncio.timeout(WAIT_S):
+        forwarder.flows.clear()
+        target = f"a.test:{forwarder.port},b.test:{serve(other).rpartition(':')[2]}"
+        async with AsyncClient(target) as asynchronous:
+            first = asyncio.ensure_future(anext(asynchronous.stream("tiny", 12)))
+            await forwarder.connected.wait()
+            names.addresses = {"b.test": "127.0.0.1"}
+            while not other.requests:
+                with contextlib.suppress(client.DeadlineExceeded):
+                    await asynchronous.generate("tiny", timeout_s=0.1)
+            gc.collect()
+            forwarder.flows.set()
+            assert len(await first) == 4
+    assert len(slow.requests) == 1
 
 
 async def test_name_that_does_not_resolve_is_left_out(pair, names):
@@ -168,7 +217,7 @@ async def test_deadline_of_a_call_is_what_the_lookup_leaves(address, mint, monke
     monkeypatch.setattr(api, "time", SimpleNamespace(monotonic=lambda: next(times)))
     async with AsyncClient(address) as asynchronous:
         await asynchronous.generate("tiny", timeout_s=WAIT_S)
-    assert mint.deadlines_s[0] <= WAIT_S - 40
+    assert mint.deadlines_s[0] < WAIT_S - 30  # gRPC rounds up
 
 
 async def test_cancelled_call_leaves_the_lookup_to_others(pair, names):
@@ -202,34 +251,11 @@ async def test_connection_without_answers_is_closed(address, monkeypatch):
     """A server that vanished without a word is found by pings, before the deadline of the call."""
     monkeypatch.setattr(channel, "KEEPALIVE_MS", 200)
     monkeypatch.setattr(channel, "KEEPALIVE_TIMEOUT_MS", 200)
-    frozen = asyncio.Event()
-    writers, tasks = [], []
-
-    async def pump(reader, writer):
-        while data := await reader.read(2**16):
-            if frozen.is_set():
-                await asyncio.Event().wait()
-            writer.write(data)
-
-    async def forward(reader, writer):
-        onward = await asyncio.open_connection(*address.split(":"))
-        writers.extend((writer, onward[1]))
-        tasks.extend(
-            asyncio.ensure_future(pump(*each))
-            for each in ((reader, onward[1]), (onward[0], writer))
-        )
-
-    server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with AsyncClient(f"{host}:{port}", timeout_s=WAIT_S) as asynchronous:
-        await asynchronous.generate("tiny")
-        frozen.set()
-        server.close()
-        with pytest.raises(client.Unavailable):
+    async with run_forwarder(address) as forwarder:
+        target = f"127.0.0.1:{forwarder.port}"
+        async with AsyncClient(target, timeout_s=WAIT_S) as asynchronous:
             await asynchronous.generate("tiny")
-    for each in tasks:
-        each.cancel()
-    for each in writers:
-        each.close()
-        with contextlib.suppress(OSError):
-            await each.wait_closed()
+            forwarder.flows.clear()
+            forwarder.server.close()
+            with pytest.raises(client.Unavailable):
+                await asynchronous.generate("tiny")

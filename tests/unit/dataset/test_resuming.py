@@ -100,8 +100,10 @@ def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
     while not len(find_children(started.pid)) >= 3:  # with the resource tracker
         assert started.poll() is None
         os.sched_yield()
+    workers = [child for child in find_children(started.pid) if has_blocked(child, signal.SIGINT)]
     os.killpg(started.pid, number)
     _, said = started.communicate()
+    assert len(workers) >= 2
     assert started.returncode == 128 + number, said
     assert said.startswith("imagemint dataset: interrupted. ")
     assert said.count("\n") == 1
@@ -117,6 +119,13 @@ def start(arguments):
         text=True,
         start_new_session=True,
     )
+
+
+def has_blocked(process, number):
+    """Returns whether a signal waits until the process wants it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def find_children(parent):

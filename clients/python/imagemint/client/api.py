@@ -468,10 +468,7 @@ class AsyncClient:
         timeout_s: float | None,
         parse: Callable[[messages.StreamTranslateResponse], list[TranslationT]],
     ) -> AsyncGenerator[TranslationT, None]:
-        opened: aio.Channel | None = None  # that of the active call, as in `_stream`
-
         async def open_call() -> DuplexCall:
-            nonlocal opened
             opened = await self._connection.open(None)
             stub = translation_service_pb2_grpc.TranslationServiceStub(opened)
             call: Any = stub.StreamTranslate(metadata=self._metadata)
@@ -701,11 +698,7 @@ class AsyncClient:
     async def _stream(
         self, request: streams.Request, timeout_s: float | None
     ) -> AsyncGenerator[streams.Response, None]:
-        opened: aio.Channel | None = None
-
         async def open_call(request: streams.Request) -> Call:
-            # Without a reference to it, the channel would close during the call.
-            nonlocal opened
             opened = await self._connection.open(None)
             stub = generation_service_pb2_grpc.GenerationServiceStub(opened)
             return stub.StreamGenerate(request, metadata=self._metadata)

@@ -45,7 +45,7 @@ class Connection:
         self._opening: asyncio.Task[None] | None = None
 
     async def open(self, timeout_s: float | None) -> aio.Channel:
-        """Returns the channel. Keep a reference to it during a call: without one it closes.
+        """Returns the channel. Do not keep it: a later call may need another one.
 
         Args:
             timeout_s: longest time to wait for it in seconds; None for no limit.
@@ -138,7 +138,8 @@ class Connection:
             await opened.close()
             raise ClientClosed
         self._channel, self._plan = opened, plan
-        # A channel of gRPC closes after the last call that uses it. A relay does not.
+        # A channel of gRPC ends with the last reference to it, and its calls go on. A relay has a
+        # process, and nothing else ends it.
         if isinstance(before, RelayChannel):
             with contextlib.suppress(OSError):
                 await before.close()
