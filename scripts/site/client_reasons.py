@@ -12,6 +12,8 @@ _MEANINGS: Mapping[str, str] = {
     "CHUNK_OVERDUE": "The next part of a stream did not arrive within `timeout_s`.",
     "CLIENT_CLOSED": "The client was closed, before the call or during it.",
     "CLIENT_FORKED": "The client was created before this process was forked.",
+    "CONNECTION_LOST": "The connection ended while the server answered, and again in the call that"
+    " the client made in its place.",
     "DEADLINE_EXCEEDED": "The answer did not arrive within `timeout_s`. If the server notices"
     " first, the reason is `DEADLINE_PASSED`.",
     "MALFORMED_ANSWER": "Parts of the answer contradict each other, or are not valid.",

@@ -48,9 +48,11 @@ async def test_used_address_fails_the_start(models, name):
         app = App(ServeSettings(repository=models, **(free | {name: taken})))
         with pytest.raises(OSError, match=f"cannot listen on {taken}"):
             await app.start()
-    left = {thread.name for thread in set(threading.enumerate()) - before}
-    # asyncio and gRPC keep one thread each for the rest of the process
-    assert not [name for name in left if not name.startswith("asyncio") and "poll" not in name]
+    for thread in set(threading.enumerate()) - before:
+        # asyncio and gRPC keep one thread each for the rest of the process.
+        if not thread.name.startswith("asyncio") and "poll" not in thread.name:
+            await asyncio.to_thread(thread.join, WAIT_S)  # servers of other tests end theirs soon
+            assert not thread.is_alive()
     if app.grpc_address:
         with pytest.raises(grpc.RpcError):
             await asyncio.to_thread(read_serving_status, app.grpc_address, timeout_s=0.1)

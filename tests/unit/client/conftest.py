@@ -11,6 +11,7 @@ from collections import deque
 import grpc
 import numpy as np
 import pytest
+from forwarder import CUT
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
@@ -78,6 +79,8 @@ class FakeMint(
         # answers, which gRPC may drop if the status follows them at once. None: breaks at once.
         self.may_break = None
         self.silent = False
+        # Number of calls that send the head of a response, with CUT, and nothing else.
+        self.cuts = 0
         # Number of images after which a stream waits until it is cancelled.
         self.hold_after = None
         self.labels = LABELS
@@ -134,6 +137,12 @@ class FakeMint(
             self.cancelled.set()
             raise
 
+    async def Interpolate(self, request, context):  # noqa: N802 - the name of the RPC
+        """Yields an animation in two parts."""
+        await self._begin(request, context)
+        for part in (b"first", b"second"):
+            yield generation_service_pb2.InterpolateResponse(animation=part)
+
     async def StreamTranslate(self, request_iterator, context):  # noqa: N802 - the name of the RPC
         """Answers with the negative of each source, until the next break."""
         first = await anext(request_iterator)
@@ -187,6 +196,10 @@ class FakeMint(
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if self.cuts:
+            self.cuts -= 1
+            await context.send_initial_metadata(((CUT.decode(), "1"),))
+            await asyncio.Event().wait()
         if self.faults:
             await abort(context, self.faults.popleft())
 

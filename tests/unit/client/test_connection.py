@@ -8,6 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from forwarder import run_forwarder
 
 from imagemint import client
 from imagemint.client import AsyncClient, api, channel, connection
@@ -42,54 +43,6 @@ class Names:
         if host not in self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self._resolve(self.addresses[host], *arguments, **options)
-
-
-class Forwarder:
-    """A way to a server that can be blocked without closing a connection."""
-
-    def __init__(self, address):
-        self._address = address.split(":")
-        self.connected, self.flows = asyncio.Event(), asyncio.Event()
-        self.flows.set()
-        self._writers, self._tasks = [], []
-
-    async def start(self):
-        """Listens on a free port."""
-        self.server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def close(self):
-        """Closes all connections."""
-        self.server.close()
-        for each in self._tasks:
-            each.cancel()
-        for each in self._writers:
-            each.close()
-            with contextlib.suppress(OSError):
-                await each.wait_closed()
-
-    async def _forward(self, reader, writer):
-        onward = await asyncio.open_connection(*self._address)
-        self._writers += [writer, onward[1]]
-        for each in ((reader, onward[1]), (onward[0], writer)):
-            self._tasks += [asyncio.ensure_future(self._pump(*each))]
-        self.connected.set()
-
-    async def _pump(self, reader, writer):
-        while data := await reader.read(2**16):
-            await self.flows.wait()
-            writer.write(data)
-
-
-@contextlib.asynccontextmanager
-async def run_forwarder(address):
-    """Yields a forwarder to a server."""
-    forwarder = Forwarder(address)
-    await forwarder.start()
-    try:
-        yield forwarder
-    finally:
-        await forwarder.close()
 
 
 @pytest.fixture
@@ -213,7 +166,7 @@ async def test_deadline_covers_the_lookup(pair, names):
 
 async def test_deadline_of_a_call_is_what_the_lookup_leaves(address, mint, monkeypatch):
     """The server is told the rest of the time, not all of it."""
-    times = iter([0, 40])
+    times = iter([0, 0, 40])
     monkeypatch.setattr(api, "time", SimpleNamespace(monotonic=lambda: next(times)))
     async with AsyncClient(address) as asynchronous:
         await asynchronous.generate("tiny", timeout_s=WAIT_S)

@@ -17,7 +17,7 @@ from imagemint.client.arguments import parse_number, parse_text, parse_whole_num
 from imagemint.client.channel import MetadataLike
 from imagemint.client.connection import Connection
 from imagemint.client.duplex import DuplexCall, FaithfulCall
-from imagemint.client.errors import DeadlineExceeded, make_invalid_request
+from imagemint.client.errors import DeadlineExceeded, Unavailable, make_invalid_request
 from imagemint.client.images import EncodedPicture, ImageBatch
 from imagemint.client.lifetime import Lifetime
 from imagemint.client.models import Model
@@ -31,7 +31,7 @@ from imagemint.client.requests import (
     PerImage,
     Priority,
 )
-from imagemint.client.resuming import Call
+from imagemint.client.resuming import Call, may_repeat
 from imagemint.client.serials import (
     REFERENCE,
     Run,
@@ -666,7 +666,28 @@ class AsyncClient:
         self, request: generation_service_pb2.InterpolateRequest, timeout_s: float | None
     ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
         timeout_s = self._choose_timeout(timeout_s)
-        opened, left_s = await self._connect(timeout_s)
+        deadline = _compute_deadline(timeout_s)
+        failures, has_begun = 0, False
+        while True:
+            try:
+                async with aclosing(self._walk_once(request, timeout_s, deadline)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+            except Unavailable as error:
+                failures += 1
+                if has_begun or not may_repeat(error, failures):
+                    raise
+            else:
+                return
+
+    async def _walk_once(
+        self,
+        request: generation_service_pb2.InterpolateRequest,
+        timeout_s: float | None,
+        deadline: float | None,
+    ) -> AsyncGenerator[generation_service_pb2.InterpolateResponse, None]:
+        opened, left_s = await self._connect(deadline)
         stub = generation_service_pb2_grpc.GenerationServiceStub(opened)
         with self._lifetime.translate(timeout_s):
             call = stub.Interpolate(request, timeout=left_s, metadata=self._metadata)
@@ -735,17 +756,22 @@ class AsyncClient:
         timeout_s: float | None,
     ) -> AnswerT:
         timeout_s = self._choose_timeout(timeout_s)
-        opened, left_s = await self._connect(timeout_s)
-        with self._lifetime.translate(timeout_s):
-            return await method(opened)(request, timeout=left_s, metadata=self._metadata)
+        deadline = _compute_deadline(timeout_s)
+        failures = 0
+        while True:
+            opened, left_s = await self._connect(deadline)
+            try:
+                with self._lifetime.translate(timeout_s):
+                    return await method(opened)(request, timeout=left_s, metadata=self._metadata)
+            except Unavailable as error:
+                failures += 1
+                if not may_repeat(error, failures):
+                    raise
 
-    async def _connect(self, timeout_s: float | None) -> tuple[aio.Channel, float | None]:
-        """Returns the channel, and how many of the seconds of a call are left."""
-        began = time.monotonic()
-        opened = await self._connection.open(timeout_s)
-        if timeout_s is None:
-            return opened, None
-        return opened, max(timeout_s - (time.monotonic() - began), _SHORTEST_TIMEOUT_S)
+    async def _connect(self, deadline: float | None) -> tuple[aio.Channel, float | None]:
+        """Returns the channel, and how many seconds are left until the deadline of a call."""
+        opened = await self._connection.open(_compute_left_s(deadline))
+        return opened, _compute_left_s(deadline)
 
     def _choose_timeout(self, timeout_s: float | None) -> float | None:
         """Returns the seconds that a call may take; None for no limit.
@@ -762,6 +788,16 @@ class AsyncClient:
         if seconds <= 0:
             raise DeadlineExceeded(f"no time is left for the call: timeout_s is {seconds:g}")
         return seconds
+
+
+def _compute_deadline(timeout_s: float | None) -> float | None:
+    """Returns the time at which a call that begins now must end; None for no limit."""
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _compute_left_s(deadline: float | None) -> float | None:
+    """Returns the seconds until a deadline, at least the shortest timeout that gRPC sends."""
+    return None if deadline is None else max(deadline - time.monotonic(), _SHORTEST_TIMEOUT_S)
 
 
 async def _prepare(sources: Sequence[SourceLike] | Prepared) -> Prepared:

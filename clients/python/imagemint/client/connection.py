@@ -92,7 +92,7 @@ class Connection:
                 await asyncio.shield(opening)
         except TimeoutError:
             names = ", ".join(self._targets)
-            raise DeadlineExceeded(f"{names}: not resolved within {timeout_s:g} s") from None
+            raise DeadlineExceeded(f"{names}: not resolved within {timeout_s:.3g} s") from None
         except asyncio.CancelledError:
             if self._lifetime.closed:
                 raise ClientClosed from None

@@ -38,8 +38,10 @@ _FORKED = (
     ' "spawn" or "forkserver"'
 )
 
-NO_SERVER = frozenset({"SERVER_UNREACHABLE", "NOT_SERVING"})
-"""Reasons of `Unavailable` if no server was there to answer a call."""
+CONNECTION_LOST = "CONNECTION_LOST"
+"""Reason of `Unavailable` if the connection ended while the server answered the call."""
+NO_SERVER = frozenset({"SERVER_UNREACHABLE", "NOT_SERVING", CONNECTION_LOST})
+"""Reasons of `Unavailable` if no server was there to answer a call, or not to its end."""
 _HEALTH_DELAY_S = 1.0  # a server that is replaced is soon back
 
 DetailT = TypeVar("DetailT", bound=Message)
@@ -145,7 +147,11 @@ class QueueFull(ImagemintError):
 
 
 class Unavailable(ImagemintError):
-    """The server cannot be reached, does not serve, is draining, or still loads the model."""
+    """The server cannot be reached, does not serve, is draining, or still loads the model.
+
+    The reason CONNECTION_LOST says that the server was reached, and that the connection ended
+    during the call.
+    """
 
     default_code = grpc.StatusCode.UNAVAILABLE
     default_reason = "SERVER_UNREACHABLE"
@@ -254,6 +260,11 @@ def translate_error(
             reason="NOT_SERVING",
             retry_delay_s=_HEALTH_DELAY_S,
         )
+    if details is None and _is_about_lost_connection(error.code(), text):
+        return Unavailable(
+            f"the connection to {server or 'the server'} was lost during the call: {text}",
+            reason=CONNECTION_LOST,
+        )
     return BY_CODE[error.code()](
         text if details else _explain(error.code(), text, server, timeout_s),
         reason=info.reason if info else "",
@@ -286,6 +297,21 @@ def _is_about_health(code: grpc.StatusCode, text: str) -> bool:
     """
     signs = ("health check", "backend unhealthy")
     return code is grpc.StatusCode.UNAVAILABLE and any(sign in text.lower() for sign in signs)
+
+
+def _is_about_lost_connection(code: grpc.StatusCode, text: str) -> bool:
+    """Returns whether the connection of a call ended during the call.
+
+    Only the text tells this from connections that could not be made, of which it has the last
+    error.
+    """
+    signs = ("stream removed", "socket closed", "connection reset", "broken pipe")
+    lowered = text.lower()
+    return (
+        code is grpc.StatusCode.UNAVAILABLE
+        and "last error" not in lowered
+        and any(sign in lowered for sign in signs)
+    )
 
 
 def make_invalid_request(field: str, description: str) -> InvalidRequest:

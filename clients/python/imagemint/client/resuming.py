@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from imagemint.client.errors import (
+    CONNECTION_LOST,
     Cancelled,
     ClientClosed,
     DeadlineExceeded,
@@ -81,8 +82,9 @@ class ResumedStream(ABC, Generic[AnswerT]):
     After the first answer, UNAVAILABLE, RESOURCE_EXHAUSTED or a server's CANCELLED (which ends
     calls that reach a draining server) lead to new calls for what is missing, until an answer
     arrives or `timeout_s` has passed. Before the first answer, only the service config retries, so
-    that a wrong address fails at once. Each answer is read when the consumer requests it, so a slow
-    consumer slows the server down through flow control.
+    that a wrong address fails at once; after a lost connection, there is one new call. Each answer
+    is read when the consumer requests it, so a slow consumer slows the server down through flow
+    control.
 
     Args:
         lifetime: lifetime of the client.
@@ -164,7 +166,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
                 if left_s <= 0 or (failure.retry_delay_s or 0) > left_s:
                     raise failure
                 wait_s = min(wait_s, left_s)
-            if not self.has_begun():
+            if not self.has_begun() and not may_repeat(failure, failures):
                 raise failure
             await asyncio.sleep(wait_s)
 
@@ -183,6 +185,19 @@ class ResumedStream(ABC, Generic[AnswerT]):
                     f"no chunk from {self._lifetime.server} within {self._timeout_s:g} s",
                     reason="CHUNK_OVERDUE",
                 ) from None
+
+
+def may_repeat(failure: ImagemintError, failures: int = 1) -> bool:
+    """Returns whether a call without an answer may be made again, although gRPC does not do so.
+
+    gRPC repeats no call whose response has begun, even if its server dies before the first message.
+    One more call is enough: a request that ends its server must not end all of them.
+
+    Args:
+        failure: the failure of the call.
+        failures: how often the call has failed in a row.
+    """
+    return failures == 1 and failure.reason == CONNECTION_LOST
 
 
 def check_origin(batch: Origin, first: Origin) -> None:
