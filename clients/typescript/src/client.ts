@@ -51,6 +51,7 @@ import type {
   InterpolateOptions,
   StreamOptions,
 } from "./options.js";
+import { mayRepeat } from "./errors.js";
 import { smallNumber } from "./numbers.js";
 import { outputSpec, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
@@ -290,17 +291,25 @@ export class Client {
     const method = GenerationService.method.interpolate;
     const deadline = this.#session.deadline(settings);
     const signals = this.#session.signals(settings);
-    const call = ServerStream.open(await this.#session.open(settings), method, request, deadline);
-    const stopListening = onAbort(signals, () => call.cancel());
-    try {
-      for (let next = await call.next(); next !== undefined; next = await call.next()) {
-        yield next;
+    let hasBegun = false;
+    for (let failures = 1; ; failures += 1) {
+      const call = ServerStream.open(await this.#session.open(settings), method, request, deadline);
+      const stopListening = onAbort(signals, () => call.cancel());
+      try {
+        for (let next = await call.next(); next !== undefined; next = await call.next()) {
+          hasBegun = true;
+          yield next;
+        }
+        return;
+      } catch (error) {
+        const failure = this.#session.translate(error, settings.signal);
+        if (hasBegun || !mayRepeat(failure, failures)) {
+          throw failure;
+        }
+      } finally {
+        stopListening();
+        call.cancel();
       }
-    } catch (error) {
-      throw this.#session.translate(error, settings.signal);
-    } finally {
-      stopListening();
-      call.cancel();
     }
   }
 

@@ -101,7 +101,13 @@ export class QueueFull extends ImagemintError {
   static override readonly defaultReason = "RESOURCE_EXHAUSTED";
 }
 
-/** No server answers, it is draining, or the model is still loading. */
+/** Reason of `Unavailable` if the connection ended while the server answered the call. */
+export const CONNECTION_LOST = "CONNECTION_LOST";
+
+/**
+ * No server answers, it is draining, or the model is still loading. The reason CONNECTION_LOST says
+ * that the server was reached, and that the connection ended during the call.
+ */
 export class Unavailable extends ImagemintError {
   static override readonly defaultCode = Code.UNAVAILABLE;
   static override readonly defaultReason = "SERVER_UNREACHABLE";
@@ -184,6 +190,11 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
   if (details === undefined && isAboutSize(error.code, text)) {
     return new InvalidRequest(`too large for one call: ${text}`, { code: error.code });
   }
+  if (details === undefined && isAboutLostConnection(error.code, text)) {
+    return new Unavailable(`the connection to ${server} was lost during the call: ${text}`, {
+      reason: CONNECTION_LOST,
+    });
+  }
   return new ERROR_BY_CODE[error.code](explain(error.code, text, details, server), {
     reason: info?.reason ?? "",
     metadata: info?.metadata ?? {},
@@ -205,6 +216,33 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
 function isAboutSize(code: Code, text: string): boolean {
   const signs = ["message larger than max", "metadata size exceeds"];
   return code === Code.RESOURCE_EXHAUSTED && signs.some((sign) => text.includes(sign));
+}
+
+/**
+ * Whether the connection of a call ended during the call. Only the text tells this from connections
+ * that could not be made, of which it has the last error.
+ */
+function isAboutLostConnection(code: Code, text: string): boolean {
+  const signs = ["Connection dropped", "ECONNRESET", "EPIPE"];
+  return (
+    code === Code.UNAVAILABLE &&
+    !text.includes("Last error") &&
+    signs.some((sign) => text.includes(sign))
+  );
+}
+
+/**
+ * Whether a call without an answer may be made again, although gRPC does not do so. gRPC repeats no
+ * call whose response has begun, even if its server dies before the first message. One more call is
+ * enough: a request that ends its server must not end all of them.
+ *
+ * @param failure the failure of the call
+ * @param failures how often the call has failed in a row
+ */
+export function mayRepeat(failure: Error, failures: number): boolean {
+  return (
+    failures === 1 && failure instanceof Unavailable && failure.reason === CONNECTION_LOST
+  );
 }
 
 /** Whether `error` comes from grpc-js. */

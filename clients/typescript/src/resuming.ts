@@ -7,6 +7,7 @@ import {
   ClientClosed,
   DeadlineExceeded,
   ImagemintError,
+  mayRepeat,
   QueueFull,
   ServerError,
   Unavailable,
@@ -35,7 +36,8 @@ type Maker = Pick<Origin, "model" | "version" | "bundleSha256" | "variant">;
  *
  * After the first answer, UNAVAILABLE, RESOURCE_EXHAUSTED or a server's CANCELLED lead to new calls
  * for what is missing, until an answer arrives or the time for it has passed. Before the first
- * answer, only the service config retries, so that a wrong address fails at once.
+ * answer, only the service config retries, so that a wrong address fails at once; after a lost
+ * connection, there is one new call.
  */
 export abstract class ResumedStream<Answer> {
   readonly #context: StreamContext;
@@ -128,7 +130,8 @@ export abstract class ResumedStream<Answer> {
   async #backOff(failures: number, failure: ImagemintError, deadline: number): Promise<void> {
     const askedMs = failure.retryDelayMs ?? 0;
     const leftMs = deadline - performance.now();
-    if (!this.hasBegun || leftMs <= 0 || askedMs > leftMs) {
+    const isFinal = !this.hasBegun && !mayRepeat(failure, failures);
+    if (isFinal || leftMs <= 0 || askedMs > leftMs) {
       throw failure;
     }
     // The delay doubles with each failure. Jitter prevents many clients from retrying at once.

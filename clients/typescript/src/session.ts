@@ -14,6 +14,7 @@ import {
   DeadlineExceeded,
   invalid,
   isServiceError,
+  mayRepeat,
   translateError,
 } from "./errors.js";
 import type { CallSettings, ClientOptions } from "./options.js";
@@ -55,10 +56,15 @@ export class Session {
   ): Promise<MessageShape<O>> {
     const deadline = this.deadline(settings);
     const signals = this.signals(settings); // before the call, which an error would not end
-    try {
-      return await callUnary(await this.open(settings), method, request, deadline, signals);
-    } catch (error) {
-      throw this.translate(error, settings.signal);
+    for (let failures = 1; ; failures += 1) {
+      try {
+        return await callUnary(await this.open(settings), method, request, deadline, signals);
+      } catch (error) {
+        const failure = this.translate(error, settings.signal);
+        if (!mayRepeat(failure, failures)) {
+          throw failure;
+        }
+      }
     }
   }
 

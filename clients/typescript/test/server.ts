@@ -55,6 +55,8 @@ export class Proxy {
   connections = 0;
   /** Connections that are cut when their first bytes arrive. */
   cutFirst = 0;
+  /** Connections that get the head of a response, in place of an answer, before they are cut. */
+  headsFirst = 0;
   /** Bytes of the server after which each connection is cut. */
   cutAfterBytes = Infinity;
   readonly #server = createServer((socket) => this.#accept(socket));
@@ -82,6 +84,10 @@ export class Proxy {
     socket.on("error", () => {});
     if (this.connections <= this.cutFirst) {
       socket.once("data", () => socket.destroy());
+      return;
+    }
+    if (this.connections <= this.headsFirst) {
+      answerWithHead(socket);
       return;
     }
     const [host, port] = this.target.split(":") as [string, string];
@@ -114,4 +120,32 @@ export async function listenSilently(): Promise<{ address: string; close: () => 
       server.close();
     },
   };
+}
+
+const PREFACE_BYTES = 24;
+const FRAME_HEADER_BYTES = 9;
+const HEADERS_TYPE = 1;
+const SETTINGS_FRAME = Buffer.of(0, 0, 0, 4, 0, 0, 0, 0, 0);
+// HPACK: ":status: 200" of the static table, and "content-type" of it with a literal value.
+const HEAD = Buffer.concat([
+  Buffer.of(0x88, 0x0f, 0x10, "application/grpc".length),
+  Buffer.from("application/grpc"),
+]);
+
+/** Waits for a request over HTTP/2, sends the head of a response, and closes the connection. */
+function answerWithHead(socket: Socket): void {
+  let received = Buffer.alloc(0);
+  socket.write(SETTINGS_FRAME);
+  socket.on("data", (data: Buffer) => {
+    received = Buffer.concat([received, data]);
+    for (let at = PREFACE_BYTES; at + FRAME_HEADER_BYTES <= received.length; ) {
+      if (received[at + 3] === HEADERS_TYPE) {
+        const header = Buffer.of(0, 0, HEAD.length, HEADERS_TYPE, 4, 0, 0, 0, 0);
+        received.copy(header, 5, at + 5, at + FRAME_HEADER_BYTES); // the same stream
+        socket.end(Buffer.concat([header, HEAD]));
+        return;
+      }
+      at += FRAME_HEADER_BYTES + received.readUIntBE(at, 3);
+    }
+  });
 }
