@@ -32,3 +32,34 @@ export function sleep(ms: number, signals: readonly AbortSignal[]): Promise<void
     }
   });
 }
+
+/**
+ * Returns what `result` resolves to.
+ *
+ * @throws what `explain` returns, after `timeoutMs` milliseconds
+ * @throws DOMException with the name AbortError, once one of the signals is aborted
+ */
+export async function waitFor<T>(
+  result: Promise<T>,
+  { timeoutMs = Infinity, signals }: { timeoutMs?: number | undefined; signals: readonly AbortSignal[] },
+  explain: () => Error,
+): Promise<T> {
+  if (timeoutMs === Infinity && signals.length === 0) {
+    return result;
+  }
+  result.catch(() => {}); // has no other reader if the time passes first
+  let timer: NodeJS.Timeout | undefined;
+  let stop = (): void => {};
+  const ended = new Promise<never>((_, reject) => {
+    if (timeoutMs !== Infinity) {
+      timer = setTimeout(() => reject(explain()), timeoutMs);
+    }
+    stop = onAbort(signals, () => reject(new DOMException("aborted", "AbortError")));
+  });
+  try {
+    return await Promise.race([result, ended]);
+  } finally {
+    clearTimeout(timer);
+    stop();
+  }
+}

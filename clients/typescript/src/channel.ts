@@ -3,7 +3,7 @@
 import { promises as dns } from "node:dns";
 import { readFile } from "node:fs/promises";
 import { isIP, isIPv6 } from "node:net";
-import { Client, credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+import { Client, credentials, type ChannelOptions } from "@grpc/grpc-js";
 
 import { describe } from "./arguments.js";
 import { Unavailable } from "./errors.js";
@@ -56,16 +56,44 @@ export function parseTargets(target: string | readonly string[]): string[] {
 }
 
 /**
- * Opens a connection over all targets, which calls use in turn. It connects with the first call.
+ * Whether targets have to be resolved again: several, of which one is a host name. gRPC follows a
+ * single name.
+ */
+export function mayMove(targets: readonly string[]): boolean {
+  return targets.length > 1 && !targets.every((each) => isIP(splitAddress(each).host));
+}
+
+/** Everything that opens a channel. Equal plans open equal channels. */
+export interface ChannelPlan {
+  /** Address for gRPC, such as `dns:///host:8001` or `ipv4:10.0.0.1:8001,10.0.0.2:8001`. */
+  readonly address: string;
+  readonly options: ChannelOptions;
+  /** Contents of the PEM files, in the order of gRPC's arguments; undefined for plain text. */
+  readonly certificates: Certificates | undefined;
+}
+
+type Certificates = [Buffer | null, Buffer | null, Buffer | null];
+
+/**
+ * Plans a channel over all targets, which calls use in turn.
  *
  * @throws Unavailable if no host name resolves
  */
-export async function openConnection(
+export async function planChannel(
   targets: readonly string[],
   tls: Tls | undefined,
-): Promise<Client> {
-  const address = isUri(targets[0]!) ? targets[0]! : await buildAddress(targets);
-  return new Client(address, await readCredentials(tls), buildOptions(targets, tls));
+): Promise<ChannelPlan> {
+  return {
+    address: isUri(targets[0]!) ? targets[0]! : await buildAddress(targets),
+    options: buildOptions(targets, tls),
+    certificates: tls && (await readCertificates(tls)),
+  };
+}
+
+/** Opens a planned channel. It connects with the first call. */
+export function openChannel({ address, options, certificates }: ChannelPlan): Client {
+  const secured = certificates && credentials.createSsl(...certificates);
+  return new Client(address, secured ?? credentials.createInsecure(), options);
 }
 
 function buildOptions(targets: readonly string[], tls: Tls | undefined): ChannelOptions {
@@ -93,13 +121,10 @@ function buildOptions(targets: readonly string[], tls: Tls | undefined): Channel
   return options;
 }
 
-async function readCredentials(tls: Tls | undefined): Promise<ChannelCredentials> {
-  if (tls === undefined) {
-    return credentials.createInsecure();
-  }
+async function readCertificates(tls: Tls): Promise<Certificates> {
   const paths = [tls.rootCertificatesPath, tls.privateKeyPath, tls.certificateChainPath];
   const files = paths.map((path) => (path === undefined ? null : readFile(path)));
-  return credentials.createSsl(...((await Promise.all(files)) as [Buffer, Buffer, Buffer]));
+  return (await Promise.all(files)) as Certificates;
 }
 
 async function buildAddress(targets: readonly string[]): Promise<string> {
@@ -127,10 +152,12 @@ async function resolve(target: string): Promise<{ family: number; text: string }
   const { host, port } = splitAddress(target);
   try {
     const found = await dns.lookup(host, { all: true });
-    return found.map(({ address, family }) => ({
+    const addresses = found.map(({ address, family }) => ({
       family,
       text: isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`,
     }));
+    // Name servers change the order of addresses, which has no meaning here.
+    return addresses.sort((one, other) => (one.text < other.text ? -1 : 1));
   } catch (error) {
     throw new Unavailable(`${host}: ${(error as Error).message}`, { reason: "UNRESOLVED" });
   }

@@ -169,6 +169,12 @@ export const ERROR_BY_CODE: Readonly<Record<Code, ErrorClass>> = {
   [Code.UNAUTHENTICATED]: Unauthenticated,
 };
 
+/** Reasons of `Unavailable` if no server was there to answer a call, or not to its end. */
+export const NO_SERVER: ReadonlySet<string> = new Set([
+  Unavailable.defaultReason,
+  CONNECTION_LOST,
+]);
+
 /** Returns the error for an argument that the client refuses before a call. */
 export function invalid(field: string, description: string): InvalidRequest {
   return new InvalidRequest(`${field}: ${description}`, { violations: [{ field, description }] });

@@ -1,7 +1,7 @@
 /** Streams of answers that resume after failures. */
 
 import type { AnswerStream } from "./calls.js";
-import { onAbort, sleep } from "./cancellation.js";
+import { onAbort, sleep, waitFor } from "./cancellation.js";
 import {
   Cancelled,
   ClientClosed,
@@ -148,7 +148,13 @@ export abstract class ResumedStream<Answer> {
     this.#checkSignals();
     this.#call ??= await this.open();
     this.#checkSignals(); // nobody cancels a call that is not yet open
-    const answer = await this.#withDeadline(this.#call.next(), deadline, failure);
+    const { server, timeoutMs } = this.#context;
+    // An abort cancels the call, which then ends by itself.
+    const patience = { timeoutMs: Math.max(deadline - performance.now(), 0), signals: [] };
+    const answer = await waitFor(this.#call.next(), patience, () => {
+      const text = `no answer from ${server} within ${timeoutMs} ms`;
+      return failure ?? new DeadlineExceeded(text, { reason: "CHUNK_OVERDUE" });
+    });
     if (answer !== undefined) {
       this.accept(answer);
     }
@@ -164,29 +170,6 @@ export abstract class ResumedStream<Answer> {
 
   get #isAborted(): boolean {
     return this.#context.signals.some((each) => each.aborted);
-  }
-
-  async #withDeadline<T>(
-    answer: Promise<T>,
-    deadline: number,
-    failure: ImagemintError | undefined,
-  ): Promise<T> {
-    if (deadline === Infinity) {
-      return answer;
-    }
-    let timer: NodeJS.Timeout | undefined;
-    const overdue = new Promise<never>((_, reject) => {
-      const { server, timeoutMs } = this.#context;
-      const text = `no answer from ${server} within ${timeoutMs} ms`;
-      const error = failure ?? new DeadlineExceeded(text, { reason: "CHUNK_OVERDUE" });
-      timer = setTimeout(reject, Math.max(deadline - performance.now(), 0), error);
-    });
-    answer.catch(() => {}); // has no other reader if the deadline passes first
-    try {
-      return await Promise.race([answer, overdue]);
-    } finally {
-      clearTimeout(timer);
-    }
   }
 }
 

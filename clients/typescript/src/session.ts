@@ -3,11 +3,12 @@
 import { setMaxListeners } from "node:events";
 
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
-import { Metadata, type Client as Connection } from "@grpc/grpc-js";
+import { Metadata } from "@grpc/grpc-js";
 
 import { checkNumber, describe } from "./arguments.js";
 import { callUnary, type CallContext } from "./calls.js";
-import { openConnection, parseTargets } from "./channel.js";
+import { parseTargets } from "./channel.js";
+import { Connection } from "./connection.js";
 import {
   Cancelled,
   ClientClosed,
@@ -15,7 +16,9 @@ import {
   invalid,
   isServiceError,
   mayRepeat,
+  NO_SERVER,
   translateError,
+  Unavailable,
 } from "./errors.js";
 import type { CallSettings, ClientOptions } from "./options.js";
 import type { StreamContext } from "./resuming.js";
@@ -29,14 +32,14 @@ export class Session {
   readonly #targets: readonly string[];
   readonly #options: ClientOptions;
   readonly #closed = new AbortController();
-  #connection: Promise<Connection> | undefined;
-
+  readonly #connection: Connection;
   readonly #metadata: Metadata;
 
   /** @throws TypeError if `target` names no server, or an option cannot be sent */
   constructor(target: string | readonly string[], options: ClientOptions) {
     this.#targets = parseTargets(target);
     this.#options = options;
+    this.#connection = new Connection(this.#targets, options.tls);
     this.#metadata = readMetadata(options);
     setMaxListeners(0, this.#closed.signal); // one for each active call
   }
@@ -44,8 +47,7 @@ export class Session {
   /** Closes the connection, and ends active calls. */
   close(): void {
     this.#closed.abort();
-    this.#connection?.then((opened) => opened.close()).catch(() => {});
-    this.#connection = undefined;
+    this.#connection.close();
   }
 
   /** Makes a call with one answer. */
@@ -73,6 +75,8 @@ export class Session {
    *
    * @throws ClientClosed after close()
    * @throws InvalidRequest if gRPC cannot send the metadata of the call
+   * @throws DeadlineExceeded if the names of the servers are not resolved in time
+   * @throws Cancelled if the signal of the call is aborted meanwhile
    * @throws Unavailable if no host name resolves
    */
   async open(settings: CallSettings): Promise<CallContext> {
@@ -80,12 +84,11 @@ export class Session {
     if (this.#closed.signal.aborted) {
       throw new ClientClosed();
     }
-    this.#connection ??= openConnection(this.#targets, this.#options.tls);
+    const patience = { timeoutMs: this.#timeoutMs(settings), signals: this.signals(settings) };
     try {
-      return { connection: await this.#connection, metadata };
+      return { connection: await this.#connection.open(patience), metadata };
     } catch (error) {
-      this.#connection = undefined; // the next call reads files and names again
-      throw error;
+      throw this.translate(error, settings.signal);
     }
   }
 
@@ -107,7 +110,14 @@ export class Session {
     if (signal?.aborted) {
       return new Cancelled("the call was aborted by its signal", { reason: "ABORTED" });
     }
-    return isServiceError(error) ? translateError(error, this.#server) : (error as Error);
+    if (!isServiceError(error)) {
+      return error as Error;
+    }
+    const failure = translateError(error, this.#server);
+    if (failure instanceof Unavailable && NO_SERVER.has(failure.reason)) {
+      this.#connection.noteUnreachable();
+    }
+    return failure;
   }
 
   /**
