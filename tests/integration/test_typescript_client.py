@@ -169,7 +169,7 @@ async def test_node_client_passes_its_tests(  # noqa: PLR0917 - fixtures
     path = tmp_path / "given.json"
     path.write_text(json.dumps(given))
     process = await asyncio.create_subprocess_exec(
-        *("node", "--test", "--test-timeout=20000", "--test-reporter=tap", compiled),
+        *("node", "--test", "--test-timeout=120000", "--test-reporter=tap", compiled),
         env=os.environ | {"IMAGEMINT_TEST_GIVEN": str(path)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

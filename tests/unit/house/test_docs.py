@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def test_reference_has_the_methods_of_both_clients():
         assert f"#### Client.{name}\n\n```py\ndef {name}(" in page
         start = rf"#### AsyncClient\.{name}\n\n```py\n{wait or '(async )?'}def {name}\("
         assert re.search(start, page), name
+
+
+def test_changelog_has_no_entry_twice():
+    """A merge of two branches that add entries to one place can repeat them elsewhere."""
+    entries = re.findall(r"^- .+$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert [entry for entry, times in Counter(entries).items() if times > 1] == []
 
 
 def test_changelog_has_the_version():
