@@ -57,6 +57,35 @@ async def test_end_of_a_watch_is_not_logged(serve, models, connect, scrape, tota
     assert [record.method for record in calls] == ["GetModel"]
 
 
+async def test_log_says_why_a_call_failed(serve, models, connect, caplog):
+    """Several reasons share a status code, so the line has the reason, its detail and the caller."""
+    caplog.set_level("INFO")
+    app = await serve(models, access_log=1.0)
+    requests = [
+        {"model": "tpyo", "count": 1},
+        {"model": "digits", "version": "77", "count": 1},
+        {"model": "digits", "count": 1, "class_label": "x" * 5_000},
+        {"model": "digits", "count": 1},
+    ]
+    async with connect(app) as channel:
+        generation = generation_service_pb2_grpc.GenerationServiceStub(channel)
+        for request in requests[:-1]:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await generation.Generate(pb.GenerateRequest(images=request))
+        await generation.Generate(pb.GenerateRequest(images=requests[-1]))
+    calls = [record for record in caplog.records if record.getMessage() == "call"]
+    *failed, done = (call for call in calls if call.method == "Generate")
+    assert [(call.code, call.reason, call.peer) for call in failed] == [
+        ("NOT_FOUND", "MODEL_NOT_FOUND", "127.0.0.1"),
+        ("NOT_FOUND", "VERSION_NOT_FOUND", "127.0.0.1"),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", "127.0.0.1"),
+    ]
+    assert failed[0].detail.startswith("no model 'tpyo'; there are ")
+    assert "images.class_label" in failed[2].detail
+    assert len(failed[2].detail) <= 300
+    assert not hasattr(done, "peer")
+
+
 async def test_health_of_an_unknown_name_is_not_found(app, connect, scrape, total, until):
     """The protocol requires NOT_FOUND, and the metrics count it."""
     async with connect(app) as channel:

@@ -8,8 +8,9 @@ import random
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import grpc
@@ -18,9 +19,10 @@ import structlog
 from imagemint.engine.errors import ImagemintError
 from imagemint.server.access.caller import ANONYMOUS, Guard, Metadata, count_refusal, current_caller
 from imagemint.server.rpc.call import Call, Context, current_call, send
+from imagemint.server.rpc.connections import parse_machine
 from imagemint.server.rpc.message_limits import MOST_HEALTH_CHECK_BYTES, make_reader
 from imagemint.server.rpc.running_calls import RunningCalls
-from imagemint.server.rpc.status import ATTEMPTS_KEY, REQUEST_ID_KEY, make_outcome
+from imagemint.server.rpc.status import ATTEMPTS_KEY, REQUEST_ID_KEY, Outcome, make_outcome
 from imagemint.server.telemetry.metrics import Later, Metrics, observe_each
 
 if TYPE_CHECKING:  # OpenTelemetry is imported only when something is traced
@@ -38,6 +40,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # A cancellation that arrives within this time is the end of the deadline.
 _DEADLINE_SLACK_S = 0.02
 
+# Characters of an error message in the log. Messages can quote the caller, who then decides their
+# length.
+_MOST_DETAIL = 300
+
 # Statuses that are the fault of the server or its operator. They spend the error budget in
 # deploy/prometheus, too.
 _FAULTS = {
@@ -49,6 +55,9 @@ _FAULTS = {
 }
 # Calls of services with this prefix are not traced: load balancers check health continuously.
 _UNTRACED = "grpc."
+
+# Of a call that succeeded.
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -66,8 +75,19 @@ class _Failure(NamedTuple):
 
     code: grpc.StatusCode
     error: BaseException
-    outcome: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
-    """Code, message and trailing metadata for the caller; None to raise the error instead."""
+    outcome: Outcome | None = None
+    """The status for the caller; None to raise the error instead."""
+
+    def describe(self, context: Context) -> dict[str, str]:
+        """Returns the fields of the log line that say why the call failed, and who made it.
+
+        Several reasons share a status code, and a caller without a key has no name.
+        """
+        fields = {"peer": parse_machine(context.peer())}
+        if self.outcome is not None:
+            fields["reason"] = self.outcome.reason
+            fields["detail"] = self.outcome.message[:_MOST_DETAIL]
+        return fields
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -230,7 +250,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 )
             if call.given_id:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.given_id),))
-            code = grpc.StatusCode.OK
+            code, why = grpc.StatusCode.OK, _NOTHING
             running.calls += 1
             try:
                 if admit:
@@ -242,16 +262,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return await behaviour(request, context)
             except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001 - see _make_failure
                 failure = self._make_failure(call, error, method, context)
-                code = failure.code
-                if failure.outcome is None:
+                code, why = failure.code, failure.describe(context)
+                if (outcome := failure.outcome) is None:
                     raise failure.error from None
                 call.sending_since = time.monotonic()
-                await context.abort(*failure.outcome)
+                await context.abort(outcome.code, outcome.message, outcome.trailing_metadata)
             finally:
                 # When this returns, gRPC sends the answer, or the end of the stream.
                 call.sending_since = time.monotonic()
                 running.calls -= 1
-                self._record(service, method, call, code, is_health_check=is_health_check)
+                self._record(service, method, call, code, why, is_health_check=is_health_check)
 
         return handle
 
@@ -286,9 +306,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 exc_info=error,
                 **_get_trace_fields(call),
             )
-        return _Failure(
-            outcome.code, error, (outcome.code, outcome.message, outcome.trailing_metadata)
-        )
+        return _Failure(outcome.code, error, outcome)
 
     def _get_running(self, service: str) -> _Running:
         running = self._running.get(service)
@@ -303,6 +321,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method: str,
         call: Call,
         code: grpc.StatusCode,
+        why: Mapping[str, str],
         *,
         is_health_check: bool,
     ) -> None:
@@ -337,6 +356,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code=code.name,
                 images=call.images,
                 duration_ms=round(1e3 * took_s, 3),
+                **why,
                 **_get_trace_fields(call),
             )
 

@@ -94,12 +94,14 @@ class Outcome:
 
     Attributes:
         code: gRPC status code.
+        reason: the stable reason, see docs/reference/errors.md.
         message: text for the caller.
         trailing_metadata: google.rpc details, the request id, and the retry delay that gRPC's own
             retries obey.
     """
 
     code: grpc.StatusCode
+    reason: str
     message: str
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
@@ -146,7 +148,7 @@ def make_outcome(
             margin_s = max(_RETRY_MARGIN_SHARE * delay_s, _LEAST_RETRY_MARGIN_S)
             pushback = _make_pushback(delay_s, margin_s, time_left_s)
         trailing.append((PUSHBACK_KEY, pushback))
-    return Outcome(code, message, tuple(trailing))
+    return Outcome(code, reason, message, tuple(trailing))
 
 
 def _make_pushback(delay_s: float, margin_s: float, time_left_s: float | None) -> str:
