@@ -58,7 +58,7 @@ async def test_end_of_a_watch_is_not_logged(serve, models, connect, scrape, tota
 
 
 async def test_log_says_why_a_call_failed(serve, models, connect, caplog):
-    """Several reasons share a status code, so the line has the reason, its detail and the caller."""
+    """Several reasons share a status code, so the line has the reason and the caller."""
     caplog.set_level("INFO")
     app = await serve(models, access_log=1.0)
     requests = [
