@@ -19,6 +19,7 @@ import warnings
 import torch
 warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 with torch 2.13
 steps = []
+epochs = 2
 real = [(torch.zeros(1, 28, 28, dtype=torch.uint8), label % 3) for label in range(30)]
 
 def train_step(images, labels):
@@ -32,6 +33,11 @@ CHECKS = {
     "SyntheticImages": """
 assert len(twice) == 60 and len(balanced) == 500
 assert steps[-1] == 500 - 64 * 7
+""",
+    "advance=True": """
+assert sum(steps[-16:]) == 1_000
+batches = [loader.dataset.synthetic.at_epoch(epoch)[0][0] for epoch in range(2)]
+assert not torch.equal(*batches)
 """,
     "StatefulDataLoader": """
 assert steps[-10:] == [128] * 10

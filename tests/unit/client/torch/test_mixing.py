@@ -80,6 +80,40 @@ def test_batch_of_a_mix_needs_one_read(computed):
     assert len(source.reads) == 4
 
 
+def read_epoch(mixed, epoch):
+    """Returns the synthetic images of an epoch as pairs of value and class, in order of value."""
+    sampler = mixed.sampler(seed=1)
+    sampler.set_epoch(epoch)
+    batches = DataLoader(mixed, batch_size=4, sampler=sampler)
+    items = [item for images, labels in batches for item in zip(images, labels, strict=True)]
+    assert sum(map(is_real, items)) == 8
+    found = [(int(image.flatten()[0]), int(label)) for image, label in items]
+    return sorted(each for each in found if each[0] != 200)
+
+
+def test_each_epoch_has_new_images(computed):
+    """With `advance` the indices go on where the epoch before ended, and the classes stay."""
+    synthetic = SyntheticImages(computed(), 0, first_index=50)
+    mixed = mix(Real(), synthetic, per_class=5, advance=True)
+    first, second, tenth = (read_epoch(mixed, epoch) for epoch in (0, 1, 9))
+    assert [value for value, _ in first] == [*range(50, 57)]
+    assert second == [(value + 7, label) for value, label in first]
+    assert tenth == [(value + 63, label) for value, label in first]
+    assert [int(mixed[at][0].flatten()[0]) for at in (8, 15 + 8, -1)] == [50, 57, 56]
+
+
+def test_epochs_have_the_same_images_by_default(computed):
+    """Only the order changes, and no position is beyond the last image."""
+    mixed = mix(Real(), SyntheticImages(computed(), 100), ratio=1.0)
+    assert read_epoch(mixed, 0) == read_epoch(mixed, 3)
+    for position in (16, -17):
+        with pytest.raises(IndexError, match=f"position {position} of 16 images"):
+            mixed[position]
+    nothing = mix([], SyntheticImages(computed(), 100), ratio=1.0, labels=[], advance=True)
+    with pytest.raises(IndexError, match="position 0 of 0 images"):
+        nothing[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -75,6 +75,18 @@ class SyntheticImages(Dataset[Any]):
         """Returns one image for each of `class_ids`, from the same indices on, in this format."""
         return self._replace(len(class_ids), class_ids)
 
+    def at_epoch(self, epoch: int) -> "SyntheticImages":
+        """Returns as many images for a later epoch, with the same classes.
+
+        Their indices follow on those of the epoch before, so that no image comes twice.
+
+        Args:
+            epoch: number of the epoch; 0 has the images of this dataset.
+        """
+        return self._replace(
+            self._count, self._class_ids, first_index=self._first_index + epoch * self._count
+        )
+
     def __len__(self) -> int:
         return self._count
 
@@ -95,11 +107,13 @@ class SyntheticImages(Dataset[Any]):
             items |= zip(range(run.start, run.start + run.size), found, strict=True)
         return [items[self._check(each)] for each in positions]
 
-    def _replace(self, count: int, class_ids: Sequence[int] | None) -> "SyntheticImages":
+    def _replace(
+        self, count: int, class_ids: Sequence[int] | None, first_index: int | None = None
+    ) -> "SyntheticImages":
         return SyntheticImages(
             self._source,
             count,
-            first_index=self._first_index,
+            first_index=self._first_index if first_index is None else first_index,
             class_ids=class_ids,
             output=self._format.output,
             transform=self._format.transform,

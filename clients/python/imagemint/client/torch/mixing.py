@@ -1,7 +1,7 @@
 """Real and synthetic images in one dataset."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
@@ -17,14 +17,21 @@ class MixedImages(Dataset[Any]):
     Use `sampler` for an order that mixes them: it takes the synthetic images in order of index, so
     that those of a batch are consecutive and need one read.
 
+    With `advance`, position `epoch * len(self) + i` is item i of a later epoch. The sampler gives
+    such positions, since the workers of a DataLoader learn the epoch from nothing else.
+
     Args:
         real: a map-style dataset of (image, class).
         synthetic: synthetic images in the same form.
+        advance: whether each epoch has new synthetic images, see `SyntheticImages.at_epoch`.
     """
 
-    def __init__(self, real: Dataset[Any], synthetic: SyntheticImages) -> None:
+    def __init__(
+        self, real: Dataset[Any], synthetic: SyntheticImages, *, advance: bool = False
+    ) -> None:
         self.real = real
         self.synthetic = synthetic
+        self.advance = advance
         self.real_count = _count(real)
 
     def __len__(self) -> int:
@@ -39,22 +46,30 @@ class MixedImages(Dataset[Any]):
         Raises:
             IndexError: a position is not that of an image.
         """
-        positions = [self._check(each) for each in positions]
-        wanted = [each - self.real_count for each in positions if each >= self.real_count]
-        synthetic = iter(self.synthetic.__getitems__(wanted) if wanted else [])
+        places = [self._find(each) for each in positions]
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for epoch, at in places:
+            if at >= self.real_count:
+                wanted[epoch].append(at - self.real_count)
+        synthetic = {
+            epoch: iter(self.synthetic.at_epoch(epoch).__getitems__(each))
+            for epoch, each in wanted.items()
+        }
         return [
-            self.real[each] if each < self.real_count else next(synthetic) for each in positions
+            self.real[at] if at < self.real_count else next(synthetic[epoch])
+            for epoch, at in places
         ]
 
     def sampler(self, *, seed: int = 0, drop_last: bool = False) -> "MixedSampler":
         """Returns a sampler that shuffles, for a DataLoader of this dataset."""
         return MixedSampler(self, seed=seed, drop_last=drop_last)
 
-    def _check(self, position: int) -> int:
+    def _find(self, position: int) -> tuple[int, int]:
+        """Returns the epoch of a position, and the position within it."""
         found = position + len(self) if position < 0 else position
-        if not 0 <= found < len(self):
+        if found < 0 or len(self) == 0 or (found >= len(self) and not self.advance):
             raise IndexError(f"position {position} of {len(self)} images")
-        return found
+        return divmod(found, len(self))
 
 
 class MixedSampler(Sampler[int]):
@@ -90,7 +105,10 @@ class MixedSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Changes the order. Call it before each epoch."""
+        """Changes the order, and the synthetic images of a dataset with `advance`.
+
+        Call it before each epoch.
+        """
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -107,8 +125,10 @@ class MixedSampler(Sampler[int]):
         synthetic = iter(self._take_share(len(self._dataset.synthetic)))
         kinds = [False] * len(chosen) + [True] * len(self._take_share(len(self._dataset.synthetic)))
         order.shuffle(kinds)
+        first = self._epoch * len(self._dataset) if self._dataset.advance else 0
         for is_synthetic in kinds:
-            yield self._dataset.real_count + next(synthetic) if is_synthetic else next(positions)
+            at = self._dataset.real_count + next(synthetic) if is_synthetic else next(positions)
+            yield first + at
 
     def _take_share(self, count: int) -> range:
         """Returns the consecutive positions out of `count` that this rank takes."""
@@ -126,6 +146,7 @@ def mix(
     per_class: int | None = None,
     labels: Sequence[int] | None = None,
     seed: int = 0,
+    advance: bool = False,
 ) -> MixedImages:
     """Adds synthetic images to a dataset of real ones.
 
@@ -141,6 +162,9 @@ def mix(
             every item is read once. Only `per_class` needs them. Given, they say that the numbers
             are those of the model, whatever `real.classes` says.
         seed: order of the classes of synthetic images with `per_class`.
+        advance: whether each epoch has new synthetic images, of the same classes. Their indices
+            begin where those of the epoch before end. It needs `MixedImages.sampler` and its
+            `set_epoch`. Default: every epoch has the same images.
 
     Raises:
         ValueError: not exactly one of `ratio` and `per_class` is given, it is below 0, a real image
@@ -155,7 +179,7 @@ def mix(
     if labels is None:
         _check_names(real, synthetic.source.identity.class_labels)
     if ratio is not None:
-        return MixedImages(real, synthetic.take(round(ratio * _count(real))))
+        return MixedImages(real, synthetic.take(round(ratio * _count(real))), advance=advance)
     found = _read_labels(real) if labels is None else labels
     num_classes = len(synthetic.source.identity.class_labels)
     strange = sorted({int(each) for each in found if not 0 <= int(each) < num_classes})
@@ -168,7 +192,7 @@ def mix(
     missing = [k for k in range(num_classes) for _ in range((per_class or 0) - have[k])]
     # Shuffled, so that consecutive indices, which a sampler keeps together, have mixed classes.
     random.Random(seed).shuffle(missing)  # noqa: S311 - an order, no secret
-    return MixedImages(real, synthetic.choose(missing))
+    return MixedImages(real, synthetic.choose(missing), advance=advance)
 
 
 def _check_names(real: Dataset[Any], labels: Sequence[str]) -> None:
