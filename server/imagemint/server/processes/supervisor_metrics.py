@@ -14,7 +14,12 @@ from prometheus_client import (
 from prometheus_client.registry import Collector
 
 from imagemint.server.processes.worker_metrics import Totals, collect_figures
-from imagemint.server.telemetry.metrics import LARGEST_OVER_WORKERS, DroppedLines, add_build_info
+from imagemint.server.telemetry.metrics import (
+    LARGEST_OVER_WORKERS,
+    DroppedLines,
+    add_build_info,
+    add_serving,
+)
 
 _SUPERVISOR = "supervisor"
 # Identifies the supervisor among the workers.
@@ -69,14 +74,18 @@ class _Refreshed(Collector):
     def __init__(self, totals: Totals, refresh: Callable[[], None]) -> None:
         self._totals = totals
         self._refresh = refresh
+        self._own = CollectorRegistry()
+        self._own.register(DroppedLines())
+        # Without a worker nobody else exports it, and an alert on a missing series does not fire.
+        add_serving(self._own)
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterable[Metric]:
         self._refresh()
-        # The supervisor counts its log lines under the same name as its workers.
-        self._totals.update(_SUPERVISORS_NUMBER, collect_figures(DroppedLines()))
+        # The supervisor has these under the same names as its workers.
+        self._totals.update(_SUPERVISORS_NUMBER, collect_figures(self._own))
         return self._totals.collect()
 
 

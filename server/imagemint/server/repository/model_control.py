@@ -11,6 +11,7 @@ from imagemint.engine.errors import LoadFailed, ModelControlRefused, ModelNotFou
 from imagemint.server.peers import Peers, Refused
 from imagemint.server.repository import ModelRepository
 from imagemint.server.repository.loading_threads import DaemonPool
+from imagemint.server.repository.repository import LONG_SCAN_S
 
 _log = logging.getLogger(__name__)
 
@@ -237,8 +238,16 @@ class ModelControl:
 
     async def _try(self, change: Callable[[], None]) -> None:
         """Makes a change, and reports its failure."""
+        changing = asyncio.ensure_future(self._run_in_turn(change))
         try:
-            await self._run_in_turn(change)
+            # A dead mount neither answers nor fails, and nothing can interrupt the scan.
+            _, pending = await asyncio.wait({changing}, timeout=LONG_SCAN_S)
+            if pending:
+                self._log_problem(f"the repository has not answered for {LONG_SCAN_S:g} s")
+            await changing
+        except asyncio.CancelledError:
+            changing.cancel()
+            raise
         except OSError as error:
             self._log_problem(f"the repository cannot be read: {error}")
         except Exception:  # noqa: BLE001 - the next scan may succeed

@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # its library is in an extra
 _log = logging.getLogger(__name__)
 
 EVERY_MODEL = "*"
+LONG_SCAN_S = 60.0
+"""Seconds after which a scan that has not ended means that the repository is lost."""
 _NOT_LOADED = "not loaded"
 # Time for loads under way when the server stops. Longer ones are abandoned.
 _LOADING_S = 1.0
@@ -123,6 +125,10 @@ class ModelRepository:
         self.is_outdated = False
         """Whether the scan at startup failed, so that `refresh` must be called again."""
         self._left_out: dict[str, str] = {}
+        self._absent_pins: set[str] = set()
+        self._lost = False
+        self._scan_began_s: float | None = None
+        metrics.watch(metrics.repository_lost, (), self._find_lost)
         self._wanted = None if wanted is None else set(wanted)
         # Without waiting for a network, because this runs on the event loop.
         self._found = found = self._scan(source.list_present)
@@ -335,13 +341,17 @@ class ModelRepository:
         Raises:
             OSError: the repository cannot be read, or its mount seems to be lost.
         """
+        self._scan_began_s = time.monotonic()
         try:
             found = look()
             self._check_mount(found)
         except OSError:
-            self._metrics.repository_lost.set(1)
+            self._lost = True
             raise
-        self._metrics.repository_lost.set(0)
+        finally:
+            self._scan_began_s = None
+        self._lost = False
+        self._report_absent_pins(found)
         left_out = {**found.ignored, **found.unreadable}
         for name, why in left_out.items():
             if self._left_out.get(name) != why:
@@ -349,6 +359,27 @@ class ModelRepository:
         self._left_out = left_out
         self._catalogue.note_problems(found.unreadable)
         return found
+
+    def _find_lost(self) -> bool:
+        """Returns whether the repository could not be read lately. A dead mount never answers."""
+        began_s = self._scan_began_s
+        return self._lost or (began_s is not None and time.monotonic() - began_s > LONG_SCAN_S)
+
+    def _report_absent_pins(self, found: Found) -> None:
+        """Logs each default version that does not exist, once until it does."""
+        absent = {
+            name
+            for name, pin in self._policies.pins.items()
+            if pin not in found.versions.get(name, (pin,))
+        }
+        for name in sorted(absent - self._absent_pins):
+            _log.error(
+                "model %s has no version %d, its default by default_versions; requests without a"
+                " version get UNAVAILABLE",
+                name,
+                self._policies.pins[name],
+            )
+        self._absent_pins = absent
 
     def _check_mount(self, found: Found) -> None:
         """Treats empty directories of models that serve as a lost mount, not as removed models."""

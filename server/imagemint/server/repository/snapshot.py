@@ -103,6 +103,8 @@ class Catalogue:
                 models[name] = Model(name, {}, self._pins.get(name), problems[name])
             if models != before:
                 self.models = dict(sorted(models.items()))
+                for name in problems.keys() | before.keys():
+                    self._count_serving(name)
         if models != before:
             self.notify()
 
@@ -117,6 +119,14 @@ class Catalogue:
         self._metrics.count_failed_versions(
             name, sum(v.is_refused for v in versions.values()) if versions else None
         )
+        self._count_serving(name)
+
+    def _count_serving(self, name: str) -> None:
+        """Exports whether a model serves, unless it is not meant to."""
+        model = self.models.get(name)
+        is_wanted = model is not None and (model.problem or _list_offered(model))
+        serving = model is not None and model.default_version is not None
+        self._metrics.set_model_serving(name, serving if is_wanted else None)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Calls a function on any thread after every change; returns a function that stops it."""

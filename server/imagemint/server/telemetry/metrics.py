@@ -41,6 +41,7 @@ LARGEST_OVER_WORKERS = (
     "imagemint_file_refused",
     "imagemint_certificate_expiry_timestamp_seconds",
     "imagemint_model_info",
+    "imagemint_model_serving",
     "imagemint_model_load_duration_seconds",
     "imagemint_model_failed_versions",
     "imagemint_repository_lost",
@@ -137,11 +138,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self.backlog = Backlog()
         self.registry.register(self.backlog)
-        self.serving = self._make_gauge(
-            "serving",
-            "1 while the server accepts calls and a model serves, or none is wanted: its health is "
-            "SERVING. Otherwise 0.",
-        )
+        self.serving = add_serving(self.registry)
         self.requests = self._make_counter(
             "requests",
             "Finished calls, by gRPC status code. Those of HTTP are calls of the same RPCs.",
@@ -229,7 +226,8 @@ class Metrics:
         )
         self.repository_lost = self._make_gauge(
             "repository_lost",
-            "1 while the model repository cannot be read, or is empty although models serve.",
+            "1 while the model repository cannot be read, has not answered for a minute, or is "
+            "empty although models serve.",
         )
         self.repository_syncs = self._make_counter(
             "repository_syncs",
@@ -250,6 +248,12 @@ class Metrics:
             "precision",
             "execution_provider",
             "variant",
+        )
+        self.model_serving = self._make_gauge(
+            "model_serving",
+            "1 while requests without a version are answered, 0 while the default version of the "
+            "model does not serve. Models that are not to be loaded have no value.",
+            "model",
         )
         self.model_load_duration = self._make_gauge(
             "model_load_duration_seconds",
@@ -306,6 +310,13 @@ class Metrics:
         else:
             self.model_failed_versions.labels(model).set(versions)
 
+    def set_model_serving(self, model: str, serving: bool | None) -> None:
+        """Sets whether a model has a default version; None removes the series of the model."""
+        if serving is None:
+            self.forget([self.model_serving], model=model)
+        else:
+            self.model_serving.labels(model).set(serving)
+
     def forget_version(self, model: str, version: int) -> None:
         """Removes the series of a version that no longer serves."""
         of_versions = (
@@ -342,6 +353,16 @@ class DroppedLines(Collector):
             "Dropped log lines: queue_full, or rate_limited lines of gRPC.",
             labels=("reason",),
         )
+
+
+def add_serving(registry: CollectorRegistry) -> Gauge:
+    """Adds the gauge that tells whether a server serves, as 0, to a registry."""
+    return Gauge(
+        "imagemint_serving",
+        "1 while the server accepts calls and a model serves, or none is wanted: its health is "
+        "SERVING. Otherwise 0.",
+        registry=registry,
+    )
 
 
 def add_build_info(registry: CollectorRegistry) -> None:

@@ -61,6 +61,20 @@ def test_filtered_scrape_asks_the_workers():
     assert len(lines) == 3
 
 
+def test_server_without_a_worker_does_not_serve():
+    """A series that is missing would keep the alert on servers that do not serve silent."""
+    metrics = WorkersMetrics(2, lambda: None, dict)
+    assert read_samples(metrics)["imagemint_serving",] == 0
+    worker = Metrics(shared=True)
+    worker.serving.set(1)
+    for number in (0, 1):
+        metrics.totals.update(number, collect_figures(worker.registry))
+    assert read_samples(metrics)["imagemint_serving",] == 1
+    for number in (0, 1):
+        metrics.totals.retire(number)
+    assert read_samples(metrics)["imagemint_serving",] == 0
+
+
 def test_dropped_log_lines_of_all_processes_are_counted(monkeypatch):
     """The lines of the supervisor and of the workers count once each."""
     monkeypatch.setattr(

@@ -33,7 +33,9 @@ from imagemint.server.repository import (
     ServedBytes,
     State,
     loading,
+    model_control,
 )
+from imagemint.server.repository import repository as repository_module
 from imagemint.server.telemetry.metrics import Metrics
 
 
@@ -584,6 +586,109 @@ def test_lost_mount_unloads_nothing(tmp_path, new_repository, left):
     repository.refresh()
     assert repository.resolve("one") is served
     assert read_lost_metric(repository) == 0
+
+
+@pytest.fixture
+def hang(monkeypatch):
+    """A function that makes the scans of a repository hang, as those of a dead mount do.
+
+    It returns an event that is set when a scan has begun, and one that lets the scans end.
+    """
+    made = []
+
+    def make(repository):
+        began, ends = threading.Event(), threading.Event()
+        made.append(ends)
+        scan = repository._source.scan
+
+        def hang(max_age_s=0.0):
+            began.set()
+            assert ends.wait(WAIT_S)
+            return scan(max_age_s)
+
+        monkeypatch.setattr(repository._source, "scan", hang)
+        return began, ends
+
+    yield make
+    for ends in made:
+        ends.set()
+
+
+def test_scan_that_does_not_end_is_a_lost_repository(tmp_path, new_repository, hang, monkeypatch):
+    """A dead mount does not fail, so the metric must not wait for the end of the scan."""
+    repository = serve_two_models(tmp_path, new_repository)
+    began, ends = hang(repository)
+    scanning = threading.Thread(target=repository.refresh)
+    scanning.start()
+    assert began.wait(WAIT_S)
+    assert read_lost_metric(repository) == 0
+    monkeypatch.setattr(repository_module, "LONG_SCAN_S", -1.0)
+    assert read_lost_metric(repository) == 1
+    ends.set()
+    scanning.join(WAIT_S)
+    assert read_lost_metric(repository) == 0
+
+
+async def test_scan_that_does_not_end_is_logged(
+    tmp_path, new_repository, hang, monkeypatch, caplog
+):
+    """The log says why new versions do not come."""
+    monkeypatch.setattr(model_control, "LONG_SCAN_S", 0.0)
+    repository = serve_two_models(tmp_path, new_repository)
+    control = model_control.ModelControl(repository, "poll", poll_interval_s=0.01)
+    logged = asyncio.Event()
+    log_problem = control._log_problem
+
+    def log_and_tell(problem):
+        log_problem(problem)
+        logged.set()
+
+    monkeypatch.setattr(control, "_log_problem", log_and_tell)
+    await control.start()
+    try:
+        hang(repository)
+        await asyncio.wait_for(logged.wait(), WAIT_S)
+    finally:
+        await control.stop()
+    assert "the repository has not answered for 0 s; the loaded models still serve" in caplog.text
+
+
+def test_default_version_that_does_not_exist_is_reported(tmp_path, new_repository, caplog):
+    """Requests without a version fail, although another version serves and no file is refused."""
+    write_bundle(tmp_path, "tiny")
+    policies = parse_policies(pins={"tiny": 2, "nobody": 3})
+    repository = new_repository(tmp_path, policies=policies)
+    message = "model tiny has no version 2, its default by default_versions"
+    value = repository._metrics.registry.get_sample_value
+    repository.refresh()
+    assert caplog.text.count(message) == 1
+    assert "nobody" not in caplog.text
+    assert value("imagemint_model_serving", {"model": "tiny"}) == 0
+    write_bundle(tmp_path, "tiny", version=2)
+    repository.refresh()
+    assert value("imagemint_model_serving", {"model": "tiny"}) == 1
+    shutil.rmtree(tmp_path / "tiny/2")
+    repository.refresh()
+    wait_for_unloads(repository)
+    assert caplog.text.count(message) == 2
+    assert value("imagemint_model_serving", {"model": "tiny"}) == 0
+
+
+def test_models_that_serve_are_measured(tmp_path, new_repository):
+    """A model is counted from its first file on until it is unloaded, and only if it is wanted."""
+    repository = serve_two_models(tmp_path, new_repository, wanted=["one"])
+    value = repository._metrics.registry.get_sample_value
+    (tmp_path / "models/broken/1").mkdir(parents=True)
+    repository.refresh()
+    assert value("imagemint_model_serving", {"model": "one"}) == 1
+    assert value("imagemint_model_serving", {"model": "two"}) is None
+    assert value("imagemint_model_serving", {"model": "broken"}) is None
+    with pytest.raises(LoadFailed):
+        repository.load_model("broken")
+    assert value("imagemint_model_serving", {"model": "broken"}) == 0
+    repository.unload_model("one")
+    wait_for_unloads(repository)
+    assert value("imagemint_model_serving", {"model": "one"}) is None
 
 
 def test_lost_mount_of_one_model_unloads_nothing(tmp_path, new_repository, caplog):
