@@ -148,8 +148,8 @@ class Keeper:
         if not (self._started and self._beats):
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
+            self._context.changed()  # before the line, whose reader may look at the metrics
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
-            self._context.changed()
         if self._silent_s >= limit_s:
             self._verdict = f"no heartbeat for {self._silent_s} s"
             self.kill()
@@ -158,8 +158,8 @@ class Keeper:
         """Records that the worker responds."""
         was_ready, self._silent_s = self.ready, 0
         if self.ready and not was_ready:
-            _log.info("worker answers again", worker=self.number, pid=self.pid)
             self._context.changed()
+            _log.info("worker answers again", worker=self.number, pid=self.pid)
 
     def kill(self) -> None:
         """Kills the worker, if a process runs."""
@@ -213,8 +213,8 @@ class Keeper:
                             context.counted(self, figures)
                     case Ready(models):
                         self.models, self._started = models, True
-                        _log.info("worker ready", worker=self.number, pid=process.pid)
                         context.changed()
+                        _log.info("worker ready", worker=self.number, pid=process.pid)
                     case Failed(reason):
                         self._refusal = reason
                     case Ask() | Reply():
