@@ -6,7 +6,6 @@ tests are skipped, with the reason.
 
 import importlib
 import re
-import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import fsspec
 import httpx
 import pytest
+from free_ports import find_free_port
 
 AZURITE = Path(__file__).parents[1] / ".venv-stores/node/node_modules/.bin/azurite-blob"
 BUCKET = "sets"
@@ -30,11 +30,6 @@ def _need(module):
         pytest.skip(_MISSING.format(module))
 
 
-def _find_free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextmanager
 def google_store(set_variable):
     """Runs gcp-storage-emulator with an empty bucket, and leads gcsfs to it by variables.
@@ -45,7 +40,7 @@ def google_store(set_variable):
     Yields:
         The scheme of addresses, and the file system.
     """
-    port = _find_free_port()
+    port = find_free_port()
     set_variable("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     set_variable("NO_GCE_CHECK", "true")  # no search for the identity of a machine
     set_variable("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google about the bucket
@@ -56,7 +51,10 @@ def google_store(set_variable):
     emulator.start()
     try:
         bucket = httpx.post(
-            f"http://127.0.0.1:{port}/storage/v1/b", json={"name": BUCKET}, trust_env=False
+            f"http://127.0.0.1:{port}/storage/v1/b",
+            json={"name": BUCKET},
+            trust_env=False,
+            timeout=60,
         )
         bucket.raise_for_status()
         yield "gs", fsspec.filesystem("gs", token="anon", skip_instance_cache=True)  # noqa: S106 - none

@@ -1,10 +1,14 @@
 """Functions for the Node packages, which are installed once from their lock files."""
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +24,22 @@ def require_node(package: Path = CLIENT) -> None:
 
     Skips the test, with the reason, if Node is missing or too old, or if no registry answers.
     """
-    if reason := _install(package):
+    with hold_package(package):
+        reason = _install(package)
+    if reason:
         pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def hold_package(package: Path = CLIENT) -> Iterator[None]:
+    """Keeps other processes of pytest away from a package while its files are built or read.
+
+    A build deletes `dist` first, and an installation deletes `node_modules`.
+    """
+    digest = hashlib.sha256(f"{os.getuid()} {package}".encode()).hexdigest()
+    with (Path(tempfile.gettempdir()) / f"imagemint-node-{digest}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_node(*command: str | Path, cwd: Path = CLIENT, **environment: str) -> str:

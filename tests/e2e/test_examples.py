@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from held_backend import WAIT_S
-from node import CLIENT, require_node, run_node
+from node import CLIENT, hold_package, require_node, run_node
 from PIL import Image
 from server_process import line_of, process
 
@@ -121,18 +121,27 @@ async def test_backend_service_has_retry_times():
     await check_failures(serve_with_fastapi)
 
 
-async def test_typescript_service_equals_the_python_one(mnist_server, serials, tmp_path):
+@pytest.fixture
+def built_client():
+    """The folder of the TypeScript client, whose `dist` is built and stays as it is."""
+    require_node()
+    with hold_package():
+        run_node("npm", "run", "build")
+        yield CLIENT
+
+
+async def test_typescript_service_equals_the_python_one(
+    mnist_server, serials, built_client, tmp_path
+):
     """Node returns the same picture for a name, and the same failures. Bad paths do not end it."""
-    await asyncio.to_thread(require_node)
-    await asyncio.to_thread(run_node, "npm", "run", "build")
     modules = tmp_path / "node_modules"
     modules.mkdir()
-    (modules / "imagemint").symlink_to(CLIENT)
+    (modules / "imagemint").symlink_to(built_client)
     for name in ("@types", "undici-types"):
-        (modules / name).symlink_to(CLIENT / "node_modules" / name)
+        (modules / name).symlink_to(built_client / "node_modules" / name)
     for name in ("package.json", "tsconfig.json", "src"):
         (tmp_path / name).symlink_to(EXAMPLES / "typescript_service" / name)
-    compiler = CLIENT / "node_modules/.bin/tsc"
+    compiler = built_client / "node_modules/.bin/tsc"
     await asyncio.to_thread(run_node, compiler, "--preserveSymlinks", cwd=tmp_path)
     serve = functools.partial(serve_with_node, tmp_path / "dist/server.js")
     async with serve(mnist_server) as address:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -15,6 +14,7 @@ import grpc
 import pytest
 import pytest_asyncio
 import yaml
+from free_ports import find_free_port
 from held_backend import WAIT_S, HeldBackend
 from tiny_bundles import write_bundle
 
@@ -80,11 +80,6 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
-def _find_free_address():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
-
-
 def _configure(target):
     """Returns the configuration that the operator makes of the ServiceMonitor for one target."""
     (endpoint,) = yaml.safe_load(MONITOR.read_text())["spec"]["endpoints"]
@@ -105,7 +100,7 @@ def _configure(target):
 def _run_prometheus(directory, target):
     config = directory / "prometheus.yml"
     config.write_text(yaml.safe_dump(_configure(target)))
-    address = _find_free_address()
+    address = f"127.0.0.1:{find_free_port()}"
     command = ["prometheus", f"--config.file={config}", f"--web.listen-address={address}"]
     command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=warn"]
     with (directory / "log").open("w") as log:
@@ -171,7 +166,8 @@ class _Load:
         batches = len(self._backend.batches)
         self._under_way.append(asyncio.create_task(_await_call(self._generate(8))))
         await _wait_until(lambda: len(self._backend.batches) > batches)
-        await self._expect(grpc.StatusCode.DEADLINE_EXCEEDED, self._generate(4, timeout=0.2))
+        # Long enough to reach the queue on a busy machine: the server must count the call.
+        await self._expect(grpc.StatusCode.DEADLINE_EXCEEDED, self._generate(4, timeout=1.0))
         await _wait_until(lambda: self._queued() == 0)
         self._under_way.append(asyncio.create_task(_await_call(self._generate(20))))
         await _wait_until(lambda: self._queued() == 20)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from free_ports import find_free_port
 from PIL import Image
 from safetensors.torch import load_file
 from small_runs import pictures, small, train
@@ -65,11 +65,8 @@ def two_processes(tmp_path_factory):
     """The folder in which two processes have run all jobs."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "jobs.json").write_text(json.dumps(make_jobs(folder)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     # The variables are those that torchrun or a user sets.
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": "2"}
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     script = [sys.executable, str(TESTS / "training_process.py"), str(folder / "jobs.json")]
     started = [
