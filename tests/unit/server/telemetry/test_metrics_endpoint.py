@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from prometheus_client import Counter
@@ -155,9 +156,11 @@ def test_idle_connection_times_out(metrics, monkeypatch):
 
 
 @contextmanager
-def exhaust_descriptors(most=256):
+def exhaust_descriptors():
     """Uses up all file descriptors of this process."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Other tests of this process may have left any number of files open.
+    most = 1 + max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
     opened = []
     try:
