@@ -12,7 +12,7 @@ from setting_bounds import numbers_of
 
 from imagemint.client import AsyncClient
 from imagemint.open_inference import grpc_service_pb2, grpc_service_pb2_grpc
-from imagemint.server.rpc import channel_options
+from imagemint.server.rpc import channel_options, running_calls
 from imagemint.server.settings import ServeSettings
 from imagemint.v1 import generation_service_pb2 as pb
 from imagemint.v1 import generation_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -87,8 +87,10 @@ async def test_streams_of_a_connection_are_limited(serve, models, monkeypatch):
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST, timeout=WAIT_S)
 
 
-async def test_connections_are_limited(serve, models):
+async def test_connections_are_limited(serve, models, monkeypatch):
     """A connection above the limit is closed, and the others are not affected."""
+    # The server closes idle connections when they are scarce, but not during this test.
+    monkeypatch.setattr(running_calls, "_CHECK_INTERVAL_S", 3_600.0)
     app = await serve(models, max_connections=1)
     async with open_channel(app) as channel, open_channel(app) as other:
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST)
@@ -143,7 +145,6 @@ async def test_connections_end_by_age_without_losing_calls(  # noqa: PLR0917 - f
     async with AsyncClient(app.grpc_address) as client, connect(app) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         await stub.ListModels(LIST)
-        assert channel.get_state() is grpc.ChannelConnectivity.READY
         ends = loop.time() + 1.0
 
         async def ask():
@@ -186,7 +187,7 @@ async def test_interrupted_stream_resumes(serve, models, monkeypatch):
 
 async def test_idle_connection_is_closed(serve, models, connect, monkeypatch):
     """An idle connection is closed and opened again by the next call."""
-    monkeypatch.setattr(channel_options, "_IDLE_MS", 200)
+    monkeypatch.setattr(channel_options, "_IDLE_MS", 1_000)
     app = await serve(models)
     async with connect(app) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
