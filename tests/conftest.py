@@ -12,11 +12,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import trustme
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tiny_bundles import write_bundle
 
-# Every run has the same examples, and a busy machine causes no failure.
-settings.register_profile("imagemint", derandomize=True, deadline=None, max_examples=60)
+# Every run has the same examples, and a busy machine causes no failure: neither a deadline nor the
+# time that it takes to draw examples.
+settings.register_profile(
+    "imagemint",
+    derandomize=True,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("imagemint")
 
 # The folder of the real data sets, which tests marked `data` need.

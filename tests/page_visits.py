@@ -6,6 +6,7 @@ from playwright.async_api import expect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MS = 30_000
+expect.set_options(timeout=MS)  # for all tests: the default of 5 s is short on a busy machine
 
 
 async def wait_for_images(page):

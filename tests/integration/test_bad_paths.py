@@ -42,7 +42,8 @@ async def send_request(path, address, until):
         content = b""
         async with asyncio.timeout(60):
             while make_frame(PING, bytes(8), 1) not in content:
-                content += await reader.read(4096)
+                content += (read := await reader.read(4096))
+                assert read, "the server closed the connection"
 
 
 async def test_path_that_is_not_text_ends_no_call(held, connect, until):

@@ -21,7 +21,8 @@ from imagemint.v1 import manifest_pb2 as pb
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENGINE = {"onnxruntime", "imagemint"}
-COMMON = ["--count=300", "--shard-size=40", "--seed=7", "--classes=balanced", "--timeout-s=20"]
+COMMON = ["--count=300", "--shard-size=40", "--seed=7", "--classes=balanced"]
+COMMON += [f"--timeout-s={WAIT_S}"]
 
 
 async def make(out, *flags, model="digits", format_name="webdataset"):
@@ -39,6 +40,14 @@ def make_server_flags(*apps, workers=1):
     """Returns the flags for these servers."""
     addresses = ",".join(app.grpc_address for app in apps)
     return [f"--server={addresses}", f"--workers={workers}"]
+
+
+async def wait_for_shard(folder, making):
+    """Waits until a run that is being made has finished a shard."""
+    journal = folder / ".imagemint/done"
+    while not (journal.is_dir() and any(journal.iterdir())):
+        assert not making.done()
+        await asyncio.sleep(0.001)
 
 
 def read_files(folder):
@@ -88,7 +97,7 @@ async def test_workers_begin_with_different_servers(serve, models, tmp_path, scr
     assert await make(tmp_path / "set", *make_local_flags(models)) == 0
     plan = read_plan(open_folder(str(tmp_path / "set")))
     both = [await serve(models), await serve(models)]
-    spec = ServerSpec(tuple(each.grpc_address for each in both), timeout_s=20.0)
+    spec = ServerSpec(tuple(each.grpc_address for each in both), timeout_s=WAIT_S)
 
     def read(worker, count):
         with spec.open_source(plan, worker) as source:
@@ -120,15 +129,12 @@ async def test_next_server_continues(serve, app, models, tmp_path):
     leaving = await serve(models, drain_grace_s=0.1)
     flags = [
         *make_server_flags(leaving, app),
-        "--timeout-s=2",
+        "--timeout-s=4",  # the next chunk arrives in this time, also on a busy machine
         "--count=100000",
         "--shard-size=20000",
     ]
     making = asyncio.ensure_future(make(tmp_path / "set", *flags, format_name="npz"))
-    journal = tmp_path / "set/.imagemint/done"
-    while not (journal.is_dir() and any(journal.iterdir())):
-        assert not making.done()
-        await asyncio.sleep(0)
+    await wait_for_shard(tmp_path / "set", making)
     await leaving.stop()
     assert await making == 0
     flags = [*make_local_flags(models), "--count=100000", "--shard-size=20000"]
@@ -171,14 +177,12 @@ async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypat
 async def test_lost_server_is_a_temporary_failure(serve, models, tmp_path, capsys, workers):
     """A server that stays away ends the run with status 75, from each worker."""
     app = await serve(models, drain_grace_s=0.1)
-    out, flags = tmp_path / "set", ["--timeout-s=0.5", "--count=1000000", "--shard-size=1000"]
+    # A chunk of the running server arrives in this time, also on a busy machine.
+    out, flags = tmp_path / "set", ["--timeout-s=3", "--count=1000000", "--shard-size=1000"]
     making = asyncio.ensure_future(
         make(out, *make_server_flags(app, workers=workers), *flags, format_name="npz")
     )
-    journal = out / ".imagemint/done"
-    while not (journal.is_dir() and any(journal.iterdir())):
-        assert not making.done()
-        await asyncio.sleep(0)
+    await wait_for_shard(out, making)
     await app.stop()
     assert await making == os.EX_TEMPFAIL
     assert "Finished shards are kept. Run the same command" in capsys.readouterr().err

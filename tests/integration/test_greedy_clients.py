@@ -98,7 +98,8 @@ async def test_stalled_client_is_disconnected(serve, large, scrape, total):
         async with AsyncClient(app.grpc_address) as client:
             assert len(await client.generate("digits", 1)) == 1
     samples = await scrape(app.metrics_address)
-    assert total(samples, "imagemint_ended_calls_total", reason="stalled") == 3
+    # The first stalled call ends the connection. Calls that have waited for less end with it.
+    assert 1 <= total(samples, "imagemint_ended_calls_total", reason="stalled") <= 3
 
 
 async def test_unread_single_answer_is_stalled(serve, large, scrape, total):
@@ -114,17 +115,17 @@ async def test_unread_single_answer_is_stalled(serve, large, scrape, total):
 
 async def test_slow_reader_is_not_stalled(serve, large):
     """A client that reads a chunk from time to time keeps its stream."""
-    app = await serve(large, stall_timeout_s=1.2)
+    app = await serve(large, stall_timeout_s=4.0)
     options = [("grpc.http2.lookahead_bytes", 2**16), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(app.grpc_address, options=options) as channel:
         stream = channel.unary_stream(
             STREAM, pb.StreamGenerateRequest.SerializeToString, pb.StreamGenerateResponse.FromString
-        )(make_stream_request(count=12, chunk_size=3))
+        )(make_stream_request(count=18, chunk_size=3))
         indices = []
         async for chunk in stream:
             indices += [image.index for image in chunk.batch.images]
-            await asyncio.sleep(0.6)  # all four together take longer than the limit
-    assert indices == list(range(12))
+            await asyncio.sleep(0.8)  # all six together take longer than the limit
+    assert indices == list(range(18))
 
 
 async def test_paused_reader_loses_chunks_ahead(serve, large, scrape, total, until):

@@ -85,13 +85,13 @@ async def test_server_is_not_serving_before_models_are_loaded(models, connect):
     class SlowApp(App):
         def _open_backend(self, bundle):
             entered.set()
-            assert go_on.wait(30)
+            assert go_on.wait(WAIT_S)
             return super()._open_backend(bundle)
 
     anywhere = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
     app = SlowApp(ServeSettings(repository=models, **anywhere))
     starting = asyncio.create_task(app.start())
-    assert await asyncio.to_thread(entered.wait, 30)
+    assert await asyncio.to_thread(entered.wait, WAIT_S)
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await health.read()).status == NOT_SERVING
@@ -149,7 +149,7 @@ async def test_drain_completes_accepted_calls(held, connect, scrape, total, unti
 
 async def test_calls_are_accepted_during_the_drain_delay(serve, models, connect, scrape, total):
     """Health is NOT_SERVING for load balancers, while calls are still answered."""
-    app = await serve(models, drain_delay_s=0.2)
+    app = await serve(models, drain_delay_s=2.0)
     async with connect(app) as channel:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         await health.read()

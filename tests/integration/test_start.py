@@ -108,7 +108,10 @@ async def test_healthz_answers_before_a_model_serves(tmp_path):
     app = App(ServeSettings(repository=tmp_path, **addresses))
     starting = asyncio.create_task(app.start())
     try:
-        async with asyncio.timeout(WAIT_S), httpx.AsyncClient(trust_env=False) as web:
+        async with (
+            asyncio.timeout(WAIT_S),
+            httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as web,
+        ):
             while not app.http_url:
                 await asyncio.wait({starting}, timeout=0.01)
             codes = [

@@ -7,6 +7,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from held_backend import WAIT_S
 
 from imagemint.client import AsyncClient, Tls, Unavailable
 from imagemint.server import healthcheck
@@ -54,7 +55,7 @@ async def test_calls_are_encrypted(serve, models, files, authority, trust):
     app = await serve(models, **files)
     async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
         assert len(await client.generate("digits", 2)) == 2
-    async with AsyncClient(app.grpc_address, timeout_s=5) as client:
+    async with AsyncClient(app.grpc_address, timeout_s=WAIT_S) as client:
         with pytest.raises(Unavailable):
             await client.models()
 
@@ -73,7 +74,7 @@ async def test_mutual_tls_requires_a_certificate(  # noqa: PLR0917 - fixtures
     async with AsyncClient(app.grpc_address, tls=of(authority, "ours")) as client:
         assert len(await client.generate("digits", 1)) == 1
     for tls in (trust(authority), of(trustme.CA(), "theirs")):
-        async with AsyncClient(app.grpc_address, tls=tls, timeout_s=5) as client:
+        async with AsyncClient(app.grpc_address, tls=tls, timeout_s=WAIT_S) as client:
             with pytest.raises(Unavailable):
                 await client.models()
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from page_visits import CHROMIUM, MS, wait_for_images
+from held_backend import WAIT_S
+from page_visits import CHROMIUM, wait_for_images
 from PIL import Image
 from playwright.async_api import expect
 from tiny_bundles import write_bundle
@@ -13,7 +14,6 @@ from tiny_bundles import write_bundle
 from imagemint.server.access.api_keys import compute_digest
 
 KEY = f"imk_{'page':k<43}"
-expect.set_options(timeout=MS)
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -196,7 +196,7 @@ async def test_viewer_verifies_the_serial(visit, shop):
     await expect(page.locator("#viewer-note")).to_have_text("The URL is copied.")
     url = await page.evaluate("() => navigator.clipboard.readText()")
     assert url == f"{shop.http_url}v1/models/digits/versions/1/images/3/4.png?class=1"
-    async with httpx.AsyncClient(trust_env=False) as web:
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as web:
         picture = (await web.get(url)).content
     async with page.expect_download() as saved:
         await page.locator("#download").click()

@@ -179,8 +179,9 @@ async def test_expired_call_has_a_queue_span(serve, collector):
     """The trace of a call whose deadline passes shows that it waited in the queue."""
 
     async def conversation(channel):
+        await channel.channel_ready()  # so that all of its time is spent in the queue
         with pytest.raises(grpc.aio.AioRpcError):
-            await start_call(channel, timeout=0.3)
+            await start_call(channel, timeout=0.5)
 
     # It waits for more jobs longer than its deadline.
     await serve(conversation, batch_delay_ms=1_000)

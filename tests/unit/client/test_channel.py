@@ -317,12 +317,12 @@ def test_wrong_api_key_is_refused(kind, arguments):
 async def test_client_with_other_options_shares_the_connection(address, mint):
     """Metadata of a request is added, or replaces that of the client, which keeps its own."""
     async with AsyncClient(address, metadata={"x-tenant": "a", "x-key": "k"}) as asynchronous:
-        other = asynchronous.with_options(timeout_s=5, metadata={"X-Tenant": "b", "x-id": "1"})
+        other = asynchronous.with_options(timeout_s=300, metadata={"X-Tenant": "b", "x-id": "1"})
         await other.generate("tiny")
-        assert mint.deadlines_s[-1] < 10
+        assert mint.deadlines_s[-1] > 200
         assert mint.metadata_names[-1].count("x-tenant") == 1
         await asynchronous.generate("tiny")
-        assert mint.deadlines_s[-1] > 10
+        assert mint.deadlines_s[-1] < 40
         assert other._connection is asynchronous._connection
     sent = [
         {name: each.get(name) for name in ("x-tenant", "x-key", "x-id")} for each in mint.metadata

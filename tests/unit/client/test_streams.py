@@ -126,8 +126,9 @@ async def test_stream_survives_an_outage(asynchronous, mint, fault):
 
 async def test_outage_beyond_the_timeout_is_raised(asynchronous, mint, fault):
     """If the server does not come back within timeout_s, the last failure is raised."""
-    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 999])
-    chunks = asynchronous.stream("tiny", 10, seed=1, timeout_s=0.3)
+    await asynchronous.models()  # so that the first chunk needs no connection
+    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 9999])
+    chunks = asynchronous.stream("tiny", 10, seed=1, timeout_s=1.0)
     assert len(await anext(chunks)) == 4
     with pytest.raises(client.Unavailable, match="gone"):
         await anext(chunks)

@@ -220,10 +220,13 @@ async def test_failure_before_first_answer_is_raised(translator, mint, fault):
 
 async def test_outage_beyond_the_timeout_is_raised(translator, mint, fault):
     """If the server does not come back within timeout_s, the last failure is raised."""
-    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 999])
-    results = translator.translate_stream("tiny", map(draw, range(70)), timeout_s=0.3)
+    await translator.models()  # so that the first answer needs no connection
+    mint.breaks.extend([(1, fault(UNAVAILABLE, "gone")), *[(0, fault(UNAVAILABLE, "gone"))] * 9999])
+    mint.may_break = threading.Semaphore(0)
+    results = translator.translate_stream("tiny", map(draw, range(70)), timeout_s=1.0)
     for number in range(8):
         assert int((await anext(results)).index[0]) == number
+    mint.may_break.release(10_000)
     with pytest.raises(client.Unavailable, match="gone"):
         await anext(results)
 
@@ -243,10 +246,12 @@ async def test_silent_server_is_an_error(translator, mint):
 async def test_changed_model_is_refused(translator, mint, fault, changed, reason):
     """A version with other bytes, or another variant, does not continue the stream."""
     mint.breaks.append((1, fault(UNAVAILABLE)))
+    mint.may_break = threading.Semaphore(0)
     results = translator.translate_stream("tiny", map(draw, range(20)))
     for _ in range(8):
         await anext(results)
     vars(mint).update(changed)
+    mint.may_break.release()
     with pytest.raises(client.ServerError) as caught:
         await anext(results)
     assert caught.value.reason == reason

@@ -63,6 +63,6 @@ def computed():
 @pytest.fixture
 def source(address):
     """A source of the server behind `address`."""
-    made = ServerSource(address, "tiny", seed=SEED, timeout_s=20)
+    made = ServerSource(address, "tiny", seed=SEED, timeout_s=60)
     yield made
     made.close()

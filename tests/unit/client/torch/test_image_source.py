@@ -48,8 +48,8 @@ def test_read_retries_a_busy_server(source, mint, fault):
 
 def test_read_fails_after_its_timeout(address, mint, fault):
     """The last failure is raised if the server's retry delay exceeds the remaining time."""
-    source = ServerSource(address, "tiny", seed=1, timeout_s=0.5)
-    mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE, retry_s=0.9) for _ in range(100))
+    source = ServerSource(address, "tiny", seed=1, timeout_s=60)
+    mint.faults.extend(fault(grpc.StatusCode.UNAVAILABLE, retry_s=90) for _ in range(100))
     with pytest.raises(Unavailable):
         source.read(0, 1)
     source.close()

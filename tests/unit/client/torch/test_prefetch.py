@@ -26,7 +26,7 @@ def test_reads_run_ahead_up_to_the_depth():
     results = Prefetch(read, range(100), 3)
     assert next(results) == 0
     for _ in range(4):
-        assert begun.acquire(timeout=20)
+        assert begun.acquire(timeout=60)
     assert sorted(started) == [0, 1, 2, 3]
 
 
