@@ -18,9 +18,19 @@ from imagemint.client import AsyncClient, Client, Cycle
 from imagemint.client.blocking import _make_iterator
 
 
+@pytest.fixture
 def list_threads():
-    """Returns the client's live threads."""
-    return [each for each in threading.enumerate() if each.name == "imagemint-client"]
+    """A function that returns the live threads of clients that this test has made."""
+    before = set(threading.enumerate())
+
+    def list_new():
+        return [
+            each
+            for each in threading.enumerate()
+            if each.name == "imagemint-client" and each not in before
+        ]
+
+    return list_new
 
 
 def test_methods_equal_those_of_asyncio():
@@ -90,7 +100,7 @@ def test_stream_validates_arguments_at_once():
         blocking.stream("tiny", -1)
 
 
-def test_close_ends_the_thread(address):
+def test_close_ends_the_thread(address, list_threads):
     """After the with statement no thread is left."""
     for _ in range(3):
         with Client(address) as blocking:
@@ -150,7 +160,7 @@ def test_close_cancels_a_pending_call(address, mint):
     assert raised[0].reason == "CLIENT_CLOSED"
 
 
-def test_unreferenced_client_is_collected(address):
+def test_unreferenced_client_is_collected(address, list_threads):
     """The thread of a client that was not closed ends with it."""
     blocking = Client(address)
     blocking.generate("tiny")
