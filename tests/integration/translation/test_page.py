@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from made_sources import draw, to_file
+from page_visits import CHROMIUM, MS
 from PIL import Image
 from playwright.async_api import async_playwright, expect
 
 from imagemint.engine.batch import Batch
 from imagemint.engine.serial import hash_source
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-MS = 30_000
 SOURCE = draw(1)
 # Chromium resolves it to loopback, and treats it like any host without TLS.
 OUTER_HOST = "gan.test"
