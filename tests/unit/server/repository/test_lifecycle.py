@@ -55,10 +55,12 @@ def read_reason(repository, number, name="tiny"):
 
 
 def wait_for_unloads(repository):
-    """Waits until the versions that are unloading are unloaded."""
-    for thread in tuple(repository._lifecycle._unloading._leaving):
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
+    """Waits until versions that are unloading are unloaded, and their threads refer to nothing."""
+    for thread in threading.enumerate():
+        work = getattr(thread, "_target", None)
+        if getattr(work, "__self__", None) is repository._lifecycle._unloading:
+            thread.join(WAIT_S)
+            assert not thread.is_alive()
 
 
 def list_metrics_of(repository, number):
