@@ -39,7 +39,7 @@ test("a seed that the server chose is kept when the stream resumes", async () =>
 
 test("a server that stays away ends the stream with Unavailable", async () => {
   const proxy = new Proxy(given.address);
-  using lost = new Client(await proxy.listen(), { timeoutMs: 400 });
+  using lost = new Client(await proxy.listen(), { timeoutMs: 3_000 });
   const stream = lost.stream("digits", { count: 10_000, chunkSize: 10 });
   await stream.next();
   proxy.close();

@@ -76,7 +76,7 @@ test("the seed is one for all calls of a stream", async () => {
 
 test("a server that stays away ends the stream with Unavailable", async () => {
   const proxy = new Proxy(given.address);
-  using lost = new Client(await proxy.listen(), { timeoutMs: 400 });
+  using lost = new Client(await proxy.listen(), { timeoutMs: 3_000 });
   const stream = lost.translateStream("sketch", drawMany(1_000));
   await stream.next();
   proxy.close();
