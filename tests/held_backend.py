@@ -9,8 +9,11 @@ from pathlib import Path
 
 from imagemint.engine.bundle.variants import Variant
 
-WAIT_S = 60.0
-"""Longer than anything here takes on a busy machine; reached only by a test that fails."""
+WAIT_S = 100.0
+"""Longer than anything here takes on a busy machine; reached only by a test that fails.
+
+It is less than the time limit of a test, whose message would not say what was waited for.
+"""
 
 
 class HeldBackend:
