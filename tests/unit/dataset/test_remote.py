@@ -128,9 +128,37 @@ def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):
     path = f"/{tmp_path.name}/set/train-000000000-000000019.npz"
     content = files.cat_file(path)
     files.pipe_file(path, b"damaged")
-    assert make(out) == 1
     assert make(out, repair=True) == 0
     assert files.cat_file(path) == content
+
+
+def test_complete_data_set_is_not_downloaded(make, read_objects, tmp_path, monkeypatch, capsys):
+    """The same command lists the files of a store. It fails if one is missing, until a repair."""
+    out = f"s3://{BUCKET}/set"
+    assert make(out) == 0
+    before = read_objects("set/")
+    asked = []
+    original = RemoteFolder.read
+    monkeypatch.setattr(
+        RemoteFolder, "read", lambda self, name: (asked.append(name), original(self, name))[1]
+    )
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "compute_digest", None)
+        for dry_run in (None, True):
+            assert make(out, dry_run=dry_run) == 0
+            said = capsys.readouterr().out
+            assert f"{out} is complete" in said
+            assert f"imagemint dataset --verify {out}" in said
+        assert set(asked) == {"imagemint.json", "SHA256SUMS"}
+        last = "train-000000040-000000049.npz"
+        boto3.client("s3").delete_object(Bucket=BUCKET, Key=f"set/{last}")
+        assert make(out) == 1
+        assert (
+            f"{out}/{last} is missing since the data set was completed" in capsys.readouterr().err
+        )
+    assert make(out, repair=True) == 0
+    assert read_objects("set/") == before
 
 
 def test_resuming_downloads_no_shard(  # noqa: PLR0917 - fixtures

@@ -5,6 +5,7 @@
 import contextlib
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -229,7 +230,7 @@ class Dataset(FilteredConnection):
         if self.repair or not is_complete(folder, plan):
             return False
         folder.finish()  # if an earlier run was interrupted in it
-        self._say(f"{folder.place} is complete: {_describe(plan)}")
+        self._say(_spell_complete(folder, plan))
         return True
 
     def _tell_interruption(
@@ -264,7 +265,7 @@ class Dataset(FilteredConnection):
         plan, spec = self.make_plan(read_plan(folder))
         check_folder(folder, plan)
         if is_complete(folder, plan):
-            print(f"{folder.place} is complete: {_describe(plan)}")
+            print(_spell_complete(folder, plan))
             return
         missing = sum(shard.count for shard in list_missing(folder, plan, lambda _: None))
         workers = self._count_workers(plan)
@@ -432,6 +433,14 @@ def _draw_seed() -> int:
 
 def _spell_count(count: int, what: str, ending: str = "s") -> str:
     return f"{count:,} {what}{'' if count == 1 else ending}"
+
+
+def _spell_complete(folder: Folder, plan: Plan) -> str:
+    said = f"{folder.place} is complete: {_describe(plan)}"
+    if isinstance(folder, LocalFolder):
+        return said
+    place = shlex.quote(folder.place)
+    return f"{said}. Its files are there; imagemint dataset --verify {place} reads them"
 
 
 def _describe(plan: Plan) -> str:

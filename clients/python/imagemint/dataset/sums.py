@@ -1,6 +1,6 @@
 """SHA256SUMS of a complete data set: the digest of each file, in the format of `sha256sum`."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import NamedTuple, Self
 
@@ -95,12 +95,21 @@ class Sums:
         if wrong:
             name, digest = wrong[0]
             what = "is missing" if digest is None else "has changed"
-            more = f"; {len(wrong) - 1:,} more are missing or changed" if len(wrong) > 1 else ""
-            raise DatasetError(
-                f"{folder.place}/{name} {what} since the data set was completed{more}. Run the "
-                "command that made it again with --repair, which makes the shards of such files "
-                "again and keeps all others"
-            )
+            raise _make_error(folder, name, what, len(wrong) - 1)
+
+    def check_presence(self, folder: Folder, names: Collection[str]) -> None:
+        """Checks that each file is there, without reading it.
+
+        Args:
+            folder: the place of the data set.
+            names: the files that are there.
+
+        Raises:
+            DatasetError: a file is missing.
+        """
+        missing = [each.name for each in self if each.name not in names]
+        if missing:
+            raise _make_error(folder, missing[0], "is missing", len(missing) - 1)
 
     def check_no_others(self, folder: Folder) -> None:
         """Checks that the folder has no other files.
@@ -115,6 +124,15 @@ class Sums:
                 f"{folder.place} has files that are not of the data set, and that readers may take "
                 f"for images ({named}). Move them away"
             )
+
+
+def _make_error(folder: Folder, name: str, what: str, others: int) -> DatasetError:
+    more = f"; {others:,} more are missing or changed" if others else ""
+    return DatasetError(
+        f"{folder.place}/{name} {what} since the data set was completed{more}. Run the command "
+        "that made it again with --repair, which makes the shards of such files again and keeps "
+        "all others"
+    )
 
 
 def read_sums(folder: Folder, plan: Plan) -> Sums | None:
