@@ -226,6 +226,7 @@ class App:
             # A worker receives its share of the calls as soon as it listens, so it listens only
             # when its models are loaded or `start_timeout_s` is over.
             await self._load()
+            await self._wait_for_model()
             self.grpc_address = await rpc.start(settings.grpc_address)
             await self._start_http(rpc)
             await rpc.serve()
@@ -308,6 +309,29 @@ class App:
         self._catching_up = asyncio.create_task(self._peers.catch_up())
         self._opened.callback(self._catching_up.cancel)
         await asyncio.wait({self._catching_up}, timeout=max(1.0, until - loop.time()))
+
+    async def _wait_for_model(self) -> None:
+        """Waits until a model serves, if this worker replaces another one.
+
+        The repository may have been lost since the other workers loaded their models. A worker
+        without models would get its share of the calls, and answer that there is no such model.
+        """
+        if not self._peers.replaces:
+            return
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def note() -> None:  # on any thread
+            loop.call_soon_threadsafe(changed.set)
+
+        unwatch = self.repository.watch(note)
+        try:
+            if not self.repository.ready:
+                _log.error("worker has no model that serves, and takes no calls until it has one")
+            while not self.repository.ready:
+                await changed.wait()
+                changed.clear()
+        finally:
+            unwatch()
 
     def _name_event(self, name: str) -> str:
         """Returns the log event of this process; the supervisor logs the plain name for all."""

@@ -52,6 +52,8 @@ class Peers:
 
     several = False
     """Whether there are other workers, in other processes."""
+    replaces = False
+    """Whether this worker replaces one that died, while others serve."""
     served_bytes: Path | None = None
     """The file in which workers share digests (see `ServedBytes`); None for a single worker."""
 

@@ -79,6 +79,42 @@ async def test_worker_that_continues_is_kept(tiny):
         assert await ended(server) == 0
 
 
+async def test_worker_without_a_model_takes_no_calls(tmp_path, scrape):
+    """If the mount is lost when a worker dies, the new one leaves the calls to the others."""
+    write_bundle(tmp_path / "models", "tiny", conditional=False)
+    options = (f"--repository={tmp_path / 'models'}", "--processes=2", "--poll-interval-s=0.1")
+    async with process(*options) as server:
+        ready, pids = await wait_for_start(server)
+        (tmp_path / "models/tiny").rename(tmp_path / "away")
+        os.kill(pids[0], signal.SIGKILL)
+        await line_of(
+            server, "worker has no model that serves, and takes no calls until it has one"
+        )
+        samples = await scrape(ready["metrics_address"])
+        assert samples["imagemint_workers_ready", frozenset()] == 1
+        for _ in range(8):  # whichever worker the kernel selects
+            await generate(ready["grpc_address"])
+        (tmp_path / "away").rename(tmp_path / "models/tiny")
+        assert (await line_of(server, "worker ready", worker=0))["pid"] != pids[0]
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
+async def test_worker_without_a_model_ends_by_a_drain(tmp_path):
+    """The supervisor does not wait for a worker that waits for a model."""
+    write_bundle(tmp_path / "models", "tiny", conditional=False)
+    options = (f"--repository={tmp_path / 'models'}", "--processes=2")
+    async with process(*options) as server:
+        _, pids = await wait_for_start(server)
+        (tmp_path / "models/tiny").rename(tmp_path / "away")
+        os.kill(pids[0], signal.SIGKILL)
+        await line_of(
+            server, "worker has no model that serves, and takes no calls until it has one"
+        )
+        server.send_signal(signal.SIGTERM)
+        assert await ended(server) == 0
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_hangup_reloads_the_models(tiny, processes):
     """SIGHUP refreshes the models at once, also if the whole process group gets it."""

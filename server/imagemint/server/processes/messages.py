@@ -23,6 +23,8 @@ class Begin:
     served_bytes: int
     """File descriptor of the file in which the workers share the digests of served versions."""
     remembered: tuple["Question", ...] = ()
+    replaces: bool = False
+    """Whether all workers listened once, so that this one replaces a worker that died."""
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,14 @@ class Keeper:
         self._channel = channel = await Channel.from_socket(end)
         try:
             remembered = context.remembered()
-            channel.send(Begin(self.number, context.settings, context.served_bytes, remembered))
+            begin = Begin(
+                self.number,
+                context.settings,
+                context.served_bytes,
+                remembered,
+                replaces=self.patient,
+            )
+            channel.send(begin)
             if context.leaving.is_set():
                 channel.send(Drain())
             while (message := await channel.receive()) is not None:
