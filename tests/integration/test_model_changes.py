@@ -324,7 +324,8 @@ async def test_pinned_version_is_the_default(serve, repository, tmp_path):
 async def test_unreadable_repository_does_not_end_polling(
     serve, repository, tmp_path, connect, caplog
 ):
-    """Loaded models serve, the error is logged once, and polling continues."""
+    """Loaded models serve, the error and its end are logged once, and polling continues."""
+    caplog.set_level("INFO")
     app = await serve(repository, poll_interval_s=0.01)
     repository.rename(tmp_path / "away")
     async with asyncio.timeout(WAIT_S):
@@ -336,7 +337,11 @@ async def test_unreadable_repository_does_not_end_polling(
         publish_version(tmp_path / "staging", repository, 2)
         async with watch_health(channel, "model/tiny/2") as following:
             await following(SERVING)
+        async with asyncio.timeout(WAIT_S):
+            while "the repository can be read again" not in caplog.text:  # noqa: ASYNC110 - a log line
+                await asyncio.sleep(0.01)
     assert caplog.text.count("the repository cannot be read") == 1
+    assert caplog.text.count("the repository can be read again") == 1
 
 
 async def test_polling_ends_with_the_server(serve, repository):

@@ -253,6 +253,8 @@ class ModelControl:
         except Exception:  # noqa: BLE001 - the next scan may succeed
             _log.exception("the repository was not brought up to date")
         else:
+            if self._problem:
+                _log.info("the repository can be read again")
             self._problem = ""
 
     def _log_problem(self, problem: str) -> None:

@@ -114,15 +114,27 @@ class Mirror:
             listing = self._cache.read_listing()
             if not listing.is_fresh(max_age_s):
                 listing = self._list(listing)
-                self._cache.write_listing(listing)
-                if not listing.error:
-                    bundles = {k: e.bundle for k, e in listing.entries.items() if e.bundle}
-                    self._cache.link(bundles)
+                self._record(listing)
         if listing.error and listing.lasting and not listing.entries:
             raise StoreError(listing.error, lasting=True)
         if listing.error:
             raise SourceLost(listing.error)
         return self._find(listing)
+
+    def _record(self, listing: Listing) -> None:
+        """Writes a listing to the cache, and links the bundles that it has.
+
+        Raises:
+            OSError: the cache cannot be written.
+        """
+        try:
+            self._cache.write_listing(listing)
+            if not listing.error:
+                bundles = {k: e.bundle for k, e in listing.entries.items() if e.bundle}
+                self._cache.link(bundles)
+        except OSError as error:  # a full disk is not named in the error
+            why = f"its cache {self._cache.root} cannot be written: {error.strerror}"
+            raise OSError(error.errno, why) from error
 
     def _list(self, before: Listing) -> Listing:
         try:

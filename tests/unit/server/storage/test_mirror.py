@@ -319,6 +319,16 @@ def test_missing_package_is_named(new_mirror, monkeypatch):
         new_mirror()
 
 
+def test_cache_that_cannot_be_written_is_named(objects, new_mirror):
+    """Of a full disk, the operating system names no file, and the log would blame the store."""
+    objects.put("tiny", 1)
+    mirror = new_mirror()
+    cache = mirror.directory.parent
+    (cache / ".listing.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=f"its cache {cache} cannot be written: "):
+        mirror.scan()
+
+
 def test_cache_of_another_user_is_refused(new_mirror, monkeypatch):
     """The owner of the cache could change the served models."""
     new_mirror()
