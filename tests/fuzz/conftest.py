@@ -84,14 +84,15 @@ def models(tmp_path_factory):
     return directory
 
 
-@pytest.fixture(scope="session")
+# Servers of a module and not of the session, because tests of other files look at the process.
+@pytest.fixture(scope="module")
 def served(models):
     """A server without keys."""
     with Served(repository=models, drain_grace_s=1.0) as served:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def locked(models, tmp_path_factory):
     """A server that requires KEY."""
     path = tmp_path_factory.mktemp("keys") / "keys.toml"

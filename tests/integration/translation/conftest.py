@@ -44,7 +44,8 @@ def backends(translators):
     }
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+# A server of a module and not of the session, because tests of other files look at the process.
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def translating_app(translators):
     """A server with the translators, with HTTP."""
     settings = ServeSettings(
@@ -56,21 +57,21 @@ async def translating_app(translators):
     await app.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def translation(translating_app, connect):
     """The gRPC stub of TranslationService."""
     async with connect(translating_app) as channel:
         yield translation_service_pb2_grpc.TranslationServiceStub(channel)
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def translator(translating_app):
     """The public client."""
     async with AsyncClient(translating_app.grpc_address) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def generation_of(translating_app, connect):
     """Requests an image of a model from GenerationService."""
 

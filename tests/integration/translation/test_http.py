@@ -23,7 +23,7 @@ PNG = {"content-type": "image/png"}
 ANYWHERE = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="session")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def site(translating_app):
     """A client of the HTTP interface."""
     async with browse(translating_app) as client:

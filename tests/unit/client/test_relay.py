@@ -65,10 +65,10 @@ async def test_stream_resumes(relayed, mint, fault):
 
 async def test_deadline_applies(relayed, mint):
     """A call without an answer raises and is cancelled on the server."""
-    await relayed.generate("tiny")  # starts the helper
+    await relayed.generate("tiny")  # starts the helper, so that the next call arrives in time
     mint.silent = True
     with pytest.raises(client.DeadlineExceeded):
-        await relayed.generate("tiny", timeout_s=0.2)
+        await relayed.generate("tiny", timeout_s=1.0)
     assert await asyncio.to_thread(mint.cancelled.wait, 30)
 
 

@@ -235,9 +235,10 @@ async def test_missing_and_repeated_images_are_errors(indices, reason):
 
 async def test_overdue_chunk_is_an_error(asynchronous, mint):
     """The timeout applies to each chunk, and the call is cancelled on the server."""
+    await asynchronous.models()  # so that the call reaches the server in time
     mint.silent = True
     with pytest.raises(client.DeadlineExceeded) as caught:
-        await collect(asynchronous.stream("tiny", 10, timeout_s=0.05))
+        await collect(asynchronous.stream("tiny", 10, timeout_s=1.0))
     assert caught.value.reason == "CHUNK_OVERDUE"
     assert mint.cancelled.wait(30)
 
