@@ -29,7 +29,7 @@ COMMON = ["dataset", "--model=tiny", "--seed=7", "--classes=balanced", "--format
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two nodes with one core each, and an S3 server. Its value reads objects."""
-    with s3_server(os.environ.__setitem__) as read_objects:
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch.setenv) as read_objects:
         yield from start_cluster(read_objects)
 
 
