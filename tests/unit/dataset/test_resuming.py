@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,7 @@ def test_killed_run_ends_its_workers_and_frees_the_folder(arguments, make, conte
     command = arguments(out=out, **settings | {"workers": 2})
     started = subprocess.Popen([sys.executable, "-c", program, *command])
     done = out / ".imagemint/done"
-    while not (done.is_dir() and any(done.iterdir())):
-        assert started.poll() is None
-        os.sched_yield()
+    wait_until(lambda: done.is_dir() and any(done.iterdir()), started)
     started.send_signal(signal.SIGKILL)
     started.wait()
     assert not (out / "SHA256SUMS").exists()
@@ -76,9 +75,7 @@ def test_interrupted_run_says_how_to_continue(arguments, make, contents, tmp_pat
     settings = {"count": 3_000, "shard_size": 100, "format": "webdataset", "workers": workers}
     started = start(arguments(out=out, **settings))
     done = out / ".imagemint/done"
-    while not (done.is_dir() and any(done.iterdir())):
-        assert started.poll() is None
-        os.sched_yield()
+    wait_until(lambda: done.is_dir() and any(done.iterdir()), started)
     os.killpg(started.pid, number)
     _, said = started.communicate()
     assert started.returncode == 128 + number, said
@@ -98,9 +95,7 @@ def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
     """Workers that are still importing print no traceback."""
     out = tmp_path / "set"
     started = start(arguments(out=out, workers=2, format="webdataset"))
-    while not len(find_children(started.pid)) >= 3:  # with the resource tracker
-        assert started.poll() is None
-        os.sched_yield()
+    wait_until(lambda: len(find_children(started.pid)) >= 3, started)  # with the resource tracker
     workers = [child for child in find_children(started.pid) if has_blocked(child, signal.SIGINT)]
     os.killpg(started.pid, number)
     _, said = started.communicate()
@@ -108,6 +103,13 @@ def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
     assert started.returncode == 128 + number, said
     assert said.startswith("imagemint dataset: interrupted. ")
     assert said.count("\n") == 1
+
+
+def wait_until(condition, started):
+    """Polls until a condition holds. A process that does nothing else would take its core."""
+    while not condition():
+        assert started.poll() is None
+        time.sleep(0.001)
 
 
 def start(arguments):
