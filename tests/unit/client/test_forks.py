@@ -12,7 +12,7 @@ import pytest
 PRELUDE = """
 import asyncio, gc, multiprocessing as mp, os, signal, sys, threading
 from imagemint.client import AsyncClient, Client, ClientForked
-signal.alarm(60)
+signal.alarm(90)
 ADDRESS = sys.argv[1]
 
 def in_fork(work):

@@ -10,6 +10,9 @@ import sys
 
 import pytest
 
+# Each process imports PyTorch, which takes most of the time, and on a busy machine minutes in all.
+pytestmark = pytest.mark.timeout(300)
+
 PRELUDE = """
 import json, os, pickle, signal, sys, tempfile, threading, warnings
 import torch
@@ -21,15 +24,15 @@ from imagemint.client.torch import (
 )
 
 warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 with torch 2.13
-signal.alarm(100)
+signal.alarm(240)
 ADDRESS = sys.argv[1]
 
 def stream(count=40, **options):
-    source = ServerSource(ADDRESS, "tiny", seed=5, timeout_s=20)
+    source = ServerSource(ADDRESS, "tiny", seed=5, timeout_s=60)
     return SyntheticStream(source, count, block_size=4, serials=True, **options)
 
 def load(dataset, kind=DataLoader, **options):
-    return kind(dataset, batch_size=4, timeout=50 if options.get("num_workers") else 0, **options)
+    return kind(dataset, batch_size=4, timeout=150 if options.get("num_workers") else 0, **options)
 
 def indices(batches):
     return [int(each.split("/")[2].split("?")[0]) for *_, some in batches for each in some]
@@ -48,7 +51,7 @@ def run(address, tmp_path):
             [sys.executable, script, address],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=270,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -113,7 +116,7 @@ def test_ranks_read_each_image_once(run):
     """Ranks of torch.distributed read with workers. A spawned worker also knows its rank."""
     program = """
 def train(rank, store):
-    signal.alarm(60)
+    signal.alarm(200)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
@@ -155,7 +158,7 @@ def in_fork(work):
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(40)
+        signal.alarm(200)
         try:
             answer = work()
         except BaseException as error:
