@@ -3,14 +3,18 @@
 import asyncio
 import os
 import signal
+import socket
 
 import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
+from grpc import aio
 
 from imagemint import client
 from imagemint.client import AsyncClient, Client, Tls, forks
+from imagemint.client.relay import process
+from imagemint.client.relay.frames import Frame, read_frame
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -106,13 +110,33 @@ async def test_dead_helper_is_an_error(relayed):
         await call_until_it_fails()
 
 
+async def test_helper_forgets_finished_calls(address):
+    """A call with one answer keeps it, so a helper that kept its calls would fill the memory."""
+    own, other = socket.socketpair()
+    reader, closing = await asyncio.open_connection(sock=own)
+    _, writer = await asyncio.open_connection(sock=other)
+    header = {"do": "unary", "timeout": 30, "metadata": []}
+    methods = ("/imagemint.v1.ModelService/ListModels", "/imagemint.v1.ModelService/None")
+    async with aio.insecure_channel(address) as channel, asyncio.TaskGroup() as tasks:
+        helper = process._Helper(channel, writer)
+        for number, method in enumerate(methods):
+            helper.handle(Frame(header | {"call": number, "method": method}), tasks)
+        assert len(helper._calls) == 2
+        answers = {(await read_frame(reader)).header["call"] for _ in methods}
+    assert answers == {0, 1}
+    assert helper._calls == {}
+    for each in (closing, writer):
+        each.close()
+        await each.wait_closed()
+
+
 def test_helper_ends_with_its_client(address):
     """No process remains after the client is closed."""
     with Client(address) as blocking:
         blocking.generate("tiny")
-        process = blocking._client._connection._channel._process
-        assert process.poll() is None
-    assert process.poll() == 0
+        helper = blocking._client._connection._channel._process
+        assert helper.poll() is None
+    assert helper.poll() == 0
 
 
 def test_tls_files_are_read_in_this_process(address, tmp_path):

@@ -64,7 +64,7 @@ class _Helper:
         match frame.header["do"]:
             case "unary":
                 self._calls[number] = self._call_unary(frame)
-                tasks.create_task(self._answer(number, self._calls[number]))
+                tasks.create_task(self._finish(number))
             case "stream":
                 self._calls[number] = self._call_stream(frame)
             case "duplex":
@@ -96,6 +96,13 @@ class _Helper:
     def _call_duplex(self, frame: Frame) -> Any:  # noqa: ANN401 - as above
         method: Any = self._channel.stream_stream(frame.header["method"])
         return FaithfulCall(method(metadata=_read_metadata(frame)))
+
+    async def _finish(self, number: int) -> None:
+        """Answers a call with one answer, and forgets it: it would keep request and answer."""
+        try:
+            await self._answer(number, self._calls[number])
+        finally:
+            self._calls.pop(number, None)
 
     async def _answer(self, number: int, answer: Any) -> None:  # noqa: ANN401 - as above
         try:
