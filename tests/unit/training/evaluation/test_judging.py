@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
+from imagemint.training.evaluation.measuring import Measured
+from imagemint.training.evaluation_report import write_report
 from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.trained import read_generator
 
@@ -288,6 +291,30 @@ def test_result_is_cached(measured, npz, test_digits, tmp_path, monkeypatch):
     assert looked == [1, 1]
 
 
+def test_cached_result_belongs_to_its_judge_and_data(judge, npz, digits, test_digits, monkeypatch):
+    """Without the judge, or beside other data of the same name, the same images are measured."""
+    looked = []
+    monkeypatch.setattr(
+        "imagemint.training.evaluation.judging.measure",
+        lambda *_: looked.append(1) or [Measured("coverage", 1.0, "as told")],
+    )
+    source = open_source(str(npz(test_digits.images, test_digits.labels)), CPU)
+    extractor, seer = open_extractor(judge, None, CPU)
+
+    def count_measurements(judged_by):
+        for _ in range(2):
+            evaluate(source, extractor, judged_by, Protocol(dataset="mnist"))
+        return len(looked)
+
+    assert count_measurements(seer) == 1
+    assert count_measurements(None) == 2
+    for split, number in (("train", 3), ("test", 4)):
+        splits = {"train": digits, "test": test_digits}
+        splits[split] = replace(splits[split], sha256="c" * 64)
+        monkeypatch.setitem(datasets.DATASETS, "mnist", lambda split, _, of=splits: of[split])
+        assert count_measurements(seer) == number
+
+
 def test_cached_result_serves_a_moved_run(measured, train, tmp_path):
     """A run that was moved gets its report again without a measurement."""
     train(tmp_path / "a", images=32)
@@ -326,6 +353,18 @@ def test_missing_images_are_drawn_for_a_cached_result(measured, npz, test_digits
     assert measured(path, out=tmp_path / "out") == first
     assert (tmp_path / "out" / "grid.png").exists()
     assert not (tmp_path / "out" / "interpolation.png").exists()
+
+
+def test_table_of_other_figures_is_replaced(measured, npz, test_digits, tmp_path):
+    """A cached result takes the place of a table of the same images by another protocol."""
+    path, out = npz(test_digits.images, test_digits.labels), tmp_path / "out"
+    found = measured(path, out=out)
+    table = (out / "table.md").read_text()
+    others = [replace(figure, value=0.125) for figure in found.values()]
+    write_report(out / "figures.json", open_source(str(path), CPU).sha256, others)
+    (out / "table.md").write_text("of another judge")
+    assert measured(path, out=out) == found
+    assert (out / "table.md").read_text() == table
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def evaluate(
     key = _make_key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
     kept = find_cache_directory().with_name("evaluations") / f"{key}.json"
     figures = _read_kept_figures(kept, key) if cache else ()
-    if figures and (out is None or _is_of(out, source)):
+    if figures and (out is None or _has_figures(out, source, figures)):
         return _record(source, figures, protocol.dataset)
 
     reals = extract_real_images(dataset, train, test, extractor)
@@ -258,10 +258,13 @@ def _find_other_classes(source: Source, test: LabelledImages) -> list[str]:
     return [warning]
 
 
-def _is_of(out: Path, source: Source) -> bool:
-    """Returns whether the pictures in this folder are of this source."""
+def _has_figures(out: Path, source: Source, figures: tuple[EvaluationFigure, ...]) -> bool:
+    """Returns whether table and pictures in this folder are of this source and these figures.
+
+    The same source may have been measured by another judge or protocol meanwhile.
+    """
     try:
-        return bool(read_report(out / "figures.json", source.sha256))
+        return read_report(out / "figures.json", source.sha256) == figures
     except CheckpointError:
         return False
 
