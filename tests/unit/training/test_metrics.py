@@ -1,5 +1,6 @@
 """Tests of imagemint.training.metrics against closed forms."""
 
+from dataclasses import astuple
 from itertools import permutations
 
 import numpy as np
@@ -35,6 +36,7 @@ from imagemint.training.metrics import (
     within_class_variety,
 )
 from imagemint.training.metrics import distances as distance_module
+from imagemint.training.metrics import neighbours as neighbour_module
 
 
 def make_noise(count, dimensions, seed=0):
@@ -237,6 +239,21 @@ def test_neighbourhoods_equal_their_definitions(kind, k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_chunks_of_points_change_no_figure(kind, monkeypatch):
+    """Distances are computed for some points at a time, and the figures are those of all."""
+    real, fake = make_degenerate(kind)
+
+    def measure():
+        radii = compute_neighbour_radii(real, 3).tolist()
+        shares = astuple(measure_neighbourhoods(real, fake, 3))
+        return [*radii, *shares, coverage(real, fake, 3), two_sample_accuracy(real, fake)]
+
+    whole = measure()
+    monkeypatch.setattr(neighbour_module, "_CHUNK", 12)  # a fifth of the points
+    assert measure() == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_distances_equal_their_definitions(kind):
     """SciPy's matrix root gives the Frechet distance, and torchmetrics the kernel distance."""
     a, b = make_degenerate(kind)
@@ -433,6 +450,15 @@ def test_inception_score_counts_certain_classes():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_inception_score_has_no_randomness():
+    """The parts of a sample are the same in every call, whatever PyTorch has drawn before."""
+    log_p, scores = np.log(np.exp(make_noise(60, 4)) / 9), set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        scores.add(inception_score(log_p, splits=7))
+    assert len(scores) == 1
+
+
 def test_mode_score_depends_on_the_real_shares():
     """The score equals the Inception Score for real class shares and is lower for others."""
     log_p, even = make_certain(np.arange(400) % 4), np.full(4, 0.25)
@@ -441,6 +467,9 @@ def test_mode_score_depends_on_the_real_shares():
     assert mode_score(log_p, even) == pytest.approx(score)
     expected = score * np.exp(-reverse_kl(even, skewed))
     assert mode_score(log_p, skewed) == pytest.approx(expected, rel=1e-6)
+    whole = inception_score(log_p, splits=1)
+    assert whole > score
+    assert mode_score(log_p, even, splits=1) == pytest.approx(whole)
 
 
 def test_reverse_kl_of_known_histograms():
@@ -458,6 +487,8 @@ def test_perfect_sampler_has_a_floor():
     even = np.full(1000, 1e-3)
     floor = perfect_sampler_floor(even, 26_000)
     assert floor == pytest.approx(999 / 52_000, rel=0.03)
+    # A sample of few points lacks a class, whose divergence from the sample is infinite.
+    assert 0 < perfect_sampler_floor(np.array([0.9, 0.05, 0.05]), 10) < 0.5
     assert mode_floor(even, 26_000) == pytest.approx(1000, abs=1e-6)
     assert mode_floor(even, 1000) == pytest.approx(1000 * (1 - np.exp(-1)), rel=1e-3)
     rng = np.random.Generator(np.random.Philox(key=[8, 8]))

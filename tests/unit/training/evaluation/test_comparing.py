@@ -11,6 +11,7 @@ from PIL import Image
 
 from imagemint.training.data_options import DataOptions
 from imagemint.training.evaluation import compare, open_extractor
+from imagemint.training.metrics import frechet_distance
 
 pytestmark = pytest.mark.usefixtures("toy_mnist")
 
@@ -75,6 +76,28 @@ def test_loss_of_blank_images_exceeds_noise(compared):
     assert distance.loss > distance.noise >= 0
     assert accuracy.loss > accuracy.noise >= 1 / 30
     assert accuracy.value < accuracy.model
+
+
+def test_noise_is_the_deviation_of_the_model(digits, test_digits, judge):
+    """Each seed is a separate sample. The noise is the deviation of the model alone over them."""
+    extractor, seer = open_extractor(judge, None, torch.device("cpu"))
+    model, other = _Drawn(digits), _Drawn(digits, lambda images: images // 2)
+    distance, _ = compare(model, other, extractor, seer, None, samples=13, seeds=3).figures
+    real = extractor.extract(test_digits.images).features
+    ours, theirs = (
+        [
+            frechet_distance(extractor.extract(source.draw(seed, 0, 13)[0]).features, real)
+            for seed in (1000, 1001, 1002)
+        ]
+        for source in (model, other)
+    )
+    assert len({*ours}) == 3
+    assert (distance.value, distance.model) == (
+        pytest.approx(np.mean(theirs)),
+        pytest.approx(np.mean(ours)),
+    )
+    assert distance.noise == pytest.approx(np.std(ours, ddof=1))
+    assert distance.loss == pytest.approx(np.mean(theirs) - np.mean(ours))
 
 
 def test_real_images_are_those_of_the_run(compared, test_digits, tmp_path):

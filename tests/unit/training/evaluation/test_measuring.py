@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from imagemint.training.datasets import LabelledImages
+from imagemint.training.evaluation import measuring
 from imagemint.training.evaluation.copies import find_nearest_training_images
 from imagemint.training.evaluation.extractors import Extracted
 from imagemint.training.evaluation.measuring import Sample, measure
@@ -53,6 +54,74 @@ def test_perfect_generator_scores_its_reference(test, fakes):
         each = found[metric]
         assert each.value == pytest.approx(each.reference, rel=close), metric
     assert found["frechet_distance"].detail == f"{min(test, fakes):,} of each"
+
+
+def measure_beside(reals, fake):
+    """Returns the results for images by metric, beside prepared real images."""
+    extracted = Pixels().extract(fake.images)
+    found = measure(reals, Sample(fake.images, fake.labels, extracted, extracted), Pixels())
+    return {each.metric: each for each in found}
+
+
+def test_reference_is_the_figure_of_training_images():
+    """The training images of the references have these as their own figures, to the last digit.
+
+    Worse images have other figures beside the same references.
+    """
+    reals = extract_real_images("noise", make_images(400, 1), make_images(90, 2), Pixels())
+    rows = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(400)
+    train = reals.train
+    same = LabelledImages(
+        "same", train.images[rows], train.labels[rows], train.class_labels, "f" * 64
+    )
+    found = measure_beside(reals, same)
+    of_test = {"class_accuracy", "inception_score", "mode_score", "training_copies"}
+    compared = [name for name, each in found.items() if each.reference and name not in of_test]
+    assert {*compared} >= {
+        *("frechet_distance", "kernel_distance", "coverage", "precision", "recall", "density"),
+        *("two_sample_accuracy", "within_class_variety", "class_coverage", "worst_class_coverage"),
+    }
+    for name in compared:
+        assert found[name].value == found[name].reference, name
+    assert (found["training_copies"].value, found["training_copies"].reference) == (1, 0)
+    blurred = same.images // 40 * 40
+    blurred[:, 0, 0, 0] %= 80  # of one class, to the judge
+    worse = measure_beside(
+        reals, LabelledImages("worse", blurred, same.labels, same.class_labels, "e" * 64)
+    )
+    for name in (*compared, *of_test):
+        assert worse[name].reference == found[name].reference, name
+    for name in {*compared, *of_test} - {"recall"}:
+        assert worse[name].value != found[name].value, name
+    assert worse["precision"].value < found["precision"].value
+
+
+def test_mode_score_is_that_of_the_judge():
+    """Beside an extractor that knows other classes the judge scores, and there is no reference."""
+    reals = extract_real_images("noise", make_images(400, 1), make_images(90, 2), Pixels())
+    fake = make_images(90, 3)
+    judged = Pixels().extract(fake.images)
+    extracted = Extracted(judged.features, np.full((90, 7), -np.log(7)))
+    measured = measure(reals, Sample(fake.images, fake.labels, extracted, judged), Pixels())
+    found, beside = {each.metric: each for each in measured}, measure_beside(reals, fake)
+    assert found["mode_score"].value == beside["mode_score"].value > 2
+    assert (found["mode_score"].reference, found["inception_score"].value) == (
+        None,
+        pytest.approx(1),
+    )
+
+
+def test_small_samples_are_disjoint():
+    """A figure of few points is a mean over up to ten samples, none of which has a point twice."""
+    points = np.arange(700.0)[:, np.newaxis]
+    drawn = measuring._draw_samples(points, 60)
+    assert [len(each) for each in drawn] == [60] * 10
+    values = np.concatenate(drawn)[:, 0]
+    assert len({*values}) == 600
+    assert [len(each) for each in measuring._draw_samples(points, 300)] == [300, 300]
+    assert [len(each) for each in measuring._draw_samples(np.zeros((7_000, 1)), 3_500)] == [3_500]
+    # Points often come sorted, and a sample of the first ones would not be like the others.
+    assert abs(drawn[0].mean() - points.mean()) < 100
 
 
 def test_ignored_latent_has_no_variety():
