@@ -23,6 +23,7 @@ from imagemint.training import recipes
 from imagemint.training.classifier.recipes import CLASSIFIER_RECIPES
 from imagemint.training.datasets import LabelledImages
 from imagemint.training.errors import CheckpointError, DatasetError
+from imagemint.training.loop import training_loop
 from imagemint.training.loop.start import make_initial_state
 from imagemint.training.losses.gan_loss import Batch as GanBatch
 from imagemint.training.losses.regularizers import Supervision
@@ -159,6 +160,37 @@ def test_discriminator_can_take_several_steps(tmp_path):
     assert (state.step, state.images_seen) == (2, 48)
     steps_of = [next(iter(opt.state.values()))["step"].item() for opt in (state.opt_G, state.opt_D)]
     assert steps_of == [2, 6]
+
+
+def test_average_weighs_a_step_by_its_images(tmp_path, monkeypatch):
+    """The half-life is in images, and a step with k = 3 shows three batches of them."""
+    weights, average = [], training_loop.update_ema
+
+    def look(averaged, running, weight):
+        weights.append(weight)
+        average(averaged, running, weight)
+
+    monkeypatch.setattr(training_loop, "update_ema", look)
+    half_life = {"ema_half_life": 24, "ema_ramp_up": 1.0}
+    state = train(small(RECIPES["dcgan"], discriminator_steps=3, **half_life), tmp_path)
+    assert (state.step, state.images_seen) == (2, 48)
+    assert weights == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_optimizers_have_the_options_of_the_recipe(optimizer):
+    """Both networks have an optimiser of their own weights with the decay rates of the recipe."""
+    options = {"beta1": 0.3, "beta2": 0.8, "adam_epsilon": 1e-5, "learning_rate": 3e-3}
+    recipe = small(RECIPES["wgan"], optimizer=optimizer, **options)
+    state = make_initial_state(recipe, pictures(recipe), torch.device("cpu"))
+    for network, made in ((state.G, state.opt_G), (state.D, state.opt_D)):
+        (group,) = made.param_groups
+        assert [*map(id, group["params"])] == [*map(id, network.parameters())]
+        assert group["lr"] == 3e-3
+        if optimizer == "adam":
+            assert (group["betas"], group["eps"]) == ((0.3, 0.8), 1e-5)
+        else:
+            assert group["alpha"] == 0.8
 
 
 @pytest.mark.parametrize("warm_up", [0, 1, 25, 501])

@@ -57,6 +57,16 @@ def test_style_of_a_picture_is_recorded(tmp_path, monkeypatch):
     assert read_translator(run).options["style"] == "style.png"
 
 
+def test_checkpoint_has_the_averaged_translator(tmp_path):
+    """What is exported and measured is the moving average, not the network that trains."""
+    state = train(small_task(Pix2pixRecipe), tmp_path)
+    saved = read_translator(tmp_path).module.state_dict()
+    running, averaged = state.G.state_dict(), state.G_ema.state_dict()
+    weights = [name for name in saved if name.endswith("weight")]
+    assert all(torch.equal(saved[name], averaged[name]) for name in weights)
+    assert not any(torch.equal(saved[name], running[name]) for name in weights)
+
+
 def test_weights_change_and_follow_the_seed(tmp_path):
     """Both networks learn, and another seed gives other weights."""
     first, other = (

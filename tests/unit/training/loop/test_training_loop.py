@@ -14,12 +14,14 @@ import torch
 from imagemint.training.errors import CheckpointError, Diverged, LossNotFinite, ModeCollapse
 from imagemint.training.loop import batches, health, provenance, training_loop
 from imagemint.training.loop.checkpoints import find_latest_checkpoint, list_checkpoints
+from imagemint.training.loop.ema import recalibrate
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.loop.samples import Variety
 from imagemint.training.loop.schedules import Schedule
 from imagemint.training.loop.start import make_initial_state
 from imagemint.training.recipes.mnist import MnistRecipe
 from imagemint.training.rng import draw_torch_seed
+from imagemint.training.trained import read_generator
 
 CODE_REVISION = provenance.read_code_revision  # the fixtures replace it
 
@@ -209,6 +211,21 @@ def test_averaged_generator_follows_training(train, tmp_path):
         assert torch.allclose(running[name], averaged[name], atol=0.05)
 
 
+def test_checkpoint_has_the_averaged_generator(train, tmp_path):
+    """What is exported and measured is the average, with its own batch-normalisation statistics."""
+    state = train(tmp_path, images=24)
+    saved, averaged = read_generator(tmp_path).module, state.G_ema.state_dict()
+    ready = recalibrate(state.G_ema, z_dim=4, num_classes=10, batches=1).state_dict()
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, ready[name]), name
+        if name.endswith("weight"):
+            assert torch.equal(tensor, averaged[name]), name
+            assert not torch.equal(tensor, state.G.state_dict()[name]), name
+        if name.endswith("running_var"):
+            assert not torch.equal(tensor, averaged[name]), name
+    assert not saved.training
+
+
 def test_exploding_loss_is_an_error(train, tmp_path):
     """An excessive learning rate raises an error that says that nothing was saved."""
     with pytest.raises(
@@ -330,6 +347,17 @@ def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, read_
         (find_latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text()
     )
     assert checkpoint["rollbacks"] == 2
+
+
+def test_rollback_changes_the_order(digits):
+    """Each rollback has a seed of its own; with the same order a run might fail again."""
+    recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4, seed=2**64 - 1)
+    state, seeds = make_initial_state(recipe, digits, torch.device("cpu")), []
+    for state.rollbacks in range(4):
+        seeds.append(training_loop.compute_order_seed(recipe, state))
+    assert seeds[0] == recipe.seed
+    assert len({*seeds}) == 4
+    assert all(0 <= seed < 2**64 for seed in seeds)
 
 
 def test_rollbacks_are_limited(train_with_explosions, tmp_path):
