@@ -25,6 +25,7 @@ from imagemint.exporter.command import Export
 from imagemint.exporter.errors import ExportError
 from imagemint.training import evaluation
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
+from imagemint.training.data_options import DataOptions
 from imagemint.training.errors import CheckpointError
 from imagemint.training.evaluation.comparing import Compared, Comparison, Difference
 from imagemint.training.evaluation_report import EvaluationFigure, write_report
@@ -172,8 +173,12 @@ def test_critic_is_exported(run, tmp_path, capsys):
     assert f"class_confidence: softmax of judge {recipe.name}, SHA-256" in said
 
 
-def test_critic_sees_the_data_of_the_run(run, tmp_path):
-    """The images of a critic have the path, labels, shape and selection that the run recorded."""
+def test_judges_see_the_data_of_the_run(run, tmp_path, monkeypatch):
+    """The images of a critic have the path, labels, shape and selection that the run recorded.
+
+    Variants are compared beside the same data set, read by the same options.
+    """
+    monkeypatch.setattr(evaluation, "open_extractor", lambda *_: ("extractor", "judge"))
     rows = []
     for number in range(40):
         content = io.BytesIO()
@@ -193,6 +198,17 @@ def test_critic_sees_the_data_of_the_run(run, tmp_path):
         assert np.bincount(train.labels).tolist() == [2] * 10
         assert np.bincount(test.labels).tolist() == [4] * 10
         assert train.images.shape[1:] == test.images.shape[1:] == (28, 28, 1)
+        variants = {"precision": ["int8"], "classifier": tmp_path, "judged_seeds": 3}
+        compare = Export(source=source, name="toys", judged_images=500, **variants)._compare()
+        assert compare.keywords == {
+            "extractor": "extractor",
+            "judge": "judge",
+            "data": None,
+            "samples": 500,
+            "seeds": 3,
+            "dataset": str(tmp_path / "toys"),
+            "reading": DataOptions.of_settings(settings),
+        }
 
 
 def test_variants_are_exported(run, tmp_path, monkeypatch, capsys):

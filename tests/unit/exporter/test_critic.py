@@ -13,6 +13,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.filtering import Realness, compute_acceptance_chances
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
+from imagemint.exporter import critic
 from imagemint.exporter.card import format_card
 from imagemint.exporter.critic import CriticParts, add_critic
 from imagemint.exporter.errors import ExportError
@@ -38,11 +39,12 @@ def pictures(name, seed, count=60):
 
 @pytest.fixture(scope="module")
 def parts():
-    """Untrained networks, and two splits of noise."""
+    """Untrained networks that tell classes apart, and two splits of noise."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         classifier = DigitClassifier(3, width=4).eval().requires_grad_(requires_grad=False)
         discriminator = ProjectionDiscriminator(3, base_channels=4, image_channels=1)
+        torch.nn.init.normal_(discriminator.embed.weight, std=0.1)  # 0 until it is trained
     return CriticParts(
         ("class", "discriminator", "copies"),
         classifier,
@@ -73,8 +75,7 @@ def bundle(exported, parts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def scores(bundle, parts):
     """The scores of the training images."""
-    critic = OnnxCritic(bundle, bundle.critic)
-    return critic.score(parts.train.images, parts.train.labels)
+    return OnnxCritic(bundle, bundle.critic).score(parts.train.images, parts.train.labels)
 
 
 def test_confidence_is_that_of_the_classifier(scores, parts):
@@ -99,10 +100,20 @@ def test_realness_is_the_calibrated_logit(bundle, scores, parts):
     assert ((chances > 0) & (chances < 1)).all()
 
 
+def test_calibration_is_that_of_all_batches(exported, bundle, parts, tmp_path, monkeypatch):
+    """Images are judged some at a time, each with the class that belongs to it."""
+    monkeypatch.setattr(critic, "_BATCH", 16)
+    only = replace(parts, scores=("discriminator",))
+    found = with_critic(exported, only, tmp_path).manifest.critic.realness
+    whole = bundle.manifest.critic.realness
+    assert found.protocol == whole.protocol
+    assert (found.maximum, found.shift) == pytest.approx((whole.maximum, whole.shift), rel=1e-4)
+
+
 def test_copies_have_no_distance(bundle, scores, parts):
     """Training images are copies of themselves; the median test image has distance 1."""
-    critic = OnnxCritic(bundle, bundle.critic)
-    unseen = critic.score(parts.test.images, parts.test.labels).training_distance
+    scorer = OnnxCritic(bundle, bundle.critic)
+    unseen = scorer.score(parts.test.images, parts.test.labels).training_distance
     assert np.median(unseen) == pytest.approx(1, abs=0.1)
     assert scores.training_distance.max() < 0.1 < unseen.min()
 

@@ -191,6 +191,11 @@ def test_captions_are_exported(trained, tmp_path):
     swapped = backend.run(Batch(z, tokens=captions.encode(["red hair", "red hair"])))
     assert not np.array_equal(served[0], swapped[0])
     assert np.array_equal(served[1], swapped[1])
+    sheet = np.asarray(Image.open(bundle.directory / "samples.png"))
+    for row, text in enumerate(captions.examples):
+        shown = Batch(draw_latents(0, 10 * row, 1, 8), tokens=captions.encode([text]))
+        left = sheet[2 + 30 * row : 30 + 30 * row, 2:30]
+        assert np.array_equal(left, backend.run(shown)[0, :, :, 0])
     card = (bundle.directory / "card.md").read_text()
     assert "- red hair\n- round glasses\n" in card
     assert "Known words: glasses, hair, red, round." in card

@@ -4,10 +4,19 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_bundles import tiny_manifest
 
 from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
-from imagemint.exporter.parity import Original, Tolerance, make_pytorch_original, measure_parity
+from imagemint.exporter.parity import (
+    Original,
+    Tolerance,
+    check_batch_independence,
+    make_inputs,
+    make_pytorch_original,
+    measure_parity,
+)
 
 
 class _Disturbed:
@@ -73,6 +82,34 @@ def test_few_images_are_in_memory_at_once(trained, exported, backend):
     assert asked == [192] * 5 + [40]
 
 
+def test_every_part_counts(trained, exported, backend):
+    """A difference in one of the first images is neither forgotten nor diluted."""
+    pytorch, parts = make_pytorch_original(trained), []
+
+    def compute(batch):
+        pixels = pytorch.pixels(batch).copy()
+        if not parts:
+            pixels[0, 3, 3, 0] ^= 64
+        parts.append(batch)
+        return pixels
+
+    original = Original("PyTorch", compute)
+    found = measure_parity(original, exported.spec, backend, Tolerance(levels=255))
+    assert found.max_difference >= 63
+    assert found.differing_share >= 1 / (1_000 * 28 * 28)
+    parts.clear()
+    with pytest.raises(ExportError, match=r"by up to 6\d levels and in 0\.0"):
+        measure_parity(original, exported.spec, backend, Tolerance())
+
+
+def test_psi_is_compared_from_0_to_1():
+    """Images without truncation alone would not tell that a graph ignores psi."""
+    spec = ModelSpec.of(tiny_manifest(truncation="psi"))
+    psi = make_inputs(spec).truncation
+    assert (psi[0], psi[-1], len({*psi.tolist()})) == (0, 1, 1_000)
+    assert make_inputs(ModelSpec.of(tiny_manifest())).truncation is None
+
+
 def _add_two_levels_to_one_pixel(images):
     images[:, 3, 3, 0] = np.where(images[:, 3, 3, 0] < 128, images[:, 3, 3, 0] + 2, 0)
     return images
@@ -103,7 +140,7 @@ def test_difference_over_the_tolerance_is_refused(measure_with_fault, fault, tol
         measure_with_fault(tolerance, fault)
 
 
-def test_dependence_on_the_batch_is_refused(measure_with_fault):
+def test_dependence_on_the_batch_is_refused(measure_with_fault, exported, backend):
     """A backend whose single images differ in one pixel by one level is refused."""
 
     def fault(images):
@@ -114,3 +151,6 @@ def test_dependence_on_the_batch_is_refused(measure_with_fault):
         ExportError, match="192 pixel values of 192 images differ between batches of 1 and of 64"
     ):
         measure_with_fault(Tolerance(), fault)
+    check_batch_independence(exported.spec, backend)
+    with pytest.raises(ExportError, match="differ between batches of 1 and of 64"):
+        check_batch_independence(exported.spec, _Disturbed(backend, fault))

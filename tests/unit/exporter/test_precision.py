@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from imagemint.engine import draw_classes, draw_latents
 from imagemint.engine.onnx.session import create_cpu_session
+from imagemint.exporter import precision
 from imagemint.exporter.graph import build_graph
 from imagemint.exporter.precision import convert_to_fp16, quantize_to_int8
 from imagemint.exporter.subpixel import replace_transposed_convolutions
@@ -72,8 +73,56 @@ def test_int8_weights_are_bytes(graph, quantised):
         return sum(math.prod(dims) for dims in kept)
 
     assert floats(quantised) < 0.25 * floats(graph)
+    constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    weights = [
+        (constants[node.input[0]].dims, constants[node.input[1]].dims)
+        for node in quantised.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        if constants[node.input[0]].data_type == TensorProto.INT8
+    ]
+    assert len(weights) == 4
+    assert all(scales and scales[0] in weight for weight, scales in weights)
     assert quantised.producer_name == "imagemint"
     assert not quantised.metadata_props
+
+
+def test_every_feed_counts(graph):
+    """The range of a value is that of all batches of the calibration, not of the first."""
+    plain, feed = replace_transposed_convolutions(graph), make_feed(32)
+    wide = feed | {"z": 10 * feed["z"]}
+
+    def read_scale(feeds):
+        model = quantize_to_int8(plain, feeds, ["Gemm"])
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        (node,) = (each for each in model.graph.node if each.op_type == "QuantizeLinear")
+        return numpy_helper.to_array(constants[node.input[1]])
+
+    assert read_scale([feed, wide]) == read_scale([wide]) > 2 * read_scale([feed])
+
+
+def test_quantization_is_not_moved_before_a_shared_value():
+    """A moved value that something else reads, too, stays float32."""
+    quantise = ["moved", "scale", "zero"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["moved"], perm=[1, 0]),
+            helper.make_node("QuantizeLinear", quantise, ["bytes"]),
+            helper.make_node("Relu", ["moved"], ["other"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 2])],
+        [],
+        [
+            numpy_helper.from_array(np.float32(0.5), "scale"),
+            numpy_helper.from_array(np.uint8(0), "zero"),
+        ],
+    )
+    before = graph.SerializeToString(deterministic=True)
+    precision._quantise_before_moving(graph)
+    assert graph.SerializeToString(deterministic=True) == before
+    del graph.node[2]
+    precision._quantise_before_moving(graph)
+    assert [node.op_type for node in graph.node] == ["QuantizeLinear", "Transpose"]
 
 
 def test_quantization_follows_the_computation(quantised):

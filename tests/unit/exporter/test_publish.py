@@ -1,8 +1,10 @@
 """Tests of imagemint.exporter.publish: versions appear atomically and are never overwritten."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,22 @@ def test_version_appears_atomically(tmp_path):
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["digits"]
     check = subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=final, check=False)  # noqa: S607 - whichever is on the PATH
     assert check.returncode == 0
+
+
+def test_version_is_flushed_to_disk(tmp_path, monkeypatch):
+    """Files and their directory are flushed before the rename, and the model's folder after it."""
+    flushed = []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
+        flushed.append((path.name, path.parts[0].startswith(STAGING_PREFIX)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with stage_version(tmp_path, "digits", 1) as directory:
+        (directory / "model.onnx").write_bytes(b"weights")
+        (directory / "card.md").write_text("card")
+    assert {*flushed[:3]} == {("model.onnx", True), ("card.md", True), ("SHA256SUMS", True)}
+    assert flushed[3:] == [("1", True), ("digits", False)]
 
 
 def test_failed_staging_leaves_nothing(tmp_path):

@@ -11,7 +11,17 @@ from imagemint.exporter.subpixel import replace_transposed_convolutions
 HEIGHT, WIDTH = 3, 5
 
 
-def make_model(*, colours=1, relu=True, tail="convolution", upsampling=None, stages=2):
+def make_model(
+    *,
+    colours=1,
+    relu=True,
+    tail="convolution",
+    upsampling=None,
+    stages=2,
+    last=None,
+    factor=None,
+    layout=(0, 2, 3, 1),
+):
     """Returns a model: latents as an image, transposed convolutions and the tail of a generator.
 
     Weights and latents are small integers, so that every sum is exact in any order.
@@ -33,29 +43,32 @@ def make_model(*, colours=1, relu=True, tail="convolution", upsampling=None, sta
     h = put("Reshape", ["z", "shape"])
     attributes = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4} | (upsampling or {})
     for stage in range(stages):
-        last = stage == stages - 1 and tail == "none"
-        wide = colours if last else 3 - stage
+        is_last = stage == stages - 1 and tail == "none"
+        wide = colours if is_last else 3 - stage
         kernel = attributes["kernel_shape"]
-        weight = constant(f"w{stage}", channels, wide, *kernel)
+        weight = constant(f"w{stage}", channels, wide // attributes.get("group", 1), *kernel)
         inputs = [h, weight, *([constant(f"b{stage}", wide)] if stage == 0 else [])]
         h = put("ConvTranspose", inputs, **attributes)
         channels = wide
-        if relu and not last:
-            h = put("Relu", [h])
-    if tail == "convolution":
-        inputs = [h, constant("last", colours, channels, 3, 3), constant("bias", colours)]
-        h = put("Conv", inputs, kernel_shape=[3, 3], pads=[1] * 4)
+        if relu and not is_last:
+            positive = put("Relu", [h])
+            h = put("Add", [positive, h]) if relu == "beside" else positive
+    if tail in {"convolution", "skip"}:
+        last = {"kernel_shape": [3, 3], "pads": [1] * 4} | (last or {})
+        shape = colours, channels // last.get("group", 1), *last["kernel_shape"]
+        summed = put("Conv", [h, constant("last", *shape), constant("bias", colours)], **last)
+        h = put("Add", [summed, h]) if tail == "skip" else summed
     elif tail == "pooled":
         h = put("AveragePool", [h], kernel_shape=[1, 1])
     constants |= {
-        "factor": np.float32(0.125 if stages > 1 else 1),
+        "factor": np.float32((0.125 if stages > 1 else 1) if factor is None else factor),
         "low": np.float32(0),
         "high": np.float32(255),
         "half": np.float32([127.5]),
     }
     h = put("Add", [put("Mul", ["factor", h]), "half"])
     h = put("Cast", [put("Round", [put("Clip", [h, "low", "high"])])], to=TensorProto.UINT8)
-    nodes.append(helper.make_node("Transpose", [h], ["image"], perm=[0, 2, 3, 1]))
+    nodes.append(helper.make_node("Transpose", [h], ["image"], perm=layout))
     graph = helper.make_graph(
         nodes,
         "g",
@@ -104,6 +117,33 @@ def test_last_convolution_is_computed_on_blocks(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"last": {"strides": [2, 2]}},
+        {"last": {"pads": [0, 0, 0, 0]}},
+        {"last": {"dilations": [2, 2], "pads": [2, 2, 2, 2]}},
+        {"last": {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2]}},
+        {"last": {"group": 3}, "colours": 3},
+        {"factor": [[[0.5]], [[1.0]], [[2.0]]], "colours": 3},
+        {"layout": (0, 2, 1, 3), "colours": 3},
+        {"layout": (0, 3, 2, 1)},
+        {"tail": "skip", "colours": 3},
+        {"relu": "beside"},
+    ],
+)
+def test_other_tails_keep_their_pixels(tmp_path, options):
+    """A last convolution of another form, or beside which its input is read, stays a convolution.
+
+    So does one whose channels have different factors.
+    """
+    model = make_model(stages=1, **options)
+    plain = replace_transposed_convolutions(model)
+    assert "ConvTranspose" not in list_operators(plain)
+    assert "MatMul" not in list_operators(plain)
+    assert np.array_equal(compute_pixels(plain, tmp_path), compute_pixels(model, tmp_path))
+
+
+@pytest.mark.parametrize(
     "upsampling",
     [
         {"pads": [0, 0, 0, 0]},
@@ -111,12 +151,13 @@ def test_last_convolution_is_computed_on_blocks(tmp_path):
         {"kernel_shape": [2, 2], "pads": [0] * 4},
         {"dilations": [2, 2]},
         {"output_padding": [1, 1]},
+        {"group": 2},
         {"auto_pad": "SAME_UPPER", "pads": None},
     ],
 )
 def test_other_convolutions_are_kept(upsampling):
     """Transposed convolutions with other attributes are not replaced."""
-    model = make_model(upsampling=upsampling, stages=1, tail="none")
+    model = make_model(upsampling=upsampling, stages=1, tail="none", colours=2)
     for node in model.graph.node:
         kept = [a for a in node.attribute if a.type != onnx.AttributeProto.UNDEFINED]
         del node.attribute[:]

@@ -11,10 +11,10 @@ from imagemint.exporter.surgery import fold_batch_norm, strip
 CHANNELS, SIDE, K = 3, 2, 5
 
 
-def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=False):
+def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=None, epsilon=0.01):
     """Returns Gemm, Reshape to [N, 3, 2, 2] and BatchNormalization.
 
-    `tap` reads the output of Reshape once more.
+    `tap` is a value that is read once more: `h`, of Gemm, or `r`, of Reshape.
     """
     random = np.random.default_rng(1)
     width = CHANNELS * SIDE * SIDE
@@ -33,15 +33,18 @@ def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=False):
     nodes = [
         helper.make_node("Gemm", gemm_inputs, ["h"], transB=trans_b, alpha=alpha),
         helper.make_node("Reshape", ["h", "shape"], ["r"]),
-        helper.make_node("BatchNormalization", ["r", *statistics], ["b"], epsilon=0.01),
+        helper.make_node("BatchNormalization", ["r", *statistics], ["b"], epsilon=epsilon),
         helper.make_node("Relu", ["b"], ["x"]),
     ]
-    outputs = ["x", *(["r"] if tap else [])]
+    outputs = {"x": [3, 2, 2]} | ({} if tap is None else {tap: [12] if tap == "h" else [3, 2, 2]})
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", K])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 3, 2, 2]) for n in outputs],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in outputs.items()
+        ],
         initializers,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -54,9 +57,10 @@ def _run(model):
 
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("bias", [False, True])
-def test_folding_keeps_the_values(trans_b, bias):
+@pytest.mark.parametrize("epsilon", [0.01, None])
+def test_folding_keeps_the_values(trans_b, bias, epsilon):
     """Folding removes the node and its constants and keeps the output within rounding."""
-    model = make_projection(trans_b=trans_b, bias=bias)
+    model = make_projection(trans_b=trans_b, bias=bias, epsilon=epsilon)
     before = _run(model)
     fold_batch_norm(model)
     onnx.checker.check_model(model, full_check=True)
@@ -65,7 +69,7 @@ def test_folding_keeps_the_values(trans_b, bias):
     np.testing.assert_allclose(_run(model), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"tap": True}, {"alpha": 2.0}])
+@pytest.mark.parametrize("options", [{"tap": "h"}, {"tap": "r"}, {"alpha": 2.0}])
 def test_unsupported_patterns_are_not_folded(options):
     """Nothing changes if another node reads the value or if the Gemm has a factor."""
     model = make_projection(**options)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from tiny_bundles import tiny_manifest
 
 from imagemint.engine import draw_classes, draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
+from imagemint.engine.spec import ModelSpec
 from imagemint.exporter import variants
 from imagemint.exporter.draft import GraphOptions
 from imagemint.exporter.errors import ExportError
@@ -24,11 +26,12 @@ def _make_comparison(*losses, mean=0.4):
     def compare(model, other):
         ours, theirs = (source.draw(3, 0, 9)[0].astype(int) for source in (model, other))
         compare.apart.append(np.abs(ours - theirs).mean())
+        compare.names.append(tuple(each.name.rpartition(", ")[2] for each in (model, other)))
         loss = left.pop(0)
         figure = Comparison("frechet_distance", 2.0 + 0.1 * loss, 2.0, 0.1, 0.1 * loss)
         return Compared(Difference(9, mean, 7, 0.3, 0.05), (figure,), "by a test", 9, 2)
 
-    compare.apart = []
+    compare.apart, compare.names = [], []
     return compare
 
 
@@ -61,6 +64,7 @@ def test_variants_are_declared(export):
     assert (figure.value, figure.model, figure.noise) == (2.05, 2.0, 0.1)
     assert "in 8 bits: Gemm, Conv, MatMul" in int8.method
     assert all(0 < apart < 5 for apart in compare.apart)
+    assert compare.names == [("fp32", "int8"), ("fp32", "fp16")]
     card = (bundle.directory / "card.md").read_text()
     assert "| int8 | CPU | 0.400 | 7 | 5.000% |" in card
     assert "| int8 | frechet_distance | 2.0500 | 2.0000 | 0.1000 |" in card
@@ -69,6 +73,33 @@ def test_variants_are_declared(export):
         *("model.onnx", "int8.onnx", "fp16.onnx"),
         *("SHA256SUMS", "card.md", "samples.png"),
     }
+
+
+def test_variant_must_not_depend_on_the_batch(export, monkeypatch):
+    """The images of a variant are compared in all batch sizes before its quality is measured."""
+
+    def refuse(spec, backend):
+        raise ExportError(f"{spec.name}, {backend.variant.name}: a serial would change its image")
+
+    monkeypatch.setattr(variants, "check_batch_independence", refuse)
+    compare = _make_comparison(0)
+    with pytest.raises(ExportError, match="digits, fp16: a serial would change its image"):
+        export(compare, "fp16")
+    assert compare.names == []
+
+
+def test_calibration_covers_the_inputs():
+    """The ranges of int8 come from 1,024 latents, all classes in turn, and psi from 0 to 1."""
+    spec = ModelSpec.of(tiny_manifest(truncation="psi", num_classes=3))
+    feeds = list(variants._draw_calibration(spec))
+    assert {feed["z"].shape for feed in feeds} == {(32, 8)}
+    z, classes, psi = (
+        np.concatenate([feed[name] for feed in feeds]) for name in ("z", "class_id", "truncation")
+    )
+    assert len(np.unique(z, axis=0)) == 1_024
+    assert classes.shape == psi.shape == (1_024, 1)
+    assert classes[:, 0].tolist() == [number % 3 for number in range(1_024)]
+    assert psi[:, 0] == pytest.approx(np.linspace(0, 1, 1_024))
 
 
 def test_fewer_sums_are_quantized_after_a_loss(export):
