@@ -75,6 +75,7 @@ def test_every_block_has_a_check():
     assert all(name in block for name, block in zip(CHECKS, BLOCKS, strict=True))
 
 
+@pytest.mark.timeout(300)  # it imports every library of the page
 @pytest.mark.asyncio(loop_scope="session")
 async def test_blocks_run_in_order(mnist_server, tmp_path):
     """They share one process. Blocks of libraries that are not installed are skipped."""

@@ -28,7 +28,7 @@ models = ["plain"]
 [[key]]
 name = "slow"
 sha256 = "{compute_digest(KEYS["slow"])}"
-rate_images_per_s = 10
+rate_images_per_s = 1
 burst_images = 20
 """
 
@@ -74,7 +74,7 @@ async def test_keys_are_required(serve_http, models, tmp_path):
         ).status_code == 200
         answer = await web.post(GENERATE, json=many, headers=make_headers("slow"))
         assert (answer.status_code, answer.json()["reason"]) == (429, "RATE_LIMITED")
-        assert answer.headers["retry-after"] in ("1", "2")
+        assert 1 <= int(answer.headers["retry-after"]) <= 20
 
 
 async def test_drain_completes_accepted_calls(held_site):

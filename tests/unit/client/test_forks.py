@@ -21,7 +21,7 @@ def in_fork(work):
     sys.stdout.flush()
     child = os.fork()
     if not child:
-        signal.alarm(30)
+        signal.alarm(60)
         os.close(reading)
         try:
             answer = str(work())
@@ -37,19 +37,19 @@ def in_fork(work):
     return answer if status == 0 else f"{answer} and status {status}"
 
 def fresh():
-    with Client(ADDRESS, timeout_s=20) as own:
+    with Client(ADDRESS, timeout_s=50) as own:
         return own.generate("tiny", 2, seed=5).serials[1]
 
 def fresh_stream():
-    with Client(ADDRESS, timeout_s=20) as own:
+    with Client(ADDRESS, timeout_s=50) as own:
         return sum(len(chunk) for chunk in own.stream("tiny", 30, chunk_size=4))
 
 async def fresh_asyncio():
-    async with AsyncClient(ADDRESS, timeout_s=20) as own:
+    async with AsyncClient(ADDRESS, timeout_s=50) as own:
         return (await own.generate("tiny", 2, seed=5)).serials[1]
 
 def unreachable():
-    with Client("127.0.0.1:1", timeout_s=20) as own:
+    with Client("127.0.0.1:1", timeout_s=50) as own:
         own.models()
 """
 SERIAL = "tiny@3/5/1?class=1"
@@ -66,7 +66,7 @@ def run(address, tmp_path):
             [sys.executable, script, address],
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=110,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -169,7 +169,7 @@ chunks = client.stream("tiny", 10**6)
 next(chunks)
 child = os.fork()
 if not child:
-    signal.alarm(30)
+    signal.alarm(60)
     fresh()
     sys.exit(0)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(next(chunks)))
