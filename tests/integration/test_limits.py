@@ -87,7 +87,7 @@ async def test_streams_of_a_connection_are_limited(serve, models, monkeypatch):
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST, timeout=WAIT_S)
 
 
-async def test_connections_are_limited(serve, models, monkeypatch):
+async def test_connections_are_limited(serve, models, monkeypatch, scrape, total):
     """A connection above the limit is closed, and the others are not affected."""
     # The server closes idle connections when they are scarce, but not during this test.
     monkeypatch.setattr(running_calls, "_CHECK_INTERVAL_S", 3_600.0)
@@ -97,6 +97,25 @@ async def test_connections_are_limited(serve, models, monkeypatch):
         error = await get_failure(model_service_pb2_grpc.ModelServiceStub(other).ListModels(LIST))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         await model_service_pb2_grpc.ModelServiceStub(channel).ListModels(LIST)
+        samples = await scrape(app.metrics_address)
+    assert total(samples, "imagemint_connections", listener="grpc") == 1
+    assert total(samples, "imagemint_connections_limit", listener="grpc") == 1
+    assert not total(samples, "imagemint_connections_limit", listener="http")
+
+
+async def test_http_connections_are_counted(serve, models, scrape, total):
+    """The listener of HTTP has a gauge of its own."""
+    app = await serve(models, http_address="127.0.0.1:0", max_connections=7)
+    address = app.http_url.removeprefix("http://").removesuffix("/")
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: mint\r\n\r\n")
+    assert b"200 OK" in await reader.readline()
+    samples = await scrape(app.metrics_address)
+    writer.close()
+    await writer.wait_closed()
+    assert total(samples, "imagemint_connections", listener="http") == 1
+    assert total(samples, "imagemint_connections_limit", listener="http") == 7
 
 
 async def test_calls_of_the_server_are_limited(serve, models, details_of, scrape, total):

@@ -264,7 +264,7 @@ class App:
         )
         await http.start(settings.http_address)
         self._opened.push_async_callback(http.stop)
-        rpc.services.running_calls.start(http.port)
+        rpc.services.running_calls.start(http.port, "http")
         self.http_url = http.url
 
     async def serve_until(

@@ -8,6 +8,7 @@ and fails the calls of the connection.
 import contextlib
 import heapq
 import ipaddress
+import math
 import os
 import socket
 import sys
@@ -62,6 +63,14 @@ def list_connections(port: int) -> list[Peer]:
     connection has the descriptor of one that was closed.
     """
     return [peer for peer, _ in _iterate_connections(port)]
+
+
+def count_connections(port: int) -> float:
+    """Returns the number of connections on a port; NaN if no file descriptor is left to look."""
+    try:
+        return float(len(list_connections(port)))
+    except OSError:
+        return math.nan
 
 
 def close_connections(port: int, peers: Collection[Peer]) -> None:

@@ -21,6 +21,7 @@ from imagemint.server.rpc.connections import (
     Peer,
     choose_surplus,
     close_connections,
+    count_connections,
     count_descriptors,
     list_connections,
     parse_machine,
@@ -58,6 +59,7 @@ class RunningCalls:
     ) -> None:
         self._guard = guard
         self._budget = budget
+        self._metrics = metrics
         self._ended = metrics.ended
         self._stall_timeout_s = math.inf if stall_timeout_s is None else stall_timeout_s
         self._max_connections = max_connections
@@ -120,9 +122,18 @@ class RunningCalls:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
 
-    def start(self, port: int) -> None:
-        """Starts to check the calls on this port; may be called again, and for several ports."""
+    def start(self, port: int, listener: str) -> None:
+        """Starts to check the calls on this port; may be called again, and for several ports.
+
+        Args:
+            port: the port.
+            listener: its name in the metrics.
+        """
         self._ports.add(port)
+        # Both listeners close surplus connections without a word, so only these show it.
+        metrics = self._metrics
+        metrics.watch(metrics.connections, (listener,), lambda: count_connections(port))
+        metrics.connections_limit.labels(listener).set(self._max_connections)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
 

@@ -207,7 +207,7 @@ class RpcServer:
         except (OSError, RuntimeError) as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._server.start()
-        self._running_calls.start(port)
+        self._running_calls.start(port, "grpc")
         return join_address(host, port)
 
     async def _restart(self, address: str) -> None:

@@ -202,6 +202,14 @@ class Metrics:
         self.bytes_in_flight = self._make_gauge(
             "bytes_in_flight", "Memory of responses that are computed but not yet read by clients."
         )
+        self.connections = self._make_gauge(
+            "connections", "Open connections of callers (listener: grpc or http).", "listener"
+        )
+        self.connections_limit = self._make_gauge(
+            "connections_limit",
+            "Number of connections above which the listener closes new ones at once.",
+            "listener",
+        )
         self.client_images = self._make_counter(
             "client_images", "Accepted images, by name of the API key.", "client", "model"
         )

@@ -31,6 +31,8 @@ EXPECTED = {
     "imagemint_model_load_duration_seconds": ("gauge", {"model", "version"}),
     "imagemint_model_load_failures_total": ("counter", {"model"}),
     "imagemint_model_failed_versions": ("gauge", {"model"}),
+    "imagemint_connections": ("gauge", {"listener"}),
+    "imagemint_connections_limit": ("gauge", {"listener"}),
     "imagemint_model_serving": ("gauge", {"model"}),
     "imagemint_repository_lost": ("gauge", set()),
     "imagemint_repository_syncs_total": ("counter", {"what", "outcome"}),
