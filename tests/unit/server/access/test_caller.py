@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from imagemint.server.access.api_keys import KeyRing, compute_digest
-from imagemint.server.access.caller import Guard
-from imagemint.server.errors import RateLimited
+from imagemint.server.access.caller import ANONYMOUS, Guard
+from imagemint.server.errors import RateLimited, TooManyCalls
 
 
 @pytest.fixture
@@ -32,3 +32,19 @@ async def test_streams_leave_half_of_a_burst_to_single_calls(caller):
     caller.charge(5)
     with pytest.raises(RateLimited):
         caller.charge(1)
+
+
+def test_health_checks_have_limits_of_their_own(metrics):
+    """They count apart from the calls of their machine, and are made while the server is full."""
+    guard, machine = Guard(metrics, max_calls=1, max_calls_per_caller=2), "10.0.0.7"
+    for _ in range(2):
+        guard.enter(ANONYMOUS, machine, is_health_check=True)
+    with pytest.raises(TooManyCalls, match="this address"):
+        guard.enter(ANONYMOUS, machine, is_health_check=True)
+    guard.enter(ANONYMOUS, machine)
+    with pytest.raises(TooManyCalls, match="the server"):
+        guard.enter(ANONYMOUS, machine)
+    guard.leave(machine, is_health_check=True)
+    guard.enter(ANONYMOUS, machine, is_health_check=True)
+    guard.leave(machine)
+    guard.enter(ANONYMOUS, machine)

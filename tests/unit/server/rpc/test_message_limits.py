@@ -65,6 +65,18 @@ def test_oversized_message_is_refused_unparsed(name):
         check_contents(content, kind.DESCRIPTOR)
 
 
+def test_limits_are_inclusive():
+    """A message with as many fields or bytes as the limit is accepted, and one more is refused."""
+    field = b"\x32\x00"
+    check_contents(field * MOST_FIELDS, INFER.DESCRIPTOR)
+    with pytest.raises(InvalidRequest, match="more than"):
+        check_contents(field * (MOST_FIELDS + 1), INFER.DESCRIPTOR)
+    read = make_reader("/none/none", INFER.FromString, most_bytes=6)
+    assert len(read(field * 3).outputs) == 3
+    with pytest.raises(InvalidRequest, match="it has 8 bytes, more than 6"):
+        read(field * 4)
+
+
 def test_reader_checks_before_it_parses():
     """Every method with a known schema is checked. The parser refuses malformed bytes."""
     read = make_reader(
