@@ -44,6 +44,12 @@ def test_latents_depend_on_seed_and_step():
     assert not torch.equal(z, draw_latents(3, 7, 500, 64))
 
 
+def test_positions_share_no_numbers():
+    """The numbers of a position are not those of the next one, a few places further on."""
+    drawn = [make_rng(5, Stream.LATENTS, position).random(500) for position in range(4)]
+    assert len(np.unique(drawn)) == 2_000
+
+
 def test_streams_are_distinct():
     """Streams of one seed at one position share no numbers, nor do the largest seeds."""
     draws = [
