@@ -77,6 +77,7 @@ async def test_command_reaches_every_worker(tmp_path):
 async def test_replaced_worker_refuses_changed_bytes(tmp_path):
     """A new worker knows the digests that its predecessor served."""
     write_bundle(tmp_path, "tiny")
+    write_bundle(tmp_path, "more")  # without any model that serves, a new worker takes no calls
     options = ("--processes=2", "--model-control=none", "--access-log=1")
     async with process(f"--repository={tmp_path}", *options) as server:
         pids, address = await wait_for_start(server)
