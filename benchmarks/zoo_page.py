@@ -112,21 +112,6 @@ test images, so that it takes a few seconds. The floor of fewer images is higher
 lower than in those tables that compare more, 10,000 of MNIST. Recipes that see labels have solid
 lines. Processors and precisions differ, so CPU times are rough.
 """
-_WALL_TIME = (
-    "\\* The CPU time of {names} is not known. On the right the wall time stands in its place,"
-    " spread evenly over the images."
-)
-# The log of this run was written before a curve compared with random test images: its distances
-# were multiples of the floor of the first 5,000. Commit 6393aca measured the last generator in both
-# ways, 66.5 and 12.8855 times the floor, and multiplied all distances of the record by the ratio.
-# Most of it is the ratio of the floors: under benchmarks/judges/digits they are 24.6 and 5.78. For
-# generators far from real digits the factor is probably nearer to that ratio alone, 4.3.
-_SCALED_RUN = ("vanilla-mnist", "06b99a6")
-_SCALED = (
-    "The curve of `vanilla-mnist` was measured against the first 5,000 test images, which are"
-    " neater than the rest. Its distances are multiplied by 5.16, the ratio of both ways for its"
-    " last generator, so earlier ones may be a fifth too high. It begins after the collapse."
-)
 
 
 def write_page(records: Sequence[Record], plan: Plan) -> str:
@@ -198,12 +183,6 @@ def _describe_curves(records: Sequence[Record]) -> list[str]:
     if not found:
         return []
     lines = ["", "## Quality while training", "", *WHILE_TRAINING.splitlines()]
-    curves = [each for curves in found.values() for each in curves]
-    if any((each.record.name, each.record.revision[:7]) == _SCALED_RUN for each in curves):
-        lines += ["", _SCALED]
-    untimed = [f"`{each.record.name}`" for each in curves if each.has_wall_time]
-    if untimed:
-        lines += ["", _WALL_TIME.format(names=", ".join(untimed))]
     for dataset in found:
         path = get_curves_path(dataset)
         lines += ["", f"![Quality of all runs on {dataset}](zoo/{path.name})"]

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
-from zoo_records import RECORDS, Point, Record
+from zoo_records import RECORDS, Record
 
 _COLUMNS = 4
 _CELL_INCHES = 2.3
@@ -24,19 +24,6 @@ class Curve:
 
     record: Record
     sees_labels: bool
-
-    @property
-    def has_wall_time(self) -> bool:
-        """Whether its CPU time is not known, so that its wall time stands in its place."""
-        return all("cpu_minutes" not in point for point in self.record.curve)
-
-    @property
-    def points(self) -> list[Point]:
-        """The figures during the run, each with ``images`` and ``cpu_minutes``."""
-        if not self.has_wall_time:
-            return self.record.curve
-        each = self.record.minutes / self.record.images
-        return [point | {"cpu_minutes": each * point["images"]} for point in self.record.curve]
 
 
 def draw_grids(records: Sequence[Record], path: Path) -> None:
@@ -58,14 +45,13 @@ def draw_curves(runs: Sequence[Curve], path: Path) -> None:
     """Draws the quality of runs, in their order, against images and CPU time.
 
     Args:
-        runs: the runs, each with a curve. Runs that see labels have solid lines. Those whose time
-            is wall time have an asterisk after their name.
+        runs: the runs, each with a curve. Runs that see labels have solid lines.
         path: path of the picture.
     """
     figure = Figure(figsize=(12, 9), layout="constrained")
     columns = (
         ("images", "real images shown to D"),
-        ("cpu_minutes", "CPU minutes of training (*: minutes of wall time)"),
+        ("cpu_minutes", "CPU minutes of training"),
     )
     rows = (
         ("frechet_over_floor", "Frechet distance, multiple of the floor", "log"),
@@ -76,13 +62,13 @@ def draw_curves(runs: Sequence[Curve], path: Path) -> None:
         for column, (over, label) in enumerate(columns):
             plot = axes[row][column]
             for number, each in enumerate(runs):
-                known = [point for point in each.points if over in point and metric in point]
+                known = [point for point in each.record.curve if over in point and metric in point]
                 plot.plot(
                     [point[over] for point in known],
                     [point[metric] for point in known],
                     "-" if each.sees_labels else "--",
                     color=_COLOURS(number % _COLOURS.N),
-                    label=each.record.name + "*" * each.has_wall_time,
+                    label=each.record.name,
                     linewidth=1.4,
                 )
             plot.axhline(1, color="black", linestyle=":", linewidth=0.8)
