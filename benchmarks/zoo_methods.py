@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from zoo_queue import JUDGES, Plan, Run
 from zoo_records import Record
 
+from imagemint.training.loop.schedules import Schedule
 from imagemint.training.recipes import RECIPES
 
 _REPRODUCE = """\
@@ -135,7 +136,8 @@ def _find_deficits(record: Record, run: Run) -> list[str]:
     lacks = []
     if record.images < get_length(run) and not record.failure:
         lacks.append(f"the run shown has {record.images:,}")
-    if not record.curve:
+    # A curve has a point for each snapshot, and a short run has none.
+    if not record.curve and get_length(run) >= Schedule.snapshot_interval:
         lacks.append("no curve")
     names = " ".join(record.judges)
     if any(f"SHA-256 {digest}" not in names for digest in _read_digests(run.judges)):

@@ -141,6 +141,13 @@ def test_run_of_other_judges_is_open(records, metric):
     assert line in write_page([short], plan)
 
 
+def test_run_without_a_snapshot_needs_no_curve(records):
+    """The record of a run that ends before its first snapshot closes the run."""
+    short = replace(records[1], images=60_000, curve=[])
+    plan = Plan((), (Run("mnist", 0, ("digits",), {"images": 60_000}),))
+    assert "## Still to be run" not in write_page([short], plan)
+
+
 def test_judges_and_command_stand_once(records):
     """Runs with another judge are named; the command and a judge are not repeated."""
     figure = records[1].figures["frechet_distance"]
