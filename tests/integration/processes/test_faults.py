@@ -79,17 +79,20 @@ async def test_worker_that_continues_is_kept(tiny):
         assert await ended(server) == 0
 
 
+async def replace_worker_without_models(server, pid, folder):
+    """Loses the models, kills a worker, and returns when its successor waits for a model."""
+    (folder / "models/tiny").rename(folder / "away")
+    os.kill(pid, signal.SIGKILL)
+    await line_of(server, "worker has no model that serves, and takes no calls until it has one")
+
+
 async def test_worker_without_a_model_takes_no_calls(tmp_path, scrape):
     """If the mount is lost when a worker dies, the new one leaves the calls to the others."""
     write_bundle(tmp_path / "models", "tiny", conditional=False)
     options = (f"--repository={tmp_path / 'models'}", "--processes=2", "--poll-interval-s=0.1")
     async with process(*options) as server:
         ready, pids = await wait_for_start(server)
-        (tmp_path / "models/tiny").rename(tmp_path / "away")
-        os.kill(pids[0], signal.SIGKILL)
-        await line_of(
-            server, "worker has no model that serves, and takes no calls until it has one"
-        )
+        await replace_worker_without_models(server, pids[0], tmp_path)
         samples = await scrape(ready["metrics_address"])
         assert samples["imagemint_workers_ready", frozenset()] == 1
         for _ in range(8):  # whichever worker the kernel selects
@@ -106,11 +109,7 @@ async def test_worker_without_a_model_ends_by_a_drain(tmp_path):
     options = (f"--repository={tmp_path / 'models'}", "--processes=2")
     async with process(*options) as server:
         _, pids = await wait_for_start(server)
-        (tmp_path / "models/tiny").rename(tmp_path / "away")
-        os.kill(pids[0], signal.SIGKILL)
-        await line_of(
-            server, "worker has no model that serves, and takes no calls until it has one"
-        )
+        await replace_worker_without_models(server, pids[0], tmp_path)
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0
 

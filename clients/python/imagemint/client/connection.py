@@ -92,7 +92,9 @@ class Connection:
                 await asyncio.shield(opening)
         except TimeoutError:
             names = ", ".join(self._targets)
-            raise DeadlineExceeded(f"{names}: not resolved within {timeout_s:.3g} s") from None
+            raise DeadlineExceeded(
+                f"{names}: not resolved within {round(timeout_s or 0, 3):g} s"
+            ) from None
         except asyncio.CancelledError:
             if self._lifetime.closed:
                 raise ClientClosed from None
