@@ -137,7 +137,8 @@ def _find_deficits(record: Record, run: Run) -> list[str]:
     if record.images < get_length(run) and not record.failure:
         lacks.append(f"the run shown has {record.images:,}")
     # A curve has a point for each snapshot, and a short run has none.
-    if not record.curve and get_length(run) >= Schedule.snapshot_interval:
+    interval = run.options.get("snapshot_interval", Schedule.snapshot_interval)
+    if not record.curve and get_length(run) >= interval:
         lacks.append("no curve")
     names = " ".join(record.judges)
     if any(f"SHA-256 {digest}" not in names for digest in _read_digests(run.judges)):

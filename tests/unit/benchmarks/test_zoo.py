@@ -148,6 +148,13 @@ def test_run_without_a_snapshot_needs_no_curve(records):
     assert "## Still to be run" not in write_page([short], plan)
 
 
+def test_run_with_snapshots_of_its_own_needs_a_curve(records):
+    """A short run whose entry asks for snapshots is open until its record has their figures."""
+    short = replace(records[1], images=60_000, curve=[])
+    plan = Plan((), (Run("mnist", 0, (), {"images": 60_000, "snapshot_interval": 20_000}),))
+    assert "(no curve)" in write_page([short], plan)
+
+
 def test_judges_and_command_stand_once(records):
     """Runs with another judge are named; the command and a judge are not repeated."""
     figure = records[1].figures["frechet_distance"]
@@ -333,6 +340,7 @@ def test_plan_is_valid():
         assert run.options.keys() <= RECIPES[run.recipe].model_fields.keys() | {
             "dataset",
             "precision",
+            "snapshot_interval",
         }
 
 
