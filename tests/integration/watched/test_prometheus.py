@@ -20,6 +20,29 @@ VARIABLES = {
     "$instance": ".+",
     "$model": ".*",
 }
+# Series that are 0 on a server without such a fault, and with no response under way.
+WITHOUT_FAULT = {
+    "imagemint_bytes_in_flight",
+    "imagemint_log_lines_dropped_total",
+    "imagemint_repository_lost",
+    "imagemint_repository_incomplete_versions",
+}
+# Series of servers with API keys, certificates, several processes, an object store or a GPU, and of
+# calls that the server ends.
+WITHOUT_DATA = {
+    "imagemint_certificate_expiry_timestamp_seconds",
+    "imagemint_client_images_total",
+    "imagemint_device_memory_total_bytes",
+    "imagemint_device_memory_used_bytes",
+    "imagemint_device_utilization_ratio",
+    "imagemint_ended_calls_total",
+    "imagemint_file_refused",
+    "imagemint_reloads_total",
+    "imagemint_repository_syncs_total",
+    "imagemint_worker_restarts_total",
+    "imagemint_workers",
+    "imagemint_workers_ready",
+}
 
 
 def list_queries():
@@ -39,9 +62,16 @@ def fill_variables(expression):
 
 @pytest.mark.parametrize("expression", list(list_queries()))
 def test_dashboard_query_has_data(watched, expression):
-    """Each query of each panel gives a positive number for a working server."""
+    """Each query gives numbers: positive ones, or 0 without a fault, or none without a cause."""
     values = watched.values(fill_variables(expression))
-    assert any(math.isfinite(value) and value > 0 for value in values), values
+    metrics = set(re.findall(r"imagemint_\w+", expression))
+    if metrics & WITHOUT_DATA:
+        assert not values
+    elif metrics & WITHOUT_FAULT:
+        assert values
+        assert set(values) == {0}
+    else:
+        assert any(math.isfinite(value) and value > 0 for value in values), values
 
 
 @pytest.mark.parametrize("variable", DASHBOARD["templating"]["list"][1:], ids=lambda v: v["name"])

@@ -49,6 +49,12 @@ def test_every_series_exists(text, families):
     assert used <= set().union(*families.values())
 
 
+def test_dashboard_has_every_metric(families):
+    """Operators can see each metric of the server without writing a query."""
+    used = set(re.findall(r"\bimagemint_\w+", DASHBOARD))
+    assert [name for name, samples in families.items() if not used & samples] == []
+
+
 def test_page_has_every_metric(families):
     """The tables of docs/reference/metrics.md are complete and have nothing else."""
     told = set(re.findall(r"`(imagemint_\w+)", REFERENCE))

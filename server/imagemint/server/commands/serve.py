@@ -17,10 +17,10 @@ class Serve(ServeSettings):
         # container receives only signals that it handles, so without this it would not end at all.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
-        from imagemint.server.telemetry import logs  # noqa: PLC0415 - import-light
-
         # SIGHUP reloads later. Until then it must not end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from imagemint.server.telemetry import logs  # noqa: PLC0415 - import-light
+
         # These variables make prometheus-client count in memory-mapped files. Writing to them on a
         # full disk kills the process.
         for variable in _PROMETHEUS_FILE_VARIABLES:
