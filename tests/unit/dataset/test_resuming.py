@@ -91,6 +91,25 @@ def test_interrupted_run_says_how_to_continue(arguments, make, contents, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_cleanup_is_an_interruption(make, tmp_path, monkeypatch, capsys, number):
+    """A signal while a folder of partial files is closed, which makes its deletion fail."""
+    done, close, left = tmp_path / "set/.imagemint/done", os.close, [number]
+
+    def close_and_signal(descriptor):
+        is_meant = left and "/partial-" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        close(descriptor)
+        if is_meant and any(done.glob("*")):
+            signal.raise_signal(left.pop())
+
+    monkeypatch.setattr(os, "close", close_and_signal)
+    assert make(tmp_path / "set", format="webdataset") == 128 + number
+    assert capsys.readouterr().err == (
+        "imagemint dataset: interrupted. 1 of 3 shards are finished and kept. Run the same command "
+        "again to continue\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_start_of_workers_is_one_line(arguments, tmp_path, number):
     """Workers that are still importing print no traceback."""
     out = tmp_path / "set"

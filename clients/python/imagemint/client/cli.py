@@ -36,7 +36,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import BaseModel
 
 from imagemint.client.extras import DISTRIBUTION, MissingExtra, find_extra, install_command
-from imagemint.client.interrupts import INTERRUPTED, ignore_unstarted_calls
+from imagemint.client.interrupts import INTERRUPTED, find_interruption, ignore_unstarted_calls
 from imagemint.client.settings import UsageError, find_misspelt_variables, gather_settings
 from imagemint.client.spelling import suggest
 
@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except Exception as error:
+        if find_interruption(error) is not None:
+            return INTERRUPTED
         if not _is_failure(error):
             raise
         _print_error(arguments, _describe_failure(error))

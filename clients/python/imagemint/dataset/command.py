@@ -19,7 +19,7 @@ from imagemint.client.classes import parse_classes
 from imagemint.client.commands import FilteredConnection
 from imagemint.client.errors import ImagemintError
 from imagemint.client.extras import MissingExtra, install_command
-from imagemint.client.interrupts import ignore_unstarted_calls
+from imagemint.client.interrupts import find_interruption, ignore_unstarted_calls
 from imagemint.client.requests import FILTERED_END, Cycle
 from imagemint.dataset.errors import DatasetError, TemporaryFailure
 from imagemint.dataset.folder import Folder, Journal, LocalFolder, translate_os_error
@@ -234,10 +234,10 @@ class Dataset(FilteredConnection):
         return True
 
     def _tell_interruption(
-        self, folder: Folder, plan: Plan, kind: type[BaseException] | None, *_: object
+        self, folder: Folder, plan: Plan, _: object, error: BaseException | None, __: object
     ) -> None:
         """Says what is finished when Ctrl-C or SIGTERM ends the run. It is called by a stack."""
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
+        if find_interruption(error) is None:
             return
         finished = "Finished shards are kept"
         with contextlib.suppress(OSError, DatasetError):  # the interruption matters more

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from imagemint.client.interrupts import find_interruption
+
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a command that SIGTERM ended, as in a shell."""
 
@@ -16,7 +18,10 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Raises Terminated on SIGTERM, once. Other threads than the main one cannot ask for it."""
+    """Raises Terminated on SIGTERM, once. Other threads than the main one cannot ask for it.
+
+    An error that replaces it on its way is not raised.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -28,6 +33,11 @@ def raise_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except Exception as error:
+        interruption = find_interruption(error)
+        if interruption is None:
+            raise
+        raise interruption from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
