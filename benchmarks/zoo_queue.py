@@ -4,8 +4,8 @@ A job is a judge or a run with one seed. A judge that `benchmarks/judges` has is
 that runs on different machines are measured in the same features. The folder of a job tells how far
 it is: checkpoints, from which `imagemint train --resume` continues; `evaluation.json`; and
 `queue.json`, which names the job that was recorded, or why it ended before its length. So the queue
-may be stopped at any time, and continues on whichever machine has the folder. To try a failed run
-again, delete its `queue.json`.
+may be stopped at any time, and continues on whichever machine has the folder. A job that is killed
+stops the queue and is not done. To try a failed run again, delete its `queue.json`.
 """
 
 import json
@@ -22,6 +22,7 @@ from typing import Any
 
 from zoo_records import ROOT, name_run
 
+from imagemint.training.loop.checkpoints import list_checkpoints
 from imagemint.training.recipes import TABLE
 
 PLAN = ROOT / "benchmarks/zoo.toml"
@@ -148,6 +149,7 @@ class Queue:
 
         Raises:
             StopQueueError: SIGINT or SIGTERM came.
+            RuntimeError: a job was killed, or one failed that is no training run.
             ValueError: no run of the plan has one of these names.
         """
         runs = self._plan.choose(only)
@@ -174,8 +176,8 @@ class Queue:
         done = _read(folder / "queue.json")
         if done.get("job") == _make_identity(run):
             return f"ended early: {done['failure']}" if done["failure"] else "recorded"
-        images = [int(each.name) for each in (folder / "checkpoints").glob("[0-9]*")]
-        return f"at {max(images):,} images" if images else "not started"
+        found = list_checkpoints(folder)
+        return f"at {int(found[-1].name):,} images" if found else "not started"
 
     def _find_judge(self, name: str) -> Path:
         """Returns the folder of a judge: one that is kept, or else one of this queue."""
@@ -193,7 +195,7 @@ class Queue:
             return
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._find_judge(name) for name in run.judges]
-        started = any((folder / "checkpoints").glob("[0-9]*"))
+        started = list_checkpoints(folder)
         told: list[str | Path] = [
             "--seed",
             str(run.seed),
@@ -203,8 +205,7 @@ class Queue:
         ]
         train: list[str | Path] = ["train", run.recipe, "--out", folder, "--quiet", *told]
         failure = self._call([*train, "--resume"] if started else train, folder, may_fail=True)
-        measured = any((folder / "checkpoints").glob("[0-9]*"))
-        if measured:
+        if list_checkpoints(folder):
             judged = [part for judge in judges for part in ("--classifier", judge)]
             self._call(["evaluate", folder, *judged], folder)
             self._record(folder, run, failure)
@@ -223,7 +224,7 @@ class Queue:
 
         Raises:
             StopQueueError: the queue was told to stop.
-            RuntimeError: the command failed, and it may not.
+            RuntimeError: the command failed, and it may not, or a signal killed it.
         """
         if self._stopping:
             raise StopQueueError
@@ -234,11 +235,15 @@ class Queue:
             self._child = subprocess.Popen(  # noqa: S603 - our own command
                 command, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
+            if self._stopping:  # the signal came before there was a child to send it to
+                self._child.send_signal(signal.SIGTERM)
             status = self._child.wait()
         if self._stopping or status == INTERRUPTED:
             raise StopQueueError
         if status == 0:
             return ""
+        if status < 0:
+            raise RuntimeError(f"{' '.join(command)}: killed by signal {-status}")
         said = (folder / "queue.log").read_text(errors="replace").split("\n")
         line = next((each for each in reversed(said) if each.strip()), f"status {status}")
         line = line.rpartition("\r")[2]

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import signal
+import subprocess
 import sys
 import textwrap
 from dataclasses import replace
@@ -476,6 +478,65 @@ def test_signal_stops_the_run_and_then_the_queue(tmp_path, imagemint):
         queue.run()
     assert len(read_calls(tmp_path)) == 1
     assert recorded == []
+
+
+def test_signal_reaches_a_run_that_just_starts(tmp_path, imagemint, monkeypatch):
+    """A signal between the start of a process and the note of it stops this process too."""
+    command = imagemint(
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        got = signal.sigtimedwait([signal.SIGTERM], 60)
+        sys.exit(130 if got else 0)
+        """
+    )
+    ends = []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            # It must not end by the signal before it waits for it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            super().__init__(*arguments, **options)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            signal.raise_signal(signal.SIGTERM)
+
+        def wait(self, *arguments):
+            ends.append(super().wait(*arguments))
+            return ends[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    with pytest.raises(StopQueueError):
+        Queue(PLAN, tmp_path / "runs", lambda *_: None, imagemint=command).run()
+    assert ends == [130]
+
+
+def test_killed_run_stops_the_queue(tmp_path, imagemint):
+    """A run without memory, for example, is not recorded as one that failed, and continues."""
+    recorded = []
+    command = imagemint(
+        ENDS_WELL
+        + """
+        if sys.argv[1:3] == ["train", "dcgan"] and "--resume" not in sys.argv:
+            os.kill(os.getpid(), signal.SIGKILL)
+        """.replace("\n        ", "\n")
+    )
+    queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
+    with pytest.raises(RuntimeError, match=r"train dcgan .*: killed by signal 9"):
+        queue.run()
+    assert (recorded, [said for _, said in queue.list_status()]) == ([], ["at 64 images"])
+    queue.run()
+    assert recorded == [(tmp_path / "runs/dcgan-seed3", PLAN.runs[0], "")]
+
+
+def test_damaged_checkpoint_does_not_stop_the_queue(tmp_path, imagemint):
+    """A checkpoint that a resume has set aside does not count."""
+    checkpoints = tmp_path / "runs/dcgan-seed3/checkpoints"
+    (checkpoints / "0000000064.damaged").mkdir(parents=True)
+    queue = Queue(PLAN, tmp_path / "runs", lambda *_: None, imagemint=imagemint(ENDS_WELL))
+    assert [said for _, said in queue.list_status()] == ["not started"]
+    (checkpoints / "0000000032").mkdir()
+    assert [said for _, said in queue.list_status()] == ["at 32 images"]
+    queue.run()
+    assert "--resume" in read_calls(tmp_path)[2]
 
 
 def test_selected_recipes_run(tmp_path, imagemint):
