@@ -292,7 +292,7 @@ def test_result_is_cached(measured, npz, test_digits, tmp_path, monkeypatch):
 
 
 def test_cached_result_belongs_to_its_judge_and_data(judge, npz, digits, test_digits, monkeypatch):
-    """Without the judge, or beside other data of the same name, the same images are measured."""
+    """Without the judge, or beside other data or classes, the same images are measured."""
     looked = []
     monkeypatch.setattr(
         "imagemint.training.evaluation.judging.measure",
@@ -313,6 +313,10 @@ def test_cached_result_belongs_to_its_judge_and_data(judge, npz, digits, test_di
         splits[split] = replace(splits[split], sha256="c" * 64)
         monkeypatch.setitem(datasets.DATASETS, "mnist", lambda split, _, of=splits: of[split])
         assert count_measurements(seer) == number
+    names = splits["test"].class_labels[::-1]
+    renamed = {split: replace(data, class_labels=names) for split, data in splits.items()}
+    monkeypatch.setitem(datasets.DATASETS, "mnist", lambda split, _: renamed[split])
+    assert count_measurements(seer) == 5
 
 
 def test_cached_result_serves_a_moved_run(measured, train, tmp_path):

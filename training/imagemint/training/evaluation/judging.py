@@ -120,7 +120,8 @@ def evaluate(
     for warning in warnings:
         _log.warning("%s", warning)
     digests = [source.sha256, extractor.sha256, judge.sha256 if judge else ""]
-    key = _make_key([*digests, train.sha256, test.sha256], [samples, protocol.seed, seeds])
+    labels = [source.class_labels, train.class_labels, test.class_labels]
+    key = _make_key([*digests, train.sha256, test.sha256], labels, [samples, protocol.seed, seeds])
     kept = find_cache_directory().with_name("evaluations") / f"{key}.json"
     figures = _read_kept_figures(kept, key) if cache else ()
     if figures and (out is None or _has_figures(out, source, figures)):
@@ -288,9 +289,12 @@ def _get_data_set(judge: Extractor | None) -> str | None:
     return judge.trained_on.rpartition("/")[0] if judge and judge.trained_on else None
 
 
-def _make_key(digests: list[str], numbers: list[int]) -> str:
-    """Returns the name of a cached result, which is equal only for equal figures."""
-    parts = [_VERSION, NEIGHBOURS, *digests, *numbers]
+def _make_key(digests: list[str], labels: list[tuple[str, ...] | None], numbers: list[int]) -> str:
+    """Returns the name of a cached result, which is equal only for equal figures.
+
+    The digests of data do not cover the names of classes, which a file of labels can set.
+    """
+    parts = [_VERSION, NEIGHBOURS, *digests, *labels, *numbers]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
