@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from imagemint.training.datasets import LabelledImages
+from imagemint.training.datasets import DATASETS, LabelledImages
 from imagemint.training.errors import CheckpointError
 from imagemint.training.loop.checkpoints import (
     find_whole_checkpoint,
@@ -40,7 +40,9 @@ def list_settings_to_record(
     left_out = NOT_REMEMBERED | recipe_options.keys()
     kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
     for name in ("dataset", "labels_file", "classifier", "judge"):
-        if kept.get(name) and Path(kept[name]).expanduser().exists():
+        # A published data set goes before a folder of its name.
+        is_path = kept.get(name) and not (name == "dataset" and kept[name] in DATASETS)
+        if is_path and Path(kept[name]).expanduser().exists():
             # The resume may run in another directory.
             kept[name] = str(Path(kept[name]).expanduser().absolute())
     return kept
