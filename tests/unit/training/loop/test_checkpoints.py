@@ -181,7 +181,7 @@ def test_incomplete_checkpoint_is_ignored(saved, state, about, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("damage", ["empty", "flip", "gone"])
+@pytest.mark.parametrize("damage", ["empty", "state", "generator", "gone"])
 def test_damaged_checkpoint_falls_back(saved, state, about, caplog, damage):
     """If the newest checkpoint is damaged, a resume logs it and uses the one before."""
     state.images_seen = 1_280
@@ -189,10 +189,10 @@ def test_damaged_checkpoint_falls_back(saved, state, about, caplog, damage):
     if damage == "empty":
         for path in newest.iterdir():
             path.write_bytes(b"")
-    elif damage == "flip":
-        content = bytearray((newest / "state.safetensors").read_bytes())
+    elif damage in ("state", "generator"):
+        content = bytearray((newest / f"{damage}.safetensors").read_bytes())
         content[-1] ^= 1
-        (newest / "state.safetensors").write_bytes(content)
+        (newest / f"{damage}.safetensors").write_bytes(content)
     else:
         for path in newest.iterdir():
             path.unlink()
@@ -232,16 +232,18 @@ def test_full_disk_keeps_earlier_checkpoints(saved, state, about):
 
 def test_checkpoint_is_flushed_to_disk(tmp_path, state, about, monkeypatch):
     """Files and their directory are flushed before the rename, and the parent after it."""
-    flushed = []
+    flushed, renamed = [], []
 
     def fsync(descriptor):
         flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        renamed.append(bool(list_checkpoints(tmp_path)))
 
     monkeypatch.setattr(os, "fsync", fsync)
     save_checkpoint(tmp_path, state, state.G_ema, about)
     assert set(flushed[:3]) == {"checkpoint.json", "state.safetensors", "generator.safetensors"}
     assert flushed[3].startswith(".")
     assert flushed[4:] == ["checkpoints"]
+    assert renamed == [False] * 4 + [True]
 
 
 # --- refusals -----------------------------------------------------------------------------------
