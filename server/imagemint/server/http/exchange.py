@@ -57,12 +57,12 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._most_bytes = most_bytes
-        self.is_head = scope["method"] == "HEAD"
         self.headers = Headers(scope=scope)
         self.query = QueryParams(scope["query_string"])
         self.path: Mapping[str, str] = scope["path_params"]
         self.body = b""
         self.has_begun = False
+        self._rest = memoryview(b"")  # of the line that is being sent
         self.failure_status: int | None = None
         self.spell_field: Callable[[str], str] = str
         self.request_id = ""
@@ -174,8 +174,13 @@ class Exchange:
         await self._end()
 
     async def answer_problem(self, problem: Problem) -> None:
-        """Sends an error; at the end of a stream as its last line."""
+        """Sends an error; at the end of a stream as its last line.
+
+        A deadline may have passed in the middle of a line, which is completed first. Otherwise the
+        client could read neither of the two.
+        """
         if self.has_begun:
+            await self._send_rest()
             await self._send_piece(encode_line({"error": problem.as_dict()}))
             await self._end()
             return
@@ -192,11 +197,17 @@ class Exchange:
         if not self.has_begun:
             await self._begin_stream()
         if len(answer.batch.images) < _LARGE_COUNT:
-            line = memoryview(encode_line(answer))
+            line = encode_line(answer)
         else:
-            line = memoryview(await asyncio.to_thread(encode_line, answer))
-        for start in range(0, len(line), _PIECE_BYTES):
-            await self._send_piece(bytes(line[start : start + _PIECE_BYTES]))
+            line = await asyncio.to_thread(encode_line, answer)
+        self._rest = memoryview(line)
+        await self._send_rest()
+
+    async def _send_rest(self) -> None:
+        # A piece whose sending is cancelled was not sent: the server waits for room only before it.
+        while self._rest:
+            await self._send_piece(bytes(self._rest[:_PIECE_BYTES]))
+            self._rest = self._rest[_PIECE_BYTES:]
 
     async def _begin_stream(self) -> None:
         # Without the last header, some proxies collect the whole answer before they pass it on.
