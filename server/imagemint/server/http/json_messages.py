@@ -167,7 +167,8 @@ def _find_faults(
     """Yields the members that a message does not have, and those of another kind than their field.
 
     protobuf names unknown fields and wrong values with long texts or those of Python, takes `[]` as
-    an empty object and `true` as a number, and leaves out what is no Base64.
+    an empty object and `true` as a number, cuts 1.5 to the first value of an enum, takes the last
+    of two spellings of a field, and leaves out what is no Base64.
     """
     by_name = {each.json_name: each for each in descriptor.fields}
     choices: dict[str, str] = {}
@@ -178,8 +179,8 @@ def _find_faults(
             yield Violation(path, f"there is no such field{suggest(shorten(name), by_name)}")
         elif value is None or (field.message_type and field.message_type.GetOptions().map_entry):
             continue
-        elif (choice := _get_choice(field)) and choices.setdefault(choice, path) != path:
-            yield Violation(path, f"only one of this and {choices[choice]} is possible")
+        elif (first := choices.setdefault(_get_choice(field), path)) != path:
+            yield Violation(path, f"only one of this and {first} is possible")
         elif not field.is_repeated:
             yield from _find_faults_of_value(value, field, path)
         elif isinstance(value, list):
@@ -204,10 +205,11 @@ def _find_faults_of_value(
             yield Violation(path, "it is not a JSON object")
     elif field.enum_type is not None:
         names = field.enum_type.values_by_name
-        text = str(value).lower() if isinstance(value, bool) else value  # True would be 1
-        if isinstance(text, str) and text not in names and not text.isdecimal():
+        is_name = isinstance(value, str) and value in names
+        if not is_name and not _is_integer(value, *_RANGES[FieldDescriptor.CPPTYPE_INT32]):
             known = [each for each in names if not each.endswith("_UNSPECIFIED")]
-            yield Violation(path, f"{quote(text)} is none of {', '.join(known)}")
+            given = quote(value) if isinstance(value, str) else _quote_json(value)
+            yield Violation(path, f"{given} is none of {', '.join(known)}")
     elif field.type == field.TYPE_BYTES:
         if isinstance(value, str) and value.startswith("data:"):
             yield Violation(path, "a data URL is not Base64; leave out all up to its comma")
@@ -229,10 +231,14 @@ def _is_plain_list(values: list[Any], field: Any) -> bool:  # noqa: ANN401 - as 
 
 
 def _get_choice(field: Any) -> str:  # noqa: ANN401 - as above
-    """Returns the name of the oneof that a field belongs to; '' for none."""
+    """Returns the name of the oneof that a field belongs to, or else that of the field.
+
+    A field has two spellings, `classId` and `class_id`, and only one of them may be there.
+    """
     choice = field.containing_oneof
     # An optional field has a oneof of its own.
-    return choice.name if choice is not None and len(choice.fields) > 1 else ""
+    name: str = field.name if choice is None or len(choice.fields) == 1 else choice.name
+    return name
 
 
 def _check_scalar(value: object, field: Any) -> str:  # noqa: ANN401 - as above

@@ -9,7 +9,7 @@ from imagemint.server.http import json_messages
 from imagemint.server.http.json_messages import parse_json, spell_json_path
 from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
 from imagemint.v1 import generation_service_pb2 as messages
-from imagemint.v1 import translation_service_pb2
+from imagemint.v1 import image_pb2, translation_service_pb2
 
 
 def check_fault(body, kind, field, why):
@@ -60,7 +60,16 @@ def check_fault(body, kind, field, why):
             "images.classLabel",
             "only one of this and images.classId is possible",
         ),
+        (
+            '{"images": {"first_index": "3", "firstIndex": "4"}}',
+            "images.firstIndex",
+            "only one of this and images.first_index is possible",
+        ),
         ('{"output": {"format": "BMP"}}', "output.format", "BMP"),
+        ('{"output": {"format": 1.5}}', "output.format", "1.5 is none of IMAGE_FORMAT_RAW"),
+        ('{"output": {"format": "\u0663"}}', "output.format", "is none of IMAGE_FORMAT_RAW"),
+        ('{"output": {"format": [1]}}', "output.format", "[1] is none of IMAGE_FORMAT_RAW"),
+        ('{"output": {"format": 4294967296}}', "output.format", "is none of IMAGE_FORMAT_RAW"),
         ('{"images": []}', "images", "it is not a JSON object"),
         ('{"images": "mnist"}', "images", "it is not a JSON object"),
         ('{"images": {"truncation": "low"}}', "images.truncation", '"low" is not a number'),
@@ -98,7 +107,7 @@ def test_fault_names_its_field(body, field, why):
             for value in ("3", "null", '"iVBOR"', '"iVBO\u00a0"')
         ),
         ('{"fit": "crop"}', "fit", "'crop' is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
-        ('{"fit": true}', "fit", "'true' is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
+        ('{"fit": true}', "fit", "true is none of SOURCE_FIT_REFUSE, SOURCE_FIT_CROP"),
     ],
 )
 def test_fault_of_a_translation_names_its_field(body, field, why):
@@ -118,6 +127,11 @@ def test_numbers_may_be_texts():
     body = b'{"images": {"seed": 3.0, "count": "2", "truncation": "5e-1", "caption": null}}'
     images = parse_json(body, messages.GenerateRequest).images
     assert (images.seed, images.count, images.truncation) == (3, 2, 0.5)
+    for number in (b"2", b'"2"', b"2.0", b'"IMAGE_FORMAT_PNG"'):
+        body = b'{"output": {"format": ' + number + b"}}"
+        assert (
+            parse_json(body, messages.GenerateRequest).output.format == image_pb2.IMAGE_FORMAT_PNG
+        )
 
 
 def test_paths_have_the_names_of_json():
