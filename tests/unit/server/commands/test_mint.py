@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_bundles import write_bundle
+from tiny_translators import write_translator
 
 from imagemint.client import cli
 from imagemint.pictures.encoding import PictureFormat, encode
@@ -20,9 +21,11 @@ SERIALS = (
 
 @pytest.fixture
 def repository(tmp_path):
-    """Models `tiny` with three classes and `plain` without any."""
+    """Models: `tiny` with three classes, `plain`, `people` with captions, `sketch` with sources."""
     write_bundle(tmp_path / "models", "tiny", truncation="threshold", num_classes=3)
     write_bundle(tmp_path / "models", "plain", 2, conditional=False)
+    write_bundle(tmp_path / "models", "people", captions=True)
+    write_translator(tmp_path / "models", "sketch", size=(6, 8), z_dim=4)
     return tmp_path / "models"
 
 
@@ -75,29 +78,49 @@ def test_check_tells_pictures_apart(mint, tmp_path):
     assert (status, out.count(": same, ")) == (0, 3)
     found = read_picture(second.read_bytes())
     changed = found.pixels.copy()
-    changed[0, 1] ^= 4
+    changed[0, 1] = 0
+    levels = int(found.pixels[0, 1].max())
+    assert levels > 0
     second.write_bytes(encode(changed, found.serials, PictureFormat.PNG))
     found = read_picture(third.read_bytes())
     third.write_bytes(encode(found.pixels[1:], found.serials, PictureFormat.PNG))
     status, out, _ = mint(first, second, third, "--check")
     assert status == 1
-    assert [line.split(": ")[1].split(",")[0] for line in out.splitlines()] == [
-        "same",
-        "different in 1 pixels",
-        "different size (3",
-    ]
+    same, recoloured, cropped = (line.split(": ")[1] for line in out.splitlines())
+    assert same.startswith("same, ")
+    assert recoloured.startswith(f"different in 1 pixels, by up to {levels} levels, ")
+    assert cropped.startswith("different size (3, 6, 1), not (4, 6, 1), ")
+
+
+def test_many_images_are_drawn(mint, tmp_path):
+    """More images than a batch holds are all there, and the batch does not change their pixels."""
+    serials = [f"tiny@1/7/{index}?class=1" for index in range(70)]
+    status, out, _ = mint(*serials, "--out", tmp_path / "many")
+    assert (status, len(out.splitlines())) == (0, 70)
+    mint(*serials[64:67], "--out", tmp_path / "few")
+    for path in (tmp_path / "few").iterdir():
+        assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
+
+
+def test_bounds_of_the_truncation_are_drawn(mint, tmp_path):
+    """The least and the largest truncation belong to the range."""
+    serials = [f"tiny@1/7/3?class=2&truncation={bound}" for bound in ("0.25", "4.0")]
+    status, out, _ = mint(*serials, "--out", tmp_path / "out")
+    assert (status, len(out.splitlines())) == (0, 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["tiny@2/1/1?class=1"], "model 'tiny' has no version 2; there is 1"),
-        (["other@1/1/1"], "no model 'other'; there are plain, tiny"),
+        (["other@1/1/1"], "no model 'other'; there are people, plain, sketch, tiny"),
         (["tiny@1/1/1?class=3"], "tiny@1/1/1?class=3: the model has the classes 0 to 2"),
         (["tiny@1/1/1"], "tiny@1/1/1: the model has the classes 0 to 2"),
         (["plain@2/1/1?class=1"], "model 'plain' has no classes: ask it for no class"),
         (["plain@2/1/1?caption=a"], "model 'plain' takes no caption"),
         (["tiny@1/1/1?class=1&truncation=99"], "the truncation is 0.25 to 4"),
+        (["people@1/1/1?caption=purple%20hair"], "purple%20hair: caption: unknown word 'purple'"),
+        (["sketch@1/1/1"], "translates a source"),
         (["tiny@1/0/0?source=0123456789abcdef0123456789abcdef"], "translates a source"),
         (["tiny@1+int8/1/1?class=1"], "int8"),
         (["nonsense"], "nonsense: 'nonsense' is not a serial number"),
