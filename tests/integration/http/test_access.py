@@ -57,6 +57,7 @@ async def test_keys_are_required(serve_http, models, tmp_path):
         assert (await web.get("/healthz")).status_code == 200
         answer = await web.get(image, headers={"x-api-key": KEYS["all"]})
         assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        assert answer.headers["vary"] == "authorization, x-api-key"
         tag = answer.headers["etag"]
         forbidden = make_headers("plain") | {"if-none-match": tag}
         for answer in (

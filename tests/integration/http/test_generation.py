@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from http_clients import open_socket
+from http_clients import browse, open_socket
 from PIL import Image
+from tiny_bundles import write_bundle
 
 from imagemint.engine.batch import Batch
 from imagemint.engine.sampling import draw_latents
@@ -76,6 +77,9 @@ async def test_accept_header_selects_a_picture(web, expected, media_type):
     apart = sheet | {"layout": "IMAGE_LAYOUT_INDIVIDUAL"}
     answer = await web.post("/v1/models/digits:generate", json=apart, headers=headers)
     assert {each["field"] for each in answer.json()["violations"]} == {"layout"}
+    jpeg = one | {"output": {"format": "IMAGE_FORMAT_JPEG"}}
+    answer = await web.post("/v1/models/digits:generate", json=jpeg, headers=headers)
+    assert {each["field"] for each in answer.json()["violations"]} == {"output.format"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,8 @@ async def test_stream_sends_lines(web, expected):
     url = "/v1/models/digits:streamGenerate"
     async with web.stream("POST", url, content=body, headers=JSON) as answer:
         assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"  # nginx would collect the lines
         lines = [json.loads(line)["batch"] async for line in answer.aiter_lines()]
     assert [len(each["images"]) for each in lines] == [7] * 7 + [1]
     indices = [int(image["index"]) for each in lines for image in each["images"]]
@@ -146,6 +152,18 @@ async def test_url_of_a_serial_gives_its_image(web, expected):
     assert head.headers["content-length"] == str(len(answer.content))
     refused = await web.get(url.replace("class=7", "class=10"), headers={"if-none-match": "*"})
     assert refused.status_code == 400
+
+
+async def test_tag_depends_on_the_bundle(serve_http, tmp_path):
+    """A copy from a server with other bytes under the same version is not taken for valid."""
+    tags = []
+    for weights_seed in (0, 1):
+        repository = tmp_path / str(weights_seed)
+        write_bundle(repository, "digits", weights_seed=weights_seed)
+        async with browse(await serve_http(repository)) as web:
+            answer = await web.get("/v1/models/digits/versions/1/images/42/17.png?class=7")
+            tags.append(answer.headers["etag"])
+    assert tags[0] != tags[1]
 
 
 async def test_url_may_have_truncation_and_quality(web, engines):
@@ -379,7 +397,9 @@ async def test_calls_are_counted_as_in_grpc(web, site, scrape, total):
         )
         assert has == had + 1
     assert not total(after, "imagemint_bytes_in_flight")
-    assert "imagemint_requests_total" in (await web.get("/metrics")).text
+    answer = await web.get("/metrics")
+    assert "imagemint_requests_total" in answer.text
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 WALK = {"serials": ["digits@1/1/0?class=3", "digits@1/2/0?class=3"], "frames": 12}
@@ -404,7 +424,7 @@ async def test_interpolation_is_lines_or_an_animation(web):
 
 async def test_invalid_interpolation_is_refused(web):
     """Serials of another model, or no serials, are refused."""
-    for model, body in (("plain", WALK), ("digits", WALK | {"serials": []})):
+    for model, body in (("plain", WALK), ("digit", WALK), ("digits", WALK | {"serials": []})):
         answer = await web.post(f"/v1/models/{model}:interpolate", json=body)
         assert answer.status_code == 400
         assert answer.json()["violations"][0]["field"].startswith("serials")

@@ -5,9 +5,12 @@ import gzip
 import json
 
 import pytest
-from http_clients import browse, open_socket
+from http_clients import EVERYWHERE, browse, open_socket
 
+from imagemint.server.http import server
 from imagemint.server.rpc import running_calls
+from imagemint.server.settings import ServeSettings
+from imagemint.server.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -99,6 +102,39 @@ async def test_slow_bodies_do_not_count_as_calls(serve_http, models):
                 assert (await web.post(GENERATE, json=ONE)).status_code == 200
 
 
+async def test_call_may_outlast_the_arrival_of_requests(serve_http, models, held_kind):
+    """http_receive_timeout_s ends with the request: the answer may take longer."""
+    app = await serve_http(models, held_kind, http_receive_timeout_s=0.1)
+    backend = app.backends["digits"]
+    await backend.begun()  # the warm-up
+    backend.hold()
+    async with browse(app) as web:
+        call = asyncio.create_task(web.post(GENERATE, json=ONE))
+        await backend.begun()
+        async with open_socket(app) as (later, writer):
+            writer.write(HEAD.encode())
+            with pytest.raises((ConnectionError, EOFError)):
+                await later.readexactly(1)
+        backend.release()
+        assert (await call).status_code == 200
+
+
+async def test_refused_requests_take_no_place(serve_http, models, held_kind):
+    """A request that cannot be read is refused for that reason, even if no call is admitted."""
+    app = await serve_http(models, held_kind, max_calls_per_caller=1)
+    backend = app.backends["digits"]
+    await backend.begun()  # the warm-up
+    backend.hold()
+    async with browse(app) as web:
+        call = asyncio.create_task(web.post(GENERATE, json=ONE))
+        await backend.begun()
+        assert (await web.post(GENERATE, json=ONE)).status_code == 429
+        answer = await web.post(GENERATE, content=b"x", headers={"content-encoding": "gzip"})
+        assert answer.status_code == 415
+        backend.release()
+        assert (await call).status_code == 200
+
+
 async def test_unread_stream_is_disconnected(serve_http, models, scrape, total, until):
     """A client that reads nothing for stall_timeout_s is disconnected, and its memory is freed."""
     app = await serve_http(models, stall_timeout_s=0.2)
@@ -115,6 +151,39 @@ async def test_unread_stream_is_disconnected(serve_http, models, scrape, total, 
             return ended == 1 and not running and not total(samples, "imagemint_bytes_in_flight")
 
         await until(is_ended)
+
+
+async def test_end_of_an_answer_may_not_wait_for_ever(monkeypatch, until):
+    """An idle connection whose client leaves the end of its last answer unread is closed."""
+    monkeypatch.setattr(server, "_KEEP_ALIVE_S", 0)
+    size = 64 * 2**20  # more than the buffers of the operating system take
+
+    async def application(scope, receive, send):
+        length = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    settings = ServeSettings(stall_timeout_s=0.1, **EVERYWHERE)
+    listener = server.HttpServer(
+        settings, application, Metrics(), max_connections=9, shares_port=False
+    )
+    await listener.start(settings.http_address)
+    connections = listener._server.server_state.connections
+
+    async def is_open():
+        return len(connections) == 1
+
+    async def is_closed():
+        return not connections
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    await until(is_open)
+    writer.write(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+    await until(is_closed)
+    with pytest.raises((ConnectionError, EOFError)):
+        await reader.readexactly(size)
+    writer.close()
+    await listener.stop()
 
 
 async def test_expired_call_is_not_computed(held_site):

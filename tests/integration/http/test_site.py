@@ -87,8 +87,10 @@ async def test_corrected_card_is_served(serve_http, tmp_path):
 
 async def test_probes_are_text_and_errors_are_problems(web):
     """Health and readiness are plain text, and unknown paths are problems."""
-    assert (await web.get("/healthz")).text == "ok\n"
-    assert (await web.get("/readyz")).text == "ready\n"
+    for path, text in (("/healthz", "ok\n"), ("/readyz", "ready\n")):
+        answer = await web.get(path)
+        assert answer.text == text
+        assert answer.headers["cache-control"] == "no-store"
     for method, path, status in (
         ("GET", "/v1/nothing", 404),
         ("GET", "/v2/health/ready", 404),  # docs/open-inference.md: no REST
@@ -133,7 +135,26 @@ async def test_only_configured_origins_are_allowed(serve_http, models):
         for origin, allowed in (("https://art.example", True), ("https://evil.example", False)):
             answer = await web.get("/v1/models", headers={"origin": origin})
             assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
-            assert "server-timing" in answer.headers["access-control-expose-headers"]
+            assert set(answer.headers["access-control-expose-headers"].split(", ")) == {
+                *("etag", "imagemint-serial", "retry-after", "server-timing", "x-request-id")
+            }
+
+
+async def test_browser_asks_before_it_calls(serve_http, models):
+    """Pages of allowed origins may send JSON, keys and ids; pages of others may not."""
+    app = await serve_http(models, http_allow_origins=["https://art.example"])
+    names = "authorization, content-type, x-request-id"
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": names}
+    url = "/v1/models/digits:generate"
+    async with browse(app) as web:
+        answer = await web.options(url, headers={"origin": "https://art.example", **asked})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://art.example"
+        assert "POST" in answer.headers["access-control-allow-methods"].split(", ")
+        assert answer.headers["access-control-allow-headers"] == names
+        answer = await web.options(url, headers={"origin": "https://evil.example", **asked})
+        assert answer.status_code == 400
+        assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_request_id_is_repeated(web):

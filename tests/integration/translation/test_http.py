@@ -64,6 +64,15 @@ async def test_options_of_the_query(site):
     assert (serial.seed, serial.index, serial.class_id) == (5, 3, 7)
 
 
+async def test_class_of_the_query_may_be_a_label(site):
+    """A text that is no number is a label, and the error of an unknown one names the option."""
+    answer = await site.post("/v1/models/drawn:translate?class=seven", content=FILE, headers=PNG)
+    assert answer.status_code == 400
+    (violation,) = answer.json()["violations"]
+    assert violation["field"] == "class"
+    assert "'seven'" in violation["description"]
+
+
 async def test_form_with_several_sources(site, backends):
     """Each part `source` is a source; the answer is JSON."""
     sources = [draw(number) for number in range(3)]
@@ -165,10 +174,18 @@ async def test_json_in_json_out(site, backends):
         ("?quality=101&format=webp", {"content": FILE, "headers": PNG}, 400, "quality"),
         ("?class_id=1", {"content": FILE, "headers": PNG}, 400, "class_id"),
         ("?fit=fill", {"content": FILE, "headers": PNG}, 400, "fit"),
+        (
+            "?format=webp",
+            {"content": FILE, "headers": PNG | {"accept": "image/png"}},
+            400,
+            "format",
+        ),
         ("", {"content": FILE, "headers": {"content-type": "text/plain"}}, 415, None),
         ("", {"content": FILE}, 415, "content-type"),
         ("", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "body"),
         ("", {"files": [("mask", ("m", FILE))]}, 400, "mask"),
+        ("", {"files": [("source", ("a", FILE)), *[("mask", ("m", FILE))] * 2]}, 400, "mask"),
+        ("", {"files": [*[("source", ("a", FILE))] * 2, ("mask", ("m", FILE))]}, 400, "mask"),
         (
             "",
             {"files": [("source", ("a", FILE))] * 2, "headers": {"accept": "image/png"}},

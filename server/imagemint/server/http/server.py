@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(address: str, *, shares_port: bool) -> socket.socket:
-    """Returns a bound socket.
+    """Returns a socket that listens, so that clients can connect before the server accepts them.
 
     Raises:
         OSError: the address is not available.
@@ -124,6 +124,7 @@ def _listen(address: str, *, shares_port: bool) -> socket.socket:
             if shares_port:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind(where)
+            listener.listen(_BACKLOG)
             listener.setblocking(False)
         except OSError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
