@@ -9,7 +9,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from held_backend import WAIT_S
 
-from imagemint.client import AsyncClient, Tls, Unavailable
+from imagemint.client import AsyncClient, Tls, Unavailable, forks
 from imagemint.server import healthcheck
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,6 +58,16 @@ async def test_calls_are_encrypted(serve, models, files, authority, trust):
     async with AsyncClient(app.grpc_address, timeout_s=WAIT_S) as client:
         with pytest.raises(Unavailable):
             await client.models()
+
+
+async def test_calls_of_a_forked_process_are_encrypted(  # noqa: PLR0917 - fixtures
+    serve, models, files, authority, trust, monkeypatch
+):
+    """The helper process of the client gets the certificates."""
+    monkeypatch.setattr(forks, "is_grpc_broken", lambda: True)
+    app = await serve(models, **files)
+    async with AsyncClient(app.grpc_address, tls=trust(authority)) as client:
+        assert len(await client.generate("digits", 2)) == 2
 
 
 async def test_mutual_tls_requires_a_certificate(  # noqa: PLR0917 - fixtures

@@ -1,9 +1,12 @@
 """Tests of imagemint.client.images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from imagemint.client.images import ImageBatch, Scores, Timing
+from imagemint.client import ServerError
+from imagemint.client.images import ImageBatch, Scores, Timing, join_batches
 
 
 @pytest.fixture
@@ -52,6 +55,17 @@ def test_slice_of_a_batch_is_a_batch(batch, rows):
     assert np.array_equal(part.class_id, batch.class_id[rows])
     assert part.serials == batch.serials[rows]
     assert np.array_equal(part.scores.realness, batch.scores.realness[rows])
+
+
+@pytest.mark.parametrize("changed", [{"bundle_sha256": "cd" * 32}, {"variant": "int8"}])
+def test_images_of_two_bundles_are_not_joined(batch, changed):
+    """Calls for the images of one version that meet two servers must agree on its bytes."""
+    joined = join_batches([batch[2:], batch[:2]], [2, 3, 0, 1])
+    assert joined.serials == batch.serials
+    assert np.array_equal(joined.image, batch.image)
+    with pytest.raises(ServerError) as caught:
+        join_batches([batch[2:], replace(batch[:2], **changed)], [2, 3, 0, 1])
+    assert caught.value.reason == "BUNDLE_CHANGED"
 
 
 def test_scores_are_no_sequence(batch):

@@ -45,6 +45,21 @@ async def test_results_are_equal(relayed, mint, monkeypatch, address):
     assert np.array_equal(np.concatenate([part.image for part in streamed]), whole)
 
 
+async def test_sources_are_sent_with_the_metadata(relayed, mint):
+    """A call with a stream both ways has the key of the client, too."""
+    sources = [np.full((2, 3, 1), level, np.uint8) for level in (1, 2)]
+    results = [each async for each in relayed.translate_stream("tiny", sources)]
+    assert [int(each.image[0, 0, 0]) for each in results] == [254, 253]
+    assert {each["authorization"] for each in mint.metadata} == {"Bearer x"}
+
+
+async def test_interrupt_does_not_end_the_helper(relayed):
+    """Ctrl-C reaches all processes of a terminal. The process of the user decides what it ends."""
+    await relayed.generate("tiny")
+    os.kill(relayed._connection._channel._process.pid, signal.SIGINT)
+    assert len(await relayed.generate("tiny", 3)) == 3
+
+
 async def test_large_response_is_received(relayed):
     """A response may exceed the buffers of a socket and the limits of a reader."""
     assert len(await relayed.generate("tiny", 60_000, seed=1)) == 60_000

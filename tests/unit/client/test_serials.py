@@ -100,6 +100,15 @@ def test_serials_of_two_captions_share_no_call():
     assert [(each.first.caption, each.positions) for each in runs] == [("a", (0,)), ("b", (1, 2))]
 
 
+def test_serials_of_two_truncations_share_no_call():
+    """A call has one truncation and one seed, and no truncation differs from each of them."""
+    texts = ["m@1/7/1", "m@1/7/2?truncation=0.5", "m@1/7/3?truncation=0.7"]
+    texts += ["m@1/7/4?truncation=0.7", "m@1/8/5?truncation=0.7"]
+    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
+    asked = [(each.first.seed, run_selection(each)["truncation"], each.positions) for each in runs]
+    assert asked == [(7, None, (0,)), (7, 0.5, (1,)), (7, 0.7, (2, 3)), (8, 0.7, (4,))]
+
+
 def test_serials_of_two_variants_share_no_call():
     """Each run has its variant, by default the reference. mint() accepts one variant."""
     texts = ["m@1/7/1", "m@1+int8/7/2", "m@1/7/2"]

@@ -161,10 +161,11 @@ class Run:
 
 
 def cut_into_runs(serials: Sequence[Serial], limit: Callable[[str], int]) -> list[Run]:
-    """Returns the fewest runs that contain each serial number once.
+    """Returns runs that contain each serial number: the fewest, if none is there twice.
 
     Args:
-        serials: serial numbers in any order; the run of a duplicate has several positions for it.
+        serials: serial numbers in any order. A run has each of them once, so duplicates are in
+            several runs.
         limit: returns the largest number of images of one call, by the name of the model.
     """
     ordered = sorted(
