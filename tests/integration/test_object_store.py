@@ -83,7 +83,7 @@ async def test_missing_bucket_fails_the_start(monkeypatch, tmp_path, serve):
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
 async def test_server_waits_for_an_unreachable_store(tmp_path, serve, until, mode):
-    """The server starts without models. In the mode poll, it serves when the store answers."""
+    """The server starts without models, and serves when the store answers, however late."""
     draft = write_bundle(tmp_path / "drafts", "tiny", 1)
     with switched_store() as store:
         put_directory("switched://models/tiny/1", draft)
@@ -92,6 +92,12 @@ async def test_server_waits_for_an_unreachable_store(tmp_path, serve, until, mod
         app = await serve("switched://models", repository_cache=tmp_path / "cache", **options)
         assert app.served == {}
         assert not app.repository.ready
+
+        async def has_tried_several_times():
+            samples = app.metrics.registry.get_sample_value
+            return samples(SYNCS, {"what": "listing", "outcome": "failed"}) >= 4
+
+        await until(has_tried_several_times)
         store.is_down = False
 
         async def serves():

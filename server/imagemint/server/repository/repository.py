@@ -254,13 +254,7 @@ class ModelRepository:
         self._source.delete_unused([v.directory for v in versions if v.state is not State.UNLOADED])
 
     def retry(self) -> None:
-        """Retries versions whose retry time has come, and a failed scan at startup.
-
-        Raises:
-            OSError: the repository still cannot be read.
-        """
-        if self.is_outdated:
-            self.refresh(wait=False)
+        """Retries versions whose retry time has come, from the files of the last scan."""
         now = time.monotonic()
         for name, model in self.models.items():
             due = [v.retry_at for v in model.versions.values() if v.retry_at is not None]
