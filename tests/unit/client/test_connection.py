@@ -11,7 +11,7 @@ import pytest
 from forwarder import run_forwarder
 
 from imagemint import client
-from imagemint.client import AsyncClient, api, channel, connection
+from imagemint.client import AsyncClient, api, channel, connection, forks
 
 WAIT_S = 60
 # An address of this machine at which no test serves.
@@ -122,6 +122,30 @@ async def test_call_outlives_a_change_of_addresses(serve, make_mint, names, monk
             forwarder.flows.set()
             assert len(await first) == 4
     assert len(slow.requests) == 1
+
+
+async def test_calls_through_a_helper_follow_a_change_of_addresses(pair, names, monkeypatch):
+    """In a forked process, a call and a stream that are active continue at the new address."""
+    monkeypatch.setattr(forks, "is_grpc_broken", lambda: True)
+    monkeypatch.setattr(connection, "_SHORTEST_RESOLVE_INTERVAL_S", 0)
+    monkeypatch.setattr(connection, "_RESOLVE_WAIT_S", WAIT_S)
+    (mint, other), target = pair
+    names.addresses["b.test"] = NOBODY
+    async with AsyncClient(target, timeout_s=None) as asynchronous, asyncio.timeout(WAIT_S):
+        chunks = asynchronous.stream("tiny", 12)
+        indices = [*(await anext(chunks)).index]
+        mint.silent = True
+        mint.asked.clear()
+        waiting = asyncio.ensure_future(asynchronous.generate("tiny", 2))
+        assert await asyncio.to_thread(mint.asked.wait, WAIT_S)
+        asynchronous._lifetime.unreachable_at = float("inf")
+        names.addresses = {"a.test": NOBODY, "b.test": "127.0.0.1"}
+        assert len(await asynchronous.generate("tiny")) == 1
+        assert len(await waiting) == 2
+        async for chunk in chunks:
+            indices += [*chunk.index]
+    assert indices == [*range(12)]
+    assert other.requests
 
 
 async def test_name_that_does_not_resolve_is_left_out(pair, names):

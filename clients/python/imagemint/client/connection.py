@@ -144,4 +144,4 @@ class Connection:
         # process, and nothing else ends it.
         if isinstance(before, RelayChannel):
             with contextlib.suppress(OSError):
-                await before.close()
+                await before.replace()

@@ -88,6 +88,14 @@ class RelayChannel:
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, _END_TIMEOUT_S)
 
+    async def replace(self) -> None:
+        """Ends the helper, because another channel takes its place.
+
+        Active calls fail as those of a lost connection, which clients make again.
+        """
+        self._fail_calls("connection reset: the names of the servers have other addresses now")
+        await self.close()
+
     def unary_unary(
         self,
         method: str,
@@ -187,7 +195,7 @@ class RelayChannel:
         """Sends `frame` and waits for the answer to its call.
 
         Raises:
-            AioRpcError: the call failed, or the helper has ended.
+            AioRpcError: the call failed, or the helper has ended or was replaced.
         """
         if self._failure is not None:
             raise self._failure
@@ -219,10 +227,11 @@ class RelayChannel:
             waiting = self._waiting.get(frame.header["call"])
             if waiting is not None and not waiting.done():
                 waiting.set_result(frame)
-        self._failure = _make_error(
-            grpc.StatusCode.UNAVAILABLE,
-            "the helper process that makes the calls of this forked process has ended",
-        )
+        self._fail_calls("the helper process that makes the calls of this forked process has ended")
+
+    def _fail_calls(self, why: str) -> None:
+        """Lets all active and later calls fail with UNAVAILABLE."""
+        self._failure = _make_error(grpc.StatusCode.UNAVAILABLE, why)
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(self._failure)
