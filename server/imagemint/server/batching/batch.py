@@ -10,9 +10,9 @@ from imagemint.server.batching.job import Slice
 
 
 def allocate_images(batch: list[Slice], spec: ModelSpec) -> None:
-    """Allocates the results of jobs that span several batches; the caller holds the lock."""
+    """Allocates the results of jobs that span several batches, once; the caller holds the lock."""
     for job, start, stop in batch:
-        if start == 0 and stop < job.count:
+        if stop - start < job.count and not hasattr(job, "images"):
             shape = spec.make_image_shape(job.source_shape)
             job.images = np.empty((job.count, *shape), np.uint8)
 

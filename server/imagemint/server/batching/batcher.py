@@ -312,7 +312,6 @@ class Batcher:
                     self._drop_late()
                 if self._queue.images and not (self.delay_s and self._should_wait()):
                     batch = self._queue.cut(self._choose_batch_size())
-                    allocate_images(batch, self._spec)
                     is_solo = (
                         self._idle == self.instances and len(batch) == 1 and not self._queue.images
                     )
@@ -401,6 +400,8 @@ class Batcher:
             before = time.perf_counter_ns()
             images = run(inputs)
             after = time.perf_counter_ns()
+            with self._lock:
+                allocate_images(batch, self._spec)
             assign_images(batch, len(inputs), images, self._spec)
             took = Phases(before - began, after - before, time.perf_counter_ns() - after)
         except Exception as error:  # noqa: BLE001 - every error of a runtime goes to the callers

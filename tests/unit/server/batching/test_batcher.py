@@ -430,6 +430,24 @@ async def test_wrong_shape_fails_the_batch(backend, new_batcher, new_job, monkey
     await after.done
 
 
+async def test_lack_of_memory_fails_the_job(new_batcher, new_job, monkeypatch):
+    """A result that cannot be allocated fails its job and not the instance."""
+
+    def fail(*_):
+        raise MemoryError
+
+    batcher = new_batcher()
+    with monkeypatch.context() as patched:
+        patched.setattr("imagemint.server.batching.batcher.allocate_images", fail)
+        job = new_job(1, 100)
+        batcher.submit(job)
+        with pytest.raises(BackendFailed):
+            await job.done
+    after = new_job(2, 100)
+    batcher.submit(after)
+    await after.done
+
+
 async def test_failure_of_a_dropped_job_is_silent(backend, new_batcher, new_job, held):
     """The event loop does not report an error of a job that is dropped."""
     complaints = []
