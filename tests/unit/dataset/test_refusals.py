@@ -13,8 +13,11 @@ from tiny_bundles import write_bundle
 from tiny_translators import write_translator
 
 from imagemint.client.cli import main
+from imagemint.dataset import workers
 from imagemint.dataset.errors import TemporaryFailure
 from imagemint.dataset.folder import explain_os_error, translate_os_error
+from imagemint.dataset.plan import Shard
+from imagemint.dataset.shards import Task
 
 FIRST = "train-000000000-000000019.npz"
 
@@ -201,6 +204,15 @@ def test_errors_of_the_network_pass(code, passes):
 def test_errors_of_the_disk_are_explained(code, said):
     """Each error of the operating system says what it means for the data set."""
     assert said in explain_os_error(OSError(code, os.strerror(code)), "set")
+
+
+def test_worker_that_cannot_open_the_place_says_why(monkeypatch):
+    """Its first shard fails with the reason, so that the command can tell whether it may pass."""
+    task = Task(plan=None, spec=None, place="sftp://host/digits")
+    monkeypatch.setattr(workers._Worker, "task", task, raising=False)
+    monkeypatch.setattr(workers._Worker, "failure", ConnectionRefusedError(111, "refused"))
+    with pytest.raises(TemporaryFailure, match="sftp://host/digits: refused"):
+        workers._work(Shard(0, 0, 1))
 
 
 def test_classes_of_an_unconditional_model_are_refused(refusal, tmp_path):

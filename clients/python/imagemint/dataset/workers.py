@@ -129,7 +129,7 @@ def _work(shard: Shard) -> list[WrittenFile]:
     except (DatasetError, Stopped):
         raise
     except OSError as error:
-        raise translate_os_error(error, _Worker.folder.place) from error
+        raise translate_os_error(error, _Worker.task.place) from error
     except Exception as error:
         # Other classes may not survive the way to the parent.
         raise DatasetError(f"{type(error).__name__}: {error}") from error
