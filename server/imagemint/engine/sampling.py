@@ -4,7 +4,7 @@ Each image uses its own part of a counter-based random stream (Salmon et al., "P
 Numbers: As Easy as 1, 2, 3", 2011). An image can therefore be computed without those before it, and
 does not depend on how a run of images is divided.
 
-The exact definition (design.md section 4; integers are unsigned, ``B = ceil(z_dim / 4)``):
+The exact definition (as in docs/sampling.md; integers are unsigned, ``B = ceil(z_dim / 4)``):
 
 - the words of seed ``s`` are the output of Philox4x64-10 with key ``[s, 0]`` for the counters 1, 2,
   3, ...: four words each. These are the words of ``numpy.random.Philox(key=[s, 0], counter=0)``,

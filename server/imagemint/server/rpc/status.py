@@ -60,7 +60,7 @@ _QUICK_RETRY_S = 0.01
 _RETRY_MARGIN_SHARE = 0.1
 _LEAST_RETRY_MARGIN_S = 0.05
 
-# design.md section 6. A test checks that every error of the hierarchy is listed here.
+# A test checks that every error of the hierarchy is listed here.
 CODES: dict[type[ImagemintError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,

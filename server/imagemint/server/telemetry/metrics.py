@@ -1,4 +1,4 @@
-"""The Prometheus metrics of the server; names and units follow design.md, section 8.
+"""The Prometheus metrics of the server; docs/reference/metrics.md lists them.
 
 Label values come only from known services, models, versions and classes, never from callers' input.
 """

@@ -43,7 +43,7 @@ from imagemint.server.rpc.status import (
     make_outcome,
 )
 
-# From section 6 of design.md.
+# Clients depend on these codes, as docs/reference/errors.md lists them.
 EXPECTED = {
     InvalidRequest([Violation("images.count", "0 is not 1 or more")]): "INVALID_ARGUMENT",
     ModelNotFound("nobody", ["mnist"]): "NOT_FOUND",

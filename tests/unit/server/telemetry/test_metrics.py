@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from imagemint.server.telemetry.metrics import IMAGES, SECONDS, Later, Metrics, observe_each
 
-# From section 8 of design.md, with the names of samples in a scrape.
+# The names of samples in a scrape, on which dashboards and alerts depend.
 EXPECTED = {
     "imagemint_requests_total": ("counter", {"service", "method", "model", "code"}),
     "imagemint_request_duration_seconds": ("histogram", {"service", "method", "model"}),

@@ -20,7 +20,7 @@ from imagemint.server.telemetry.metrics import Metrics
 from imagemint.v1 import generation_service_pb2 as pb
 
 CHUNK = 100
-# The module documents this bound, which design.md requires.
+# The module lookahead documents this bound.
 MOST_AHEAD = 512 + CHUNK
 
 
