@@ -91,13 +91,6 @@ class Mix:
         total = math.fsum(ask.weight for ask in self.asks)
         return [ask.weight / total for ask in self.asks]
 
-    @property
-    def images_per_call(self) -> float:
-        """Mean images in a call."""
-        return math.fsum(
-            ask.count * share for ask, share in zip(self.asks, self.shares, strict=True)
-        )
-
 
 def parse_mix(text: str) -> Mix:
     """Parses a mix.
