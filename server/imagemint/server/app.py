@@ -28,7 +28,7 @@ from imagemint.server.repository import (
     LocalDirectory,
     ModelRepository,
     Policies,
-    ServedBytes,
+    ServedDigests,
     Source,
 )
 from imagemint.server.repository.model_control import ModelControl
@@ -90,7 +90,7 @@ class App:
             ),
             wanted=_list_wanted(settings),
             unload_grace_s=settings.drain_grace_s,
-            served_bytes=ServedBytes(self._peers.served_bytes),
+            served_digests=ServedDigests(self._peers.served_digests),
             trials=Trials(
                 TrialOptions(
                     timeout_s=settings.load_timeout_s,

@@ -54,8 +54,8 @@ class Peers:
     """Whether there are other workers, in other processes."""
     replaces = False
     """Whether this worker replaces one that died, while others serve."""
-    served_bytes: Path | None = None
-    """The file in which workers share digests (see `ServedBytes`); None for a single worker."""
+    served_digests: Path | None = None
+    """The file in which workers share digests (see `ServedDigests`); None for a single worker."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

@@ -20,7 +20,7 @@ class Begin:
     number: int
     settings: ServeSettings
     """The settings of the worker, with the actual port and its share of the limits."""
-    served_bytes: int
+    served_digests: int
     """File descriptor of the file in which the workers share the digests of served versions."""
     remembered: tuple["Question", ...] = ()
     replaces: bool = False

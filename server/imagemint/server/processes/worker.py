@@ -57,7 +57,7 @@ class WorkerPeers(Peers):
     def __init__(self, begin: Begin, channel: Channel) -> None:
         super().__init__(begin.number)
         self.replaces = begin.replaces
-        self.served_bytes = Path(f"/proc/self/fd/{begin.served_bytes}")
+        self.served_digests = Path(f"/proc/self/fd/{begin.served_digests}")
         self.drain = asyncio.Event()
         """Set when this worker must drain and exit."""
         self.orphaned = False

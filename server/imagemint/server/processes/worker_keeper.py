@@ -44,7 +44,7 @@ class KeeperContext:
     command: Sequence[str]
     """The command of a worker; a file descriptor is appended to it."""
     settings: ServeSettings
-    served_bytes: int
+    served_digests: int
     """File descriptor of the file in which the workers share the digests of served versions."""
     stderr: int | None
     """File descriptor for the stderr of workers; None for the stderr of this process."""
@@ -180,7 +180,7 @@ class Keeper:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._context.command,
                     str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(), self._context.served_bytes),
+                    pass_fds=(theirs.fileno(), self._context.served_digests),
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=self._context.stderr,
                 )
@@ -204,7 +204,7 @@ class Keeper:
             begin = Begin(
                 self.number,
                 context.settings,
-                context.served_bytes,
+                context.served_digests,
                 remembered,
                 replaces=self.patient,
             )

@@ -1,7 +1,7 @@
 """The model repository: finds, loads, serves and unloads versions of models."""
 
 from imagemint.server.repository.repository import ModelRepository
-from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.served_digests import ServedDigests
 from imagemint.server.repository.source import LocalDirectory, Source
 from imagemint.server.repository.version_policy import Policies, VersionPolicy
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
@@ -11,7 +11,7 @@ __all__ = [
     "Model",
     "ModelRepository",
     "Policies",
-    "ServedBytes",
+    "ServedDigests",
     "ServedVersion",
     "Source",
     "State",

@@ -10,7 +10,7 @@ from imagemint.engine.bundle.findings import Findings
 from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.failure_causes import is_passing
 from imagemint.server.repository.loading import Loader, close, explain_failure
-from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.served_digests import ServedDigests
 from imagemint.server.repository.snapshot import Catalogue
 from imagemint.server.repository.unloading import Unloading
 from imagemint.server.repository.versions import ServedVersion, State, Version
@@ -37,7 +37,7 @@ class Lifecycle:
         catalogue: lists the versions.
         loader: opens versions.
         metrics: the metrics to update.
-        served_bytes: the digests that were served so far.
+        served_digests: the digests that were served so far.
         unload_grace_s: time for the running calls of an unloaded version to finish.
     """
 
@@ -46,7 +46,7 @@ class Lifecycle:
         catalogue: Catalogue,
         loader: Loader,
         metrics: Metrics,
-        served_bytes: ServedBytes,
+        served_digests: ServedDigests,
         unload_grace_s: float,
     ) -> None:
         self.closing = False
@@ -55,7 +55,7 @@ class Lifecycle:
         self._loader = loader
         self._metrics = metrics
         self._unloading = Unloading(unload_grace_s)
-        self._served_bytes = served_bytes
+        self._served_digests = served_digests
         # Two versions of one number can exist at once, one of them unloading. They share labels.
         self._labels = threading.Lock()
         self._opening: set[tuple[str, int]] = set()
@@ -134,7 +134,7 @@ class Lifecycle:
             tried = self._try_out(version, may_try=may_try)
         bundle = loader.read(version.directory)
         if not accept:
-            _refuse_changed(bundle, self._served_bytes.find_digest(*key))
+            _refuse_changed(bundle, self._served_digests.find_digest(*key))
         if before is not None and before.bundle.sha256 == bundle.sha256:
             return before.with_documents(bundle.documents)
         if tried is None and loader.needs_trial(bundle):
@@ -192,7 +192,7 @@ class Lifecycle:
         """Records the digest of a version before it serves; closes the version if that fails."""
         bundle = served.bundle
         try:
-            holds = self._served_bytes.add(*key, bundle.sha256, accept=accept)
+            holds = self._served_digests.add(*key, bundle.sha256, accept=accept)
             _refuse_changed(bundle, holds)  # another worker may have recorded another digest first
         except (OSError, BundleRefused):
             close(served)

@@ -24,7 +24,7 @@ from imagemint.server.repository.lifecycle import Lifecycle
 from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.loading_threads import DaemonPool
 from imagemint.server.repository.scan import Found
-from imagemint.server.repository.served_digests import ServedBytes
+from imagemint.server.repository.served_digests import ServedDigests
 from imagemint.server.repository.snapshot import Catalogue, join_reasons
 from imagemint.server.repository.source import Source, SourceLost
 from imagemint.server.repository.version_policy import Policies
@@ -64,7 +64,7 @@ class ModelRepository:
         wanted: the models to load at startup, `*` for all that are present then; others are loaded
             only by `load_model`. None: load all models, also those that are added later.
         unload_grace_s: time for the running calls of an unloaded version to finish.
-        served_bytes: digests that were served so far, by this process or others. Default: none.
+        served_digests: digests that were served so far, by this process or others. Default: none.
         trials: loads bundles in separate processes if their cost is not known to be low; None for
             no trials.
         variant_of: returns the variant to serve, by model name.
@@ -86,7 +86,7 @@ class ModelRepository:
         policies: Policies | None = None,
         wanted: Iterable[str] | None = None,
         unload_grace_s: float = 30.0,
-        served_bytes: ServedBytes | None = None,
+        served_digests: ServedDigests | None = None,
         trials: Trials | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
         keys: "KeyFile | None" = None,
@@ -110,7 +110,7 @@ class ModelRepository:
             keys=keys,
         )
         self._lifecycle = Lifecycle(
-            self._catalogue, loader, metrics, served_bytes or ServedBytes(), unload_grace_s
+            self._catalogue, loader, metrics, served_digests or ServedDigests(), unload_grace_s
         )
         cores = count_usable_cores()
         # Trials have separate threads, so that slow loads do not delay fast ones.

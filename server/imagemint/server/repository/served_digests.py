@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class ServedBytes:
+class ServedDigests:
     """Digests of all versions that were served, by model and version number; thread-safe.
 
     Args:

@@ -30,7 +30,7 @@ from imagemint.server.repository import (
     LocalDirectory,
     ModelRepository,
     Policies,
-    ServedBytes,
+    ServedDigests,
     State,
     loading,
     model_control,
@@ -324,11 +324,11 @@ def test_version_that_cannot_be_recorded_is_refused(tmp_path, new_repository):
     """If its digest cannot be recorded, the version does not serve and leaves nothing behind."""
     write_bundle(tmp_path, "unrecorded")
 
-    class Full(ServedBytes):
+    class Full(ServedDigests):
         def add(self, name, version, sha256, *, accept=False):
             raise OSError(28, "no space left on device")
 
-    repository = new_repository(tmp_path, served_bytes=Full())
+    repository = new_repository(tmp_path, served_digests=Full())
     assert read_states(repository, "unrecorded") == {1: State.FAILED}
     assert list_metrics_of(repository, 1) == set()
     # Servers of other tests in this process have threads of their own.

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from imagemint.server.repository import ServedBytes
+from imagemint.server.repository import ServedDigests
 
 
 @pytest.fixture(params=["alone", "shared"])
@@ -15,7 +15,7 @@ def path(request, tmp_path):
 
 def test_last_digest_of_a_version_is_known(path):
     """Each version of each model has its own digest, which an accepted change replaces."""
-    served = ServedBytes(path)
+    served = ServedDigests(path)
     assert served.find_digest("tiny", 1) is None
     served.add("tiny", 1, "aa")
     served.add("tiny", 2, "bb")
@@ -29,17 +29,17 @@ def test_last_digest_of_a_version_is_known(path):
 
 def test_workers_share_their_digests(tmp_path):
     """Running workers and later ones know the digests."""
-    first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
+    first, second = ServedDigests(tmp_path / "served"), ServedDigests(tmp_path / "served")
     first.add("tiny", 1, "aa")
     assert second.find_digest("tiny", 1) == "aa"
     assert second.add("tiny", 1, "bb", accept=True) == "bb"
     assert first.find_digest("tiny", 1) == "bb"
-    assert ServedBytes(tmp_path / "served").find_digest("tiny", 1) == "bb"
+    assert ServedDigests(tmp_path / "served").find_digest("tiny", 1) == "bb"
 
 
 def test_first_worker_sets_the_digest(tmp_path):
     """If two workers load a version at once, the second gets the digest of the first."""
-    first, second = ServedBytes(tmp_path / "served"), ServedBytes(tmp_path / "served")
+    first, second = ServedDigests(tmp_path / "served"), ServedDigests(tmp_path / "served")
     assert first.find_digest("tiny", 1) is second.find_digest("tiny", 1) is None
     assert first.add("tiny", 1, "aa") == "aa"
     assert second.add("tiny", 1, "bb") == "aa"
@@ -48,19 +48,19 @@ def test_first_worker_sets_the_digest(tmp_path):
 
 def test_failed_write_is_undone(tmp_path, monkeypatch):
     """On a full disk nothing is recorded, and earlier digests can still be read."""
-    served = ServedBytes(tmp_path / "served")
+    served = ServedDigests(tmp_path / "served")
     served.add("tiny", 1, "aa")
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:5]))
     with pytest.raises(OSError, match="No space left"):
         served.add("tiny", 2, "bb")
     monkeypatch.undo()
-    for each in (served, ServedBytes(tmp_path / "served")):
+    for each in (served, ServedDigests(tmp_path / "served")):
         assert [each.find_digest("tiny", 1), each.find_digest("tiny", 2)] == ["aa", None]
     assert served.add("tiny", 2, "cc") == "cc"
 
 
 def test_digests_in_memory_are_not_shared(path):
     """Without a file, digests belong to one process."""
-    ServedBytes().add("tiny", 1, "aa")
-    assert ServedBytes(path).find_digest("tiny", 1) is None
+    ServedDigests().add("tiny", 1, "aa")
+    assert ServedDigests(path).find_digest("tiny", 1) is None
