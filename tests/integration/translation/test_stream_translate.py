@@ -43,6 +43,20 @@ async def test_answers_in_order(translation, backends):
     assert {answer.batch.seed for answer in answers} == {3}
 
 
+async def test_no_source_follows_the_last_index(translation):
+    """A further source is refused. It does not get the last index again."""
+    call = translation.StreamTranslate()
+    await call.write(first_message("drawn", seed=3, first_index=2**64 - 1))
+    for number in range(2):
+        await call.write(pb.StreamTranslateRequest(sources=[raw(draw(number))]))
+    await call.done_writing()
+    answer = await call.read()
+    assert [each.image.index for each in answer.batch.translations] == [2**64 - 1]
+    with pytest.raises(grpc.aio.AioRpcError, match=r"images\.first_index") as failed:
+        await call.read()
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_one_seed_for_the_stream(translation):
     """All answers of a stream without a seed have the same seed, which the server chooses."""
     call = translation.StreamTranslate()

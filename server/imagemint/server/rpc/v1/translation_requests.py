@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imagemint.engine.errors import SourceUnsupported
+from imagemint.engine.errors import InvalidRequest, SourceUnsupported, Violation
 from imagemint.engine.sampling import Run
 from imagemint.server.images.fitting import Fit
 from imagemint.server.images.request import ImageRequest
@@ -24,6 +24,7 @@ _FITS: dict[int, Fit] = {
     messages.SOURCE_FIT_STRETCH: Fit.STRETCH,
 }
 _UINT64_END = 2**64
+_BEYOND_LAST_INDEX = "first_index and the number of sources exceed 2^64"
 
 
 class TranslateCall(NamedTuple):
@@ -81,7 +82,7 @@ def read_translate(
         checks.fail("images.count", f"{images.count} for {count} sources; leave it out")
     images.count = max(1, min(count, limits.passes))
     if images.first_index + images.count > _UINT64_END:
-        checks.fail("images.first_index", "first_index and the number of sources exceed 2^64")
+        checks.fail("images.first_index", _BEYOND_LAST_INDEX)
     if images.HasField("filter"):
         checks.fail("images.filter", "translations are not filtered")
         images.ClearField("filter")
@@ -112,7 +113,13 @@ def make_translate_request(
         request: a later message.
         seed: seed of the stream.
         offset: number of sources in the messages before.
+
+    Raises:
+        InvalidRequest: there is no index for the sources.
     """
+    first_index = first.images.first_index + offset
+    if first_index >= _UINT64_END:
+        raise InvalidRequest([Violation("images.first_index", _BEYOND_LAST_INDEX)])
     made = messages.TranslateRequest(
         images=first.images,
         sources=request.sources,
@@ -121,7 +128,7 @@ def make_translate_request(
         priority=first.priority,
     )
     made.images.seed = seed
-    made.images.first_index = min(made.images.first_index + offset, _UINT64_END - 1)
+    made.images.first_index = first_index
     return made
 
 
