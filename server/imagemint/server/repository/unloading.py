@@ -51,7 +51,8 @@ class Unloading:
             gone()
         except Exception:  # noqa: BLE001 - nothing else reports it on this thread
             _log.exception("%s@%d failed to unload", name, number)
-        _log.info("unloaded %s@%d after %.2f s", name, number, time.monotonic() - began)
+        else:
+            _log.info("unloaded %s@%d after %.2f s", name, number, time.monotonic() - began)
         del self._leaving[threading.current_thread()]
 
     def close(self, timeout_s: float | None = None) -> None:

@@ -123,6 +123,25 @@ def test_unchanged_version_is_not_reloaded(tmp_path, new_repository):
     assert repository.resolve("tiny") is served
 
 
+def test_failed_unload_is_logged(tmp_path, new_repository, monkeypatch, caplog):
+    """The log does not say that the version is unloaded."""
+
+    def fail(_):
+        raise RuntimeError("the device hangs")
+
+    caplog.set_level("INFO")
+    write_bundle(tmp_path, "tiny", 1)
+    repository = new_repository(tmp_path, wanted=["tiny"])
+    served = repository.resolve("tiny")
+    with monkeypatch.context() as patched:
+        patched.setattr("imagemint.server.repository.unloading.close", fail)
+        repository.unload_model("tiny")
+        wait_for_unloads(repository)
+    assert "tiny@1 failed to unload" in caplog.text
+    assert "unloaded tiny@1" not in caplog.text
+    assert served.batcher.close(WAIT_S)
+
+
 def test_unloaded_version_frees_its_memory(tmp_path, new_repository):
     """The backend of the old version is closed, and no thread, label or reference remains."""
     write_bundle(tmp_path, "tiny", 1)
