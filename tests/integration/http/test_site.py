@@ -140,6 +140,21 @@ async def test_only_configured_origins_are_allowed(serve_http, models):
             }
 
 
+@pytest.mark.parametrize("allowed", ["https://art.example", "*"])
+async def test_cached_answers_depend_on_the_origin(serve_http, models, allowed):
+    """A cache must not give the answer for an `<img>`, which permits nothing, to a script."""
+    app = await serve_http(models, http_allow_origins=[allowed])
+    image = "/v1/models/digits/versions/1/images/1/0.png?class=1"
+    async with browse(app) as web:
+        for headers in ({}, {"origin": "https://art.example"}, {"origin": "https://evil.example"}):
+            answer = await web.get(image, headers=headers)
+            assert answer.headers["cache-control"].startswith("public")
+            assert answer.headers["vary"] == "Origin"
+            copy = headers | {"if-none-match": answer.headers["etag"]}
+            again = await web.get(image, headers=copy)
+            assert (again.status_code, again.headers["vary"]) == (304, "Origin")
+
+
 async def test_browser_asks_before_it_calls(serve_http, models):
     """Pages of allowed origins may send JSON, keys and ids; pages of others may not."""
     app = await serve_http(models, http_allow_origins=["https://art.example"])
