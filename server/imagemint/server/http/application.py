@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -76,8 +75,7 @@ def make_application(
     """
     middleware = [Middleware(_OriginForm), Middleware(_SharedHeaders)]
     if settings.http_allow_origins:
-        middleware += [
-            Middleware(_VariesByOrigin),
+        middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.http_allow_origins,
@@ -85,8 +83,8 @@ def make_application(
                 allow_headers=["*"],
                 expose_headers=_EXPOSED_HEADERS,
                 max_age=_CORS_MAX_AGE_S,
-            ),
-        ]
+            )
+        )
     application = Starlette(
         routes=[
             *_make_rpc_routes(settings, services, repository, workers),
@@ -249,28 +247,6 @@ class _SharedHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-class _VariesByOrigin:
-    """Adds `Vary: Origin` to all answers.
-
-    Starlette adds it to answers for allowed origins only. A cache would give its copy of another
-    answer, such as that for an `<img>`, to a page that may read it, without saying that it may.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_vary(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                names = headers.get("vary", "").lower().split(",")
-                if "origin" not in (name.strip() for name in names):
-                    headers.add_vary_header("Origin")
-            await send(message)
-
-        await self._app(scope, receive, send_with_vary)
 
 
 def _register_convertor(name: str, regex: str) -> None:
