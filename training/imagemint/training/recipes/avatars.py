@@ -35,7 +35,7 @@ class AvatarsRecipe(ZeroCentredOptions, Recipe):
     recalibration_batches: ClassVar[int] = 8
     """As many pixels as 40 batches of digits have; those would take a minute of a CPU core."""
 
-    images: int = Field(default=2_000_000, ge=1)
+    images: int = Field(default=112_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     z_dim: int = Field(default=32, ge=11)
     """Length of a latent; its first elements decide the attributes, one element for each."""
