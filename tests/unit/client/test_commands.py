@@ -343,6 +343,19 @@ def test_failure_reports_what_is_written(imagemint, mint, fault, tmp_path):
     assert err.endswith("imagemint generate: broken\n")
 
 
+def test_failed_serials_can_be_completed(imagemint, mint, fault, tmp_path):
+    """The command that a failure prints works, although the first one had --overwrite."""
+    mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL, "broken")))
+    serials = ",".join(f"plain@3/1/{index}" for index in range(8))
+    line = ("--serial", serials, "--chunk-size", 4, "--overwrite", "--out", tmp_path / "x")
+    status, _, err = imagemint("generate", *line)
+    assert status == 1
+    assert "stopped after 4 of 8 images" in err
+    (command,) = (each for each in err.splitlines() if each.startswith("to generate the rest: "))
+    assert cli.main(shlex.split(command.removeprefix("to generate the rest: "))[1:]) == 0
+    assert len(list((tmp_path / "x").iterdir())) == 8
+
+
 def test_interrupt_during_imports_has_no_traceback():
     """Ctrl-C at the start also gives status 130."""
     code = (

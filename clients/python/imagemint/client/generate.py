@@ -314,15 +314,15 @@ class Generate(FilteredConnection):
     def _build_command(self, report: "_Report") -> list[str]:
         """Returns the command for the same images, without --out and without secrets."""
         words = ["imagemint", "generate"]
-        resumed = self._kind is Kind.FOLDER and report.first is not None and not self.serial
-        skipped = {"out", "append", "api_key"} | ({"first_index", "count"} if resumed else set())
+        appends = self._kind is Kind.FOLDER and report.first is not None
+        skipped = {"out", "append", "api_key"}
+        if appends:
+            skipped |= {"overwrite"} if self.serial else {"overwrite", "first_index", "count"}
         pinned: dict[str, object] = {}
         if report.first is not None and not self.serial:
             pinned = {"version": report.first.version, "seed": report.first.seed}
             if report.first.variant:  # a server without variants reports none
                 pinned["variant"] = report.first.variant
-        if resumed:
-            skipped.add("overwrite")
         for name, value in self.model_dump(include=self.model_fields_set - skipped).items():
             if name in pinned or value is None:
                 continue
