@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnxruntime
 import pytest
 from tiny_bundles import write_bundle
 
@@ -10,11 +11,13 @@ from imagemint.engine import draw_latents
 from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
-from imagemint.engine.onnx.session import list_devices
+from imagemint.engine.onnx.session import CUDA
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif("cuda" not in list_devices(), reason="needs onnxruntime-gpu"),
+    pytest.mark.skipif(
+        CUDA not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu"
+    ),
 ]
 
 MOST = 130

@@ -18,7 +18,6 @@ from imagemint.training.metrics import (
     class_accuracy,
     class_coverage,
     code_class_accuracy,
-    compute_nearest_distances,
     compute_neighbour_radii,
     count_modes,
     coverage,
@@ -116,9 +115,9 @@ def test_nearest_distances_are_euclidean():
         np.round(128 * make_noise(90, 16, seed=5)),
     )
     others[7] = points[1_050]
-    found = compute_nearest_distances(points, others)
+    found, rows = find_nearest_neighbours(points, others)
     assert found == pytest.approx(cdist(points, others).min(axis=1))
-    assert found[1_050] == 0
+    assert (found[1_050], rows[1_050]) == (0, 7)
 
 
 def test_accuracy_has_the_worst_class():

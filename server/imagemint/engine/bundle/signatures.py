@@ -23,8 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from imagemint.engine.bundle.sums import SIGNATURE_FILE, SUMS_FILE
 
-SIGNATURE_BYTES = 64
-
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
 
 

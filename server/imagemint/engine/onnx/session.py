@@ -43,14 +43,6 @@ _GRAPH_ID = "gpu_graph_id"
 _gate = Gate()  # one per process, because a capture affects the whole process
 
 
-def list_devices() -> tuple[str, ...]:
-    """Returns the devices that the installed ONNX Runtime supports, the fastest first.
-
-    `cpu` is always included. Only creating a session shows whether a GPU and its libraries exist.
-    """
-    return ("cuda", "cpu") if CUDA in ort.get_available_providers() else ("cpu",)
-
-
 class Session:
     """A graph whose first output is the image, ready to run.
 

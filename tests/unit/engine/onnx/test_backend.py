@@ -23,7 +23,7 @@ from imagemint.engine.errors import BackendFailed, BundleRefused
 from imagemint.engine.onnx import backend as onnx_backend
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.batch_invariance import find_needed_batching, is_same_everywhere
-from imagemint.engine.onnx.session import list_devices
+from imagemint.engine.onnx.session import CUDA
 
 CLASSES = np.arange(70, dtype=np.int64) % 10
 
@@ -408,14 +408,19 @@ def test_log_names_the_provider(tmp_path, caplog):
     assert f"tiny@1 runs on {backend.description} (asked for)" in caplog.text
 
 
-@pytest.mark.skipif("cuda" in list_devices(), reason="this ONNX Runtime can do CUDA")
+without_cuda = pytest.mark.skipif(
+    CUDA in onnxruntime.get_available_providers(), reason="this ONNX Runtime can do CUDA"
+)
+
+
+@without_cuda
 def test_missing_cuda_is_an_error(tmp_path):
     """Device `cuda` raises BackendFailed if the runtime has no CUDA."""
     with pytest.raises(BackendFailed, match=r"CUDA does not work: .* is a CPU build"):
         make_backend(tmp_path, device="cuda")
 
 
-@pytest.mark.skipif("cuda" in list_devices(), reason="this ONNX Runtime can do CUDA")
+@without_cuda
 def test_auto_falls_back_to_the_cpu(tmp_path, caplog):
     """Device `auto` falls back to the CPU, and the log says why."""
     with caplog.at_level(logging.INFO, logger="imagemint.engine.onnx.backend"):

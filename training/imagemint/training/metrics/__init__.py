@@ -21,7 +21,6 @@ from imagemint.training.metrics.modes import (
 )
 from imagemint.training.metrics.neighbours import (
     Neighbourhoods,
-    compute_nearest_distances,
     compute_neighbour_radii,
     coverage,
     find_nearest_neighbours,
@@ -60,7 +59,6 @@ __all__ = [
     "class_accuracy",
     "class_coverage",
     "code_class_accuracy",
-    "compute_nearest_distances",
     "compute_neighbour_radii",
     "count_modes",
     "count_scales",

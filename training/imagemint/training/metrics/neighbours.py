@@ -57,11 +57,6 @@ def coverage(real: Features, fake: Features, k: int = 5) -> float:
     return covered / len(real)
 
 
-def compute_nearest_distances(points: Features, others: Features) -> NDArray[np.float64]:
-    """Returns the distance from each of ``points`` to the nearest of ``others``: float64 [N]."""
-    return find_nearest_neighbours(points, others)[0]
-
-
 def find_nearest_neighbours(
     points: Features, others: Features
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
