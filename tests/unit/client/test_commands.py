@@ -343,6 +343,13 @@ def test_failure_reports_what_is_written(imagemint, mint, fault, tmp_path):
     assert err.endswith("imagemint generate: broken\n")
 
 
+def test_many_sources_are_translated(imagemint, mint, tmp_path):
+    """Their paths together are longer than the name of a file may be."""
+    files = [tmp_path / f"{number:06}.png" for number in range(300)]
+    line = ("--model", "tiny", "--out", tmp_path / "x", "--source", *files)
+    assert imagemint("translate", *line)[2] == f"imagemint translate: {files[0]} does not exist\n"
+
+
 def test_failed_serials_can_be_completed(imagemint, mint, fault, tmp_path):
     """The command that a failure prints works, although the first one had --overwrite."""
     mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL, "broken")))

@@ -32,9 +32,16 @@ _FIELD = re.compile(r"sources\[(\d+)\](?:\.encoded\.(?:pictures\[(\d+)\]|(mask))
 
 def _to_list(value: object) -> object:
     """Returns the paths of repeated flags, which arrive separated by commas."""
-    if not isinstance(value, str) or Path(value).exists():  # a name may have a comma
+    if not isinstance(value, str) or _exists(value):  # a name may have a comma
         return value if isinstance(value, list) else [value]
     return value.split(",")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # many paths together are longer than a name may be
+        return False
 
 
 def _check_output(value: str) -> str:
