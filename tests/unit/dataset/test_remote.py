@@ -9,6 +9,7 @@ from pathlib import Path
 import boto3
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import BUCKET, s3_server
 
 from imagemint.dataset.remote import RemoteFolder
@@ -211,6 +212,26 @@ def test_unreachable_store_is_an_error(refusal, read_objects, monkeypatch):
     said = refusal("s3://bucket/set", status=os.EX_TEMPFAIL)
     assert "s3://bucket/set: EndpointConnectionError: Could not connect" in said
     assert "Finished shards are kept. Run the same command again to continue" in said
+
+
+class AuthenticationException(Exception):  # noqa: N818 - as paramiko, the library of SFTP, has it
+    """Raised as soon as the store is opened."""
+
+
+class LockedStore(MemoryFileSystem):
+    """A store that refuses its user when it is opened, as SFTP does."""
+
+    protocol = "locked"
+
+    def __init__(self, **_):
+        raise AuthenticationException("no key fits")
+
+
+def test_refusing_store_is_an_error(refusal):
+    """A store that connects when it is opened is no exception."""
+    fsspec.register_implementation("locked", LockedStore, clobber=True)
+    said = refusal("locked://host/set")
+    assert "locked://host/set: AuthenticationException: no key fits" in said
 
 
 @pytest.mark.parametrize("place", ["nosuch://bucket/set", "S3://bucket/set"])

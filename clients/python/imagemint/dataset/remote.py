@@ -41,6 +41,10 @@ class RemoteFolder:
             self._files, root = fsspec.core.url_to_fs(self.place, skip_instance_cache=True)
         except (ValueError, ImportError) as error:
             raise DatasetError(f"{place}: {error}") from error
+        except OSError:  # the command explains it
+            raise
+        except Exception as error:  # some stores, such as SFTP, connect at once
+            raise self._translate(error) from error
         self._root = str(root).rstrip("/")
         protocol = self._files.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
@@ -132,12 +136,15 @@ class RemoteFolder:
         except OSError:  # the command explains it
             raise
         except Exception as error:
-            # Names are all that the errors of different libraries have in common.
-            names = " ".join(each.__name__ for each in type(error).__mro__).lower()
-            passes = any(sign in names for sign in _SIGNS_OF_NETWORK)
-            raise (TemporaryFailure if passes else DatasetError)(
-                f"{self.place}: {type(error).__name__}: {error}. {CONTINUE}"
-            ) from error
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception) -> DatasetError:
+        # Names are all that the errors of different libraries have in common.
+        names = " ".join(each.__name__ for each in type(error).__mro__).lower()
+        passes = any(sign in names for sign in _SIGNS_OF_NETWORK)
+        return (TemporaryFailure if passes else DatasetError)(
+            f"{self.place}: {type(error).__name__}: {error}. {CONTINUE}"
+        )
 
     @contextlib.contextmanager
     def _write(self, name: str) -> Iterator[str]:
