@@ -102,13 +102,14 @@ def toy_mnist(monkeypatch, digits, test_digits):
 def train(digits):
     """A function that trains a tiny recipe. An example is `train(run, resume=True, seed=3)`."""
 
-    def start(run, *, resume=False, schedule=SCHEDULE, **options):
+    def start(run, *, resume=False, schedule=SCHEDULE, measure=None, **options):
         return training_loop.train(
             GeneratorTask(MnistRecipe(**TINY | options), digits),
             run,
             schedule=schedule,
             device=torch.device("cpu"),
             resume=resume,
+            measure=measure,
             quiet=True,
         )
 

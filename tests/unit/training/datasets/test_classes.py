@@ -27,6 +27,7 @@ def test_names_are_in_natural_order(names, order):
         ([3, 1, None], (), None, [1, 0, MISSING], ("1", "3")),
         ([1, -1], ("a", "b"), None, [1, MISSING], ("a", "b")),
         ([1, -1], (), None, [1, 0], ("-1", "1")),
+        ([10, 9], (), None, [1, 0], ("9", "10")),
         (["b", ""], ("a", "b"), None, [1, MISSING], ("a", "b")),
         ([1, 0], (), ("zero", "one"), [1, 0], ("zero", "one")),
         ([1, 0], ("a", "b"), ("zero", "one"), [1, 0], ("zero", "one")),

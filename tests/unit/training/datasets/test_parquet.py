@@ -28,7 +28,8 @@ def make_shard(levels, features=NAMED, **columns):
 
     A value of None removes a column.
     """
-    pictures = [{"bytes": encode_gray(level), "path": None} for level in levels]
+    # The path is where the picture was when the file was written.
+    pictures = [{"bytes": encode_gray(level), "path": f"{level}.png"} for level in levels]
     columns = {"image": pictures, "label": [n % 2 for n in range(len(levels))]} | columns
     table = pa.table({name: column for name, column in columns.items() if column is not None})
     metadata = {"huggingface": json.dumps({"info": {"features": features}})} if features else None

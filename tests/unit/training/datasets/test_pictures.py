@@ -153,6 +153,15 @@ def test_first_colour_image_converts_earlier_ones():
     assert stack.list_remarks() == ()
 
 
+@pytest.mark.parametrize("size", [(4, 2), (3, 1)])
+def test_picture_of_another_size_is_refused(size):
+    """Another width or another height is an error that names the picture."""
+    stack = Stack(2)
+    stack.add(Image.new("L", (3, 2)), "first", (3, 2))
+    with pytest.raises(DatasetError, match=r"second: picture of .*, the first is of \(2, 3\)"):
+        stack.add(Image.new("L", size), "second", size)
+
+
 def test_longer_side_is_cropped():
     """The shorter side is scaled, and the longer one is cropped equally at both ends."""
     wide = np.zeros((4, 12, 3), np.uint8)

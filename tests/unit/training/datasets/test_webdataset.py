@@ -67,7 +67,7 @@ def test_shard_is_read(tmp_path, members, asked, labels, suffix):
     path = write_shard(tmp_path / f"pets.{suffix}", members, "w:gz" if suffix == "tar.gz" else "w")
     data = load_dataset(path, "train", **asked)
     assert list_rows(data) == list(zip([5, 6], labels, strict=True))
-    assert data.name == "pets/train"
+    assert (data.name, data.broken) == ("pets/train", ())
 
 
 def test_digest_depends_on_the_fields(tmp_path):
@@ -103,6 +103,8 @@ def test_shards_are_joined(tmp_path):
     assert list_rows(train) == [(0, "a"), (1, "b")]
     assert (list_rows(test), test.class_labels) == ([(7, "b")], ("a", "b"))
     assert train.sha256 != test.sha256
+    write_shard(tmp_path / "train-000001.tar", {"1.png": 2, "1.cls": "b"})
+    assert load_dataset(str(tmp_path), "train").sha256 != train.sha256
 
 
 def test_shards_without_splits_are_divided(tmp_path):
@@ -114,6 +116,7 @@ def test_shards_without_splits_are_divided(tmp_path):
     train, test = (load_dataset(path, split) for split in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [9, 9]
     assert list_rows(test) == [(18, "0"), (19, "1")]
+    assert train.sha256 != test.sha256
 
 
 def test_incomplete_samples_are_reported(tmp_path):
@@ -126,6 +129,13 @@ def test_incomplete_samples_are_reported(tmp_path):
         "pets.tar, 2: no label",
         "pets.tar, 3: unreadable picture (of no known format)",
     )
+
+
+def test_texts_belong_to_their_images(tmp_path):
+    """A sample that is left out does not move the texts of the others."""
+    members = {"0.png": "x", "0.txt": "a", "1.png": 6, "1.txt": "b", "2.png": 7, "2.txt": "c"}
+    data = load_dataset(write_shard(tmp_path / "pets.tar", members), "train")
+    assert (data.images[:, 0, 0, 0].tolist(), data.texts) == ([6, 7], ("b", "c"))
 
 
 @pytest.mark.parametrize(

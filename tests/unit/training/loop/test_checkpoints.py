@@ -206,6 +206,18 @@ def test_damaged_checkpoint_falls_back(saved, state, about, caplog, damage):
     assert find_latest_checkpoint(saved) == newest
 
 
+def test_damage_may_happen_again(saved, state, about):
+    """A checkpoint that is damaged again after a resume is set aside in place of the first one."""
+    for turn in (1, 2):
+        state.images_seen = 1_280
+        newest = save_checkpoint(saved, state, state.G_ema, about)
+        (newest / "state.safetensors").write_text(f"{turn}")
+        restore(saved, state, about, free=set())
+        assert state.images_seen == 640
+        aside = newest.with_name(f"{newest.name}.damaged")
+        assert (aside / "state.safetensors").read_text() == f"{turn}"
+
+
 def test_other_entries_are_ignored(saved, state, about):
     """Files, dot-files and other names in checkpoints/ do not disturb a save and do not count."""
     folder = saved / "checkpoints"

@@ -90,6 +90,12 @@ def test_run_writes_all_files(expected):
     }
 
 
+def test_checkpoint_has_no_figures_of_rows(expected):
+    """A row that is due with a checkpoint comes first, so that a resume counts no step again."""
+    description = json.loads(expected[f"checkpoints/{96:010d}/checkpoint.json"])
+    assert description["unlogged"] == {}
+
+
 def test_same_seed_gives_the_same_run(assert_equals_whole, train, tmp_path):
     """A repeated run is equal bit for bit."""
     train(tmp_path / "again")
@@ -129,6 +135,21 @@ def test_killed_run_equals_whole(assert_equals_whole, train, tmp_path, at_steps)
     assert_equals_whole(tmp_path)
 
 
+def test_stop_and_end_are_not_measured(train, tmp_path, at_steps):
+    """Only checkpoints of the schedule are, so a stopped run has the figures of a whole one."""
+    measured = []
+
+    def measure(_):
+        measured.append(1)
+        return {"coverage": 0.5}
+
+    at_steps([5], press_ctrl_c)
+    assert train(tmp_path, images=56, measure=measure).images_seen == 40
+    assert train(tmp_path, images=56, measure=measure, resume=True).images_seen == 56
+    rows = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert ([row["images"] for row in rows if "coverage" in row], len(measured)) == ([48], 1)
+
+
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
     """Both signals finish the step and save. The previous handlers are restored afterwards."""
@@ -140,11 +161,13 @@ def test_signal_saves_and_returns(train, tmp_path, at_steps, kind):
 
 
 def test_second_signal_aborts(train, tmp_path, at_steps):
-    """A second signal ends the run at once, and earlier checkpoints stay."""
+    """A second signal ends the run at once, and earlier checkpoints stay. Handlers are restored."""
+    before = signal.getsignal(signal.SIGTERM)
     at_steps([5], lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     assert find_latest_checkpoint(tmp_path).name == f"{32:010d}"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_signal_prevents_a_rollback(train_with_explosions, tmp_path, monkeypatch):
@@ -211,6 +234,19 @@ def test_averaged_generator_follows_training(train, tmp_path):
         assert torch.allclose(running[name], averaged[name], atol=0.05)
 
 
+def test_average_counts_every_image_of_a_step(train, tmp_path, monkeypatch):
+    """Its half-life is in images, and several steps of D show several batches."""
+    weigh, counted = training_loop.compute_ema_weight, []
+
+    def watch(count, *others):
+        counted.append(count)
+        return weigh(count, *others)
+
+    monkeypatch.setattr(training_loop, "compute_ema_weight", watch)
+    train(tmp_path, images=48, discriminator_steps=3)
+    assert counted == [24, 24]
+
+
 def test_checkpoint_has_the_averaged_generator(train, tmp_path):
     """What is exported and measured is the average, with its own batch-normalisation statistics."""
     state = train(tmp_path, images=24)
@@ -258,6 +294,17 @@ def test_infinite_weights_are_not_saved(train, tmp_path, poison):
     with pytest.raises(LossNotFinite, match=r"64 images \d+ tensors, G_ema/embed.weight first"):
         train(tmp_path, schedule=alert)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"{32:010d}"]
+
+
+def test_infinite_statistics_are_not_saved(digits, tmp_path):
+    """The statistics that the averaged generator gets for a checkpoint can overflow as well."""
+    recipe = MnistRecipe(generator_channels=4, discriminator_channels=1, z_dim=4)
+    state = make_initial_state(recipe, digits, torch.device("cpu"))
+    generator = recalibrate(state.G_ema, z_dim=4, num_classes=10, batches=1)
+    health.refuse_not_finite(state, generator, tmp_path)
+    next(generator.buffers()).fill_(float("inf"))
+    with pytest.raises(LossNotFinite, match="1 tensors, recalibrated/"):
+        health.refuse_not_finite(state, generator, tmp_path)
 
 
 def make_collapse_schedule(patience, rollbacks=0):
