@@ -509,6 +509,16 @@ def test_signal_reaches_a_run_that_just_starts(tmp_path, imagemint, monkeypatch)
     assert ends == [130]
 
 
+def test_run_that_was_stopped_alone_stops_the_queue(tmp_path, imagemint):
+    """A run that someone else has stopped is neither recorded nor done."""
+    recorded = []
+    command = imagemint(f"{ENDS_WELL}\nif sys.argv[2] == 'dcgan':\n    sys.exit(130)\n")
+    queue = Queue(PLAN, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command)
+    with pytest.raises(StopQueueError):
+        queue.run()
+    assert (recorded, [said for _, said in queue.list_status()]) == ([], ["at 64 images"])
+
+
 def test_killed_run_stops_the_queue(tmp_path, imagemint):
     """A run without memory, for example, is not recorded as one that failed, and continues."""
     recorded = []

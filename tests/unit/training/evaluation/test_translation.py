@@ -30,6 +30,7 @@ from imagemint.training.evaluation.translation import (
 from imagemint.training.evaluation.translation.evaluating import predict
 from imagemint.training.evaluation.translation.figures import (
     Truth,
+    compute_mean_figure,
     measure_attributes,
     measure_results,
 )
@@ -281,6 +282,23 @@ def test_flat_images_have_no_sharpness():
     assert "psnr" in figures
     assert "sharpness" not in figures
     assert all(np.isfinite(each.value) for each in figures.values())
+
+
+def test_blurred_results_have_less_sharpness():
+    """The sharpness of results is a share of that of the true images."""
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    images[:, :, ::2] = 100
+    data = LabelledImages("stripes/test", images, np.zeros(4, np.int64), ("a",), "1")
+    figures = by_name(measure_results(images // 2, Truth(images, images, data), None))
+    assert figures["sharpness"].value == pytest.approx(0.5)
+
+
+def test_mean_has_its_standard_error():
+    """It is the sample deviation divided by the root of the number; one image has none."""
+    figure = compute_mean_figure("psnr", np.array([1.0, 2.0, 3.0, 6.0]), "dB")
+    assert (figure.value, figure.count) == (3.0, 4)
+    assert figure.error == pytest.approx((14 / 3) ** 0.5 / 2)
+    assert compute_mean_figure("psnr", np.array([1.0]), "dB").error is None
 
 
 def test_hidden_attributes_do_not_count(people):
