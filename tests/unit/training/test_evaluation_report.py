@@ -1,6 +1,7 @@
 """Tests of imagemint.training.evaluation_report."""
 
 from dataclasses import astuple
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,23 @@ def test_report_can_be_read(tmp_path):
     """Measurements are read as they were written, with or without a reference."""
     write_report(tmp_path / "evaluation.json", "ab", FIGURES)
     assert read_report(tmp_path / "evaluation.json", "ab") == FIGURES
+
+
+def test_interrupted_report_keeps_the_old_one(tmp_path, monkeypatch):
+    """A process that ends while it writes leaves the earlier figures, and no other file."""
+    report = tmp_path / "evaluation.json"
+    write_report(report, "ab", FIGURES)
+    write = Path.write_bytes
+
+    def write_half(path, content):
+        write(path, content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(report, "ab", FIGURES[:1])
+    assert read_report(report, "ab") == FIGURES
+    assert list(tmp_path.iterdir()) == [report]
 
 
 def test_report_of_other_weights_is_ignored(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from imagemint.training.errors import CheckpointError
 from imagemint.training.old_protocols import read_old_figure
+from imagemint.training.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def choose_folder(run: Path, dataset: str | None, own: str | None) -> Path:
 
 
 def write_report(path: Path, weights_sha256: str, figures: Sequence[EvaluationFigure]) -> None:
-    """Writes figures measured on the generator with these weights."""
+    """Writes figures of the generator with these weights. A kill keeps the earlier file."""
     content = {"weights_sha256": weights_sha256, "figures": [asdict(f) for f in figures]}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]:
