@@ -57,19 +57,19 @@ class Batch:
         """
         feed: Feed = {}
         count = len(self)
-        for name, wanted in inputs.items():
+        for name, expected in inputs.items():
             array = getattr(self, name)
             if array is not None and array.ndim == 1:
                 array = array[:, np.newaxis]
             if (
                 array is None
-                or array.dtype != wanted.dtype
+                or array.dtype != expected.dtype
                 or len(array) != count
-                or not wanted.fits(array.shape[1:])
+                or not expected.fits(array.shape[1:])
             ):
                 found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
                 raise ValueError(
-                    f"input {name!r} is {found}, not {wanted.dtype} {[count, *wanted.row]}"
+                    f"input {name!r} is {found}, not {expected.dtype} {[count, *expected.row]}"
                 )
             feed[name] = array
         return feed

@@ -126,9 +126,9 @@ class VersionNotFound(ImagemintError):
         self.known = tuple(str(v) for v in known)
         model, version = shorten(model), shorten(str(version))
         metadata = {"model": model, "version": version, "known": ",".join(self.known)}
-        named = version if version.isdecimal() else repr(version)
+        quoted = version if version.isdecimal() else repr(version)
         super().__init__(
-            f"model {model!r} has no version {named}; {_list_existing(self.known)}",
+            f"model {model!r} has no version {quoted}; {_list_existing(self.known)}",
             metadata=metadata,
         )
 
@@ -202,21 +202,21 @@ class VariantMismatch(ImagemintError):
         model: the model's name.
         version: its version.
         running: name of the variant that the server runs.
-        asked: the variant asked for, a name or `reference`.
+        requested: the requested variant, a name or `reference`.
     """
 
     reason = "VARIANT_MISMATCH"
 
-    def __init__(self, model: str, version: int, running: str, asked: str) -> None:
-        asked = shorten(asked)
+    def __init__(self, model: str, version: int, running: str, requested: str) -> None:
+        requested = shorten(requested)
         super().__init__(
-            f"this server runs variant {running!r} of {model}@{version}, not {asked!r}: its pixels "
-            "would be different",
+            f"this server runs variant {running!r} of {model}@{version}, not {requested!r}: its"
+            " pixels would be different",
             metadata={
                 "model": model,
                 "version": str(version),
                 "running": running,
-                "asked": asked,
+                "asked": requested,
             },
         )
 
@@ -312,10 +312,13 @@ class ModelNotReady(ImagemintError):
         self, model: str, state_reason: str, retry_delay_s: float, version: int | None = None
     ) -> None:
         self.retry_delay_s = retry_delay_s
-        named, metadata = f"model {model!r}", {"model": model}
+        subject, metadata = f"model {model!r}", {"model": model}
         if version is not None:
-            named, metadata = f"version {version} of {named}", metadata | {"version": str(version)}
-        super().__init__(f"{named} is not ready: {state_reason}", metadata=metadata)
+            subject, metadata = (
+                f"version {version} of {subject}",
+                metadata | {"version": str(version)},
+            )
+        super().__init__(f"{subject} is not ready: {state_reason}", metadata=metadata)
 
 
 class LoadFailed(ImagemintError):

@@ -81,8 +81,13 @@ class Scores:
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
     """Returns the scores of several parts of a batch, one or more, in order."""
-    named = [each.by_name() for each in parts]
-    return Scores(**{name: np.concatenate([each[name] for each in named]) for name in named[0]})
+    scores_by_name = [each.by_name() for each in parts]
+    return Scores(
+        **{
+            name: np.concatenate([each[name] for each in scores_by_name])
+            for name in scores_by_name[0]
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

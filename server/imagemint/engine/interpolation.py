@@ -66,5 +66,5 @@ def _bend(
         weights = np.sin((1 - share) * angle), np.sin(share * angle)
         arc = (weights[0] * directions[0] + weights[1] * directions[1]) / np.sin(angle)
         arc *= (1 - share) * lengths[0] + share * lengths[1]
-    bent = (angle > _SMALLEST_ANGLE) & (angle < np.pi - _SMALLEST_ANGLE)
-    return np.where(bent, arc, straight)
+    is_curved = (angle > _SMALLEST_ANGLE) & (angle < np.pi - _SMALLEST_ANGLE)
+    return np.where(is_curved, arc, straight)

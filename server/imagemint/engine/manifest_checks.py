@@ -203,14 +203,16 @@ def _find_evaluation_faults(manifest: pb.BundleManifest) -> Iterator[str]:
 def _find_variant_faults(manifest: pb.BundleManifest) -> Iterator[str]:
     if manifest.precision not in pb.Precision.values():
         return  # reported above
-    taken = _RESERVED | {pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()}
+    used_names = _RESERVED | {
+        pb.Precision.Name(manifest.precision).removeprefix("PRECISION_").lower()
+    }
     for number, variant in enumerate(manifest.variants):
         place = f"variants[{number}]"
         if not VARIANT_NAME.fullmatch(variant.name):
             yield f"{place}.name {variant.name!r} is not 1 to 32 lower-case letters, digits and '-'"
-        elif variant.name in taken:
+        elif variant.name in used_names:
             yield f"{place}.name {variant.name!r} is taken"
-        taken.add(variant.name)
+        used_names.add(variant.name)
         if not _VARIANT_FILE.fullmatch(variant.file):
             yield f"{place}.file {variant.file!r} is not a plain name that ends in .onnx"
         if not _SHA256.fullmatch(variant.sha256):

@@ -407,15 +407,15 @@ def _to_truncated_normal(
 
 
 def _accumulate_weights(weights: Sequence[float], num_classes: int) -> npt.NDArray[np.float64]:
-    odds = np.asarray(weights, dtype=np.float64)
-    if odds.shape != (num_classes,):
-        raise ValueError(f"{num_classes} weights are needed, one for each class, not {odds.size}")
-    if not np.isfinite(odds).all() or (odds < 0).any() or not odds.any():
+    values = np.asarray(weights, dtype=np.float64)
+    if values.shape != (num_classes,):
+        raise ValueError(f"{num_classes} weights are needed, one for each class, not {values.size}")
+    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
         raise ValueError("weights must be finite and 0 or more, and their sum above 0")
     # The weights are scaled first, so that the sum of huge weights is finite. The sums are divided
     # by the last one, so that they end at exactly 1, and each u below 1 finds a class of non-zero
     # weight.
-    total: npt.NDArray[np.float64] = np.cumsum(odds / odds.max())
+    total: npt.NDArray[np.float64] = np.cumsum(values / values.max())
     total /= total[-1]
     return total
 

@@ -108,8 +108,8 @@ class GraphInput(NamedTuple):
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Returns whether a row may have a shape."""
         return len(shape) == len(self.row) and all(
-            side == wanted or (wanted == ANY_SIDE and side > 0)
-            for side, wanted in zip(shape, self.row, strict=True)
+            side == expected or (expected == ANY_SIDE and side > 0)
+            for side, expected in zip(shape, self.row, strict=True)
         )
 
 

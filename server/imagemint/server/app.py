@@ -128,8 +128,8 @@ class App:
                 max_bytes=_MAX_BUNDLE_BYTES,
                 unload_when_empty=settings.unload_when_empty,
             )
-        named = settings.repository
-        directory = find_shipped_models() if named is None else Path(named)
+        repository = settings.repository
+        directory = find_shipped_models() if repository is None else Path(repository)
         if not directory.is_dir():
             raise NotADirectoryError(f"model repository {directory} is not a directory")
         return LocalDirectory(directory)
@@ -390,18 +390,18 @@ class App:
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
         loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
+        stopping = asyncio.Event()
 
-        def ask(number: signal.Signals) -> None:
-            if asked.is_set():
+        def stop(number: signal.Signals) -> None:
+            if stopping.is_set():
                 close_logs()
                 os._exit(128 + number)
-            asked.set()
+            stopping.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, ask, number)
+            loop.add_signal_handler(number, stop, number)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        await self.serve_until(asked, settle)
+        await self.serve_until(stopping, settle)
 
 
 def _list_wanted(settings: ServeSettings) -> list[str] | None:

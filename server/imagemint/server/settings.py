@@ -39,12 +39,12 @@ _POLICY = re.compile(r"all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*")
 _VARIANT = re.compile(r"[a-z0-9-]{1,32}")
 
 
-def _make_spelling_check(form: re.Pattern[str], wanted: str) -> AfterValidator:
+def _make_spelling_check(form: re.Pattern[str], description: str) -> AfterValidator:
     """Returns a check that a text has a form, whose error says what is wanted, not the form."""
 
     def check(text: str) -> str:
         if form.fullmatch(text) is None:
-            raise ValueError(f"must be {wanted}")
+            raise ValueError(f"must be {description}")
         return text
 
     return AfterValidator(check)
@@ -325,12 +325,14 @@ def find_absent_models(settings: ServeSettings, known: Collection[str]) -> dict[
 
     Such a name is no error, because the model may come later, but it is often misspelt.
     """
-    named: dict[str, Collection[str]] = {
+    models_by_setting: dict[str, Collection[str]] = {
         "default_versions": settings.default_versions,
         "version_policies": settings.version_policies,
         "variants": settings.variants,
     }
-    absent = {key: sorted(set(models).difference(known)) for key, models in named.items()}
+    absent = {
+        key: sorted(set(models).difference(known)) for key, models in models_by_setting.items()
+    }
     return {key: names for key, names in absent.items() if names}
 
 

@@ -152,10 +152,10 @@ def _find_value_faults(
         dtype, tail = helper.np_dtype_to_tensor_dtype(expected[name].dtype), expected[name].row
         sides = ["?" if side == ANY_SIDE else str(side) for side in tail]
         element = TensorProto.DataType.Name(dtype).lower()
-        wanted = f"{element} [{', '.join(['N', *sides])}]"
+        description = f"{element} [{', '.join(['N', *sides])}]"
         if not _is_batch_of(found[name], dtype, tail):
             dynamic = "N and ? dynamic" if ANY_SIDE in tail else "N dynamic"
-            yield f"{kind} {name!r} is {_format_type(found[name])}, not {wanted}, {dynamic}"
+            yield f"{kind} {name!r} is {_format_type(found[name])}, not {description}, {dynamic}"
 
 
 def _format_type(found: onnx.TypeProto) -> str:

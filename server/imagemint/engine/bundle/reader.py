@@ -167,7 +167,7 @@ def read_bundle(
     sums, digests = _read_sums(directory, trusted)
     contents, documents = _read_files(directory, digests, max_bytes)
     content = contents[MODEL_FILE]
-    manifest, spec, taken, hints = _examine(directory, MODEL_FILE, content)
+    manifest, spec, memory_estimate, hints = _examine(directory, MODEL_FILE, content)
     others = tuple(_read_variant(directory, spec, each, contents) for each in manifest.variants)
     declared = manifest.critic if manifest.HasField("critic") else None
     return Bundle(
@@ -180,7 +180,7 @@ def read_bundle(
         model_bytes=len(content),
         others=others,
         critic=None if declared is None else _read_critic(directory, spec, declared, contents),
-        estimate=taken,
+        estimate=memory_estimate,
         hints=hints,
         contents=contents,
         sums=sums,
@@ -199,7 +199,7 @@ def _read_variant(
     if sha256 != declared.sha256:
         why = f"{declared.file} is not the file that {MODEL_FILE} declares"
         raise BundleRefused(directory, why)
-    manifest, own_spec, taken, hints = _examine(directory, declared.file, content)
+    manifest, own_spec, memory_estimate, hints = _examine(directory, declared.file, content)
     if own_spec != spec or manifest.precision != declared.precision:
         why = f"{declared.file} and {MODEL_FILE} describe different models"
         raise BundleRefused(directory, why)
@@ -210,7 +210,7 @@ def _read_variant(
         len(content),
         spell_precision(declared.precision),
         spell_target(declared.target),
-        taken,
+        memory_estimate,
         hints,
     )
 
@@ -233,8 +233,8 @@ def _read_critic(
         _check_graph(
             directory, CRITIC_FILE, model, list_critic_inputs(spec), list_critic_outputs(scores)
         )
-        taken = estimate(model)
-    return CriticGraph(directory / CRITIC_FILE, sha256, len(content), scores, taken)
+        memory_estimate = estimate(model)
+    return CriticGraph(directory / CRITIC_FILE, sha256, len(content), scores, memory_estimate)
 
 
 class _Examined(NamedTuple):
@@ -251,8 +251,8 @@ def _examine(directory: Path, name: str, content: bytes) -> _Examined:
         # First, because all other checks take time for each node.
         check_size(model)
         manifest, spec = _check_model(directory, name, model)
-        taken = estimate(model, spec.largest_rows)
-        return _Examined(manifest, spec, taken, find_hints(model.graph))
+        memory_estimate = estimate(model, spec.largest_rows)
+        return _Examined(manifest, spec, memory_estimate, find_hints(model.graph))
 
 
 @contextmanager

@@ -54,37 +54,39 @@ class Variant:
         """Name in serial numbers; None for the reference, which they do not name."""
         return None if self.is_reference else self.name
 
-    def is_named(self, asked: str) -> bool:
-        """Returns whether a request for `asked`, a name or `REFERENCE`, selects this variant."""
-        return asked == self.name or (asked == REFERENCE and self.is_reference)
+    def is_named(self, requested: str) -> bool:
+        """Returns whether a request for this name, or for `REFERENCE`, selects this variant."""
+        return requested == self.name or (requested == REFERENCE and self.is_reference)
 
 
-def choose_variant(variants: Sequence[Variant], device: str, asked: str) -> tuple[Variant, str]:
+def choose_variant(variants: Sequence[Variant], device: str, requested: str) -> tuple[Variant, str]:
     """Returns the graph that a device runs, and the reason.
 
     Args:
         variants: all variants of a bundle, model.onnx first.
         device: `cpu` or `cuda`.
-        asked: the name of a variant, `REFERENCE` or `AUTO`.
+        requested: the name of a variant, `REFERENCE` or `AUTO`.
 
     Raises:
         LookupError: there is no variant of that name.
     """
     reference, *others = variants
-    if asked == REFERENCE:
+    if requested == REFERENCE:
         return reference, "asked for"
-    if asked != AUTO:
+    if requested != AUTO:
         for variant in variants:
-            if variant.name == asked:
+            if variant.name == requested:
                 return variant, "asked for"
         names = ", ".join(variant.name for variant in variants)
-        raise LookupError(f"it has no variant {asked!r}; there is {names}")
-    made = [variant for variant in others if variant.target == device]
-    able = [variant for variant in made if variant.precision != "int8" or has_dot_products()]
-    if able:
-        return able[0], f"made for {device}"
-    if made:
-        return reference, f"this processor lacks what {made[0].name} needs"
+        raise LookupError(f"it has no variant {requested!r}; there is {names}")
+    for_device = [variant for variant in others if variant.target == device]
+    runnable = [
+        variant for variant in for_device if variant.precision != "int8" or has_dot_products()
+    ]
+    if runnable:
+        return runnable[0], f"made for {device}"
+    if for_device:
+        return reference, f"this processor lacks what {for_device[0].name} needs"
     return reference, f"none was made for {device}"
 
 

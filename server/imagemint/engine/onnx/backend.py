@@ -145,7 +145,7 @@ class OnnxBackend:
             raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
         self._spec = bundle.spec
         self._name = f"{bundle.spec.name}@{bundle.version}"
-        session, why, self._variant, which, content = _open_session(
+        session, why, self._variant, why_variant, content = _open_session(
             bundle, device, intra_op_threads, variant, max_image_memory_bytes
         )
         self._session: Session | None = session
@@ -165,20 +165,20 @@ class OnnxBackend:
             self._sample = make_probe_feed(bundle.spec, wanted[-1])
             self._buckets = self._find_buckets(bundle, content, wanted)
             self._batching = Batching.BUCKETS
-            as_hoped, how = self._buckets == wanted, ", ".join(map(str, self._buckets))
+            as_hoped, batching_text = self._buckets == wanted, ", ".join(map(str, self._buckets))
         else:
             self._batching = self._determine_batching(bundle, content, alone_threads)
-            as_hoped, how = self._batching is Batching.AS_THEY_COME, self._batching.value
+            as_hoped, batching_text = self._batching is Batching.AS_THEY_COME, self._batching.value
         del content
         _log.log(
             logging.INFO if as_hoped else logging.WARNING,
             "model %s runs on %s (%s), in batches %s%s",
-            *(self._name, self.description, why, "of " if self._buckets else "", how),
+            *(self._name, self.description, why, "of " if self._buckets else "", batching_text),
         )
         _log.log(
             logging.INFO if len(bundle.variants) > 1 else logging.DEBUG,
             "model %s runs its variant %s (%s)",
-            *(self._name, self._variant.name, which),
+            *(self._name, self._variant.name, why_variant),
         )
 
     @property
@@ -340,11 +340,11 @@ class OnnxBackend:
         with contextlib.suppress(BackendFailed):  # the check of the images reports it
             self._compute(make_probe_feeds(self._spec, 1)[0])
         took_s = clock() - began
-        taken = (measure_resident_bytes() - before) // _TAKEN_PER_ESTIMATED
+        row_bytes = (measure_resident_bytes() - before) // _TAKEN_PER_ESTIMATED
         flops = int(took_s * _MEASURED_FLOPS_PER_S)
         return replace(
             estimate,
-            row_bytes=max(estimate.row_bytes, taken),
+            row_bytes=max(estimate.row_bytes, row_bytes),
             row_flops=max(estimate.row_flops, flops),
         )
 
@@ -498,7 +498,7 @@ def _cannot_run(bundle: Bundle, error: BackendFailed) -> BundleRefused:
 
 
 def _open_session(
-    bundle: Bundle, device: str, intra_op_threads: int, asked: str, most_bytes: int
+    bundle: Bundle, device: str, intra_op_threads: int, requested: str, most_bytes: int
 ) -> tuple[Session, str, Variant, str, bytes]:
     """Opens a session on a device.
 
@@ -511,16 +511,16 @@ def _open_session(
     """
 
     def on_cpu(why: str) -> tuple[Session, str, Variant, str, bytes]:
-        variant, which = _choose(bundle, "cpu", asked)
+        variant, why_variant = _choose(bundle, "cpu", requested)
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
         shown = add_output(content, variant.hints.floats)
         session = create_cpu_session(shown, intra_op_threads, bundle.directory)
-        return session, why, variant, which, content
+        return session, why, variant, why_variant, content
 
     if device == "cpu":
         return on_cpu("asked for")
-    variant, which = _choose(bundle, "cuda", asked)
+    variant, why_variant = _choose(bundle, "cuda", requested)
     try:
         _check_memory(bundle, variant, most_bytes)
         content = bundle.read_model(variant)
@@ -530,7 +530,7 @@ def _open_session(
             raise
         return on_cpu(str(error))
     why = "asked for" if device == "cuda" else "CUDA is there"
-    return session, why, variant, which, content
+    return session, why, variant, why_variant, content
 
 
 def _check_memory(bundle: Bundle, variant: Variant, most_bytes: int) -> None:
@@ -543,8 +543,8 @@ def _check_memory(bundle: Bundle, variant: Variant, most_bytes: int) -> None:
         )
 
 
-def _choose(bundle: Bundle, device: str, asked: str) -> tuple[Variant, str]:
+def _choose(bundle: Bundle, device: str, requested: str) -> tuple[Variant, str]:
     try:
-        return choose_variant(bundle.variants, device, asked)
+        return choose_variant(bundle.variants, device, requested)
     except LookupError as error:
         raise BundleRefused(bundle.directory, str(error)) from error

@@ -93,8 +93,8 @@ def find_needed_batching(
 
     def probe(start: int) -> Batching:
         batch = select_rows(feed, start, start + most_rows)
-        whole = compute(batch) if start else first
-        return _find_needed(compute, batch, whole, thorough=thorough)
+        expected = compute(batch) if start else first
+        return _find_needed(compute, batch, expected, thorough=thorough)
 
     found = choose_strictest_batching(map(probe, range(0, count_rows(feed), most_rows)))
     return Batching.ALONE if found is Batching.FIXED and most_rows < FIXED_BATCH else found
@@ -108,23 +108,23 @@ def choose_strictest_batching(needed: Iterable[Batching]) -> Batching:
 def _find_needed(
     compute: Callable[[Feed], npt.NDArray[Any]],
     feed: Feed,
-    whole: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
     *,
     thorough: bool,
 ) -> Batching:
     count = count_rows(feed)
 
     def is_same(start: int, stop: int) -> bool:
-        return compute(select_rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+        return compute(select_rows(feed, start, stop)).tobytes() == expected[start:stop].tobytes()
 
     for shift in (1, 3) if thorough else ():
         moved = _move(feed, shift)
-        if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
+        if compute(moved).tobytes() != np.roll(expected, shift, axis=0).tobytes():
             return Batching.ALONE
     # Each row gets another place and other rows beside it in the same runs: a difference has the
     # same consequence, whichever of the two causes it.
     shift = max(1, count // 3)
-    if looks_at_others(compute, _move(feed, shift), np.roll(whole, shift, axis=0)):
+    if looks_at_others(compute, _move(feed, shift), np.roll(expected, shift, axis=0)):
         return Batching.ALONE
     # Ranges that start further in also move rows to other places within their batch.
     sizes = [size for size in _SIZES if size < count]
@@ -142,16 +142,16 @@ def _find_needed(
 
 
 def looks_at_others(
-    compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, whole: npt.NDArray[Any]
+    compute: Callable[[Feed], npt.NDArray[Any]], feed: Feed, expected: npt.NDArray[Any]
 ) -> bool:
     """Returns whether rows change when very different rows replace the rest of their batch.
 
     Args:
         compute: as `find_needed_batching`.
         feed: a batch.
-        whole: the results that its rows must have.
+        expected: the results that its rows must have.
     """
-    place = np.arange(len(whole))
+    place = np.arange(len(expected))
     # A batch is padded with its first row, so test that, too.
     for kept, others in (
         (place % 2 == 0, _make_different_rows(feed)),
@@ -161,7 +161,7 @@ def looks_at_others(
         mixed = {name: value.copy() for name, value in feed.items()}
         for name, value in mixed.items():
             value[~kept] = others[name][~kept]
-        if compute(mixed)[kept].tobytes() != whole[kept].tobytes():
+        if compute(mixed)[kept].tobytes() != expected[kept].tobytes():
             return True
     return False
 
@@ -207,16 +207,16 @@ def is_same_everywhere(
         compute(select_rows(feed, at, min(at + most_rows, count)))
         for at in range(most_rows, count, most_rows)
     ]
-    whole = np.concatenate([first, *more])
+    expected = np.concatenate([first, *more])
 
     def is_same(start: int, stop: int) -> bool:
-        return other(select_rows(feed, start, stop)).tobytes() == whole[start:stop].tobytes()
+        return other(select_rows(feed, start, stop)).tobytes() == expected[start:stop].tobytes()
 
     largest = min(ALONE_ROWS, most_rows, count)
-    stretches = [(min(size, count - size), size) for size in range(2, largest + 1)]
-    stretches = [(start, start + size) for start, size in stretches]
-    stretches += [(row, row + 1) for row in range(min(_LONE_ROWS, count))]
-    return all(is_same(*stretch) for stretch in stretches)
+    ranges = [(min(size, count - size), size) for size in range(2, largest + 1)]
+    ranges = [(start, start + size) for start, size in ranges]
+    ranges += [(row, row + 1) for row in range(min(_LONE_ROWS, count))]
+    return all(is_same(*row_range) for row_range in ranges)
 
 
 def find_agreeing_buckets(
@@ -233,12 +233,12 @@ def find_agreeing_buckets(
         buckets: the sizes of the buckets.
     """
     largest = max(buckets)
-    whole = compute(feed)
+    expected = compute(feed)
     for shift in {1, largest // 3, largest // 2} - {0}:
         moved = _move(feed, shift)
-        if compute(moved).tobytes() != np.roll(whole, shift, axis=0).tobytes():
+        if compute(moved).tobytes() != np.roll(expected, shift, axis=0).tobytes():
             return (1,)
-    if looks_at_others(compute, feed, whole):
+    if looks_at_others(compute, feed, expected):
         return (1,)
 
     def agrees(size: int) -> bool:
@@ -246,7 +246,7 @@ def find_agreeing_buckets(
         starts.update(range(min(_LONE_ROWS, largest - size)) if size == 1 else ())
         return all(
             compute(select_rows(feed, start, start + size)).tobytes()
-            == whole[start : start + size].tobytes()
+            == expected[start : start + size].tobytes()
             for start in starts
         )
 

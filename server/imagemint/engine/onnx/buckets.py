@@ -74,11 +74,11 @@ def allocate_buffers(
 
 def _on_pages(shape: tuple[int, ...], dtype: np.dtype[ScalarT]) -> npt.NDArray[ScalarT]:
     """Returns an array that shares no page with others, because a page can only be locked once."""
-    needed = int(np.prod(shape)) * dtype.itemsize
-    whole = -(-needed // _PAGE_BYTES) * _PAGE_BYTES
-    memory = np.zeros(whole + _PAGE_BYTES, np.uint8)
+    num_bytes = int(np.prod(shape)) * dtype.itemsize
+    rounded_bytes = -(-num_bytes // _PAGE_BYTES) * _PAGE_BYTES
+    memory = np.zeros(rounded_bytes + _PAGE_BYTES, np.uint8)
     start = -memory.ctypes.data % _PAGE_BYTES
-    return memory[start : start + needed].view(dtype).reshape(shape)
+    return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 class BucketedInstance:
@@ -151,11 +151,11 @@ def bind_buckets(
         BackendFailed: the runtime failed, or the images of a bucket are not the expected ones.
     """
     bound: dict[int, BoundBatch] = {}
-    with contextlib.ExitStack() as undone:
+    with contextlib.ExitStack() as on_failure:
         for number, size in enumerate(sorted(buckets, reverse=True), start=1):
             inputs, output = allocate_buffers(spec, sample, size)
             batch = session.bind(inputs, output, graph_id=number if graphs else None)
-            undone.callback(batch.close)
+            on_failure.callback(batch.close)
             batch.run()
             for name, array in inputs.items():
                 array[:] = sample[name][:size]
@@ -163,5 +163,5 @@ def bind_buckets(
             if output.tobytes() != expected[:size].tobytes():
                 raise BackendFailed(f"bound batches of {size} differ from plain ones")
             bound[size] = batch
-        undone.pop_all()
+        on_failure.pop_all()
     return bound

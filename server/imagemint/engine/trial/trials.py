@@ -100,7 +100,7 @@ class Trials:
         # The child exits when its stdin closes, so the pipe stays open while the child runs.
         lifeline, process.stdin = process.stdin, None
         try:
-            answer, _ = process.communicate(timeout=self._options.timeout_s)
+            output, _ = process.communicate(timeout=self._options.timeout_s)
         except subprocess.TimeoutExpired:
             why = f"it was not loaded within load_timeout_s ({self._options.timeout_s:g} s)"
             raise BundleRefused(directory, why, passing=True) from None
@@ -111,7 +111,7 @@ class Trials:
             process.communicate()
             if lifeline is not None:
                 lifeline.close()
-        return _read_verdict(directory, process.returncode, answer)
+        return _read_verdict(directory, process.returncode, output)
 
     def close(self) -> None:
         """Kills all trials and refuses new ones."""
@@ -139,13 +139,13 @@ class Trials:
             return process
 
 
-def _read_verdict(directory: Path, status: int, answer: str) -> tuple[str, Findings]:
-    if not answer:
+def _read_verdict(directory: Path, status: int, output: str) -> tuple[str, Findings]:
+    if not output:
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         why = f"the process that tried to load it ended: {cause}"
         # SIGKILL can come from the out-of-memory killer; the bundle causes any other end.
         raise BundleRefused(directory, why, passing=status == -signal.SIGKILL)
-    found: dict[str, Any] = json.loads(answer)
+    found: dict[str, Any] = json.loads(output)
     if "refused" in found:
         raise BundleRefused(directory, found["refused"], passing=found["passing"])
     return found["sha256"], Findings.of_json(found["findings"])

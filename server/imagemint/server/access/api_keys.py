@@ -190,12 +190,12 @@ def _parse(path: Path, content: bytes) -> list[Client]:
 def describe_faults(error: ValidationError) -> str:
     """Returns what is wrong with a client or a file of clients, without keys."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
-    told = []
+    descriptions = []
     for fault in faults[:_MOST_FAULTS]:
         place = ".".join(map(str, fault["loc"]))
         message = fault["msg"].removeprefix("Value error, ")
-        told.append(f"{place}: {message}" if place else message)
-    return _mask_keys("; ".join(told))
+        descriptions.append(f"{place}: {message}" if place else message)
+    return _mask_keys("; ".join(descriptions))
 
 
 def _mask_keys(text: str) -> str:

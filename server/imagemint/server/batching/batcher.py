@@ -293,8 +293,8 @@ class Batcher:
             return
         opened.set_result(None)
         with contextlib.closing(instance):
-            while (taken := self._take_batch()) is not None:
-                batch, is_alone = taken
+            while (work := self._take_batch()) is not None:
+                batch, is_alone = work
                 run = instance.run_alone if is_alone else instance.run
                 self._compute(batch, run)
 

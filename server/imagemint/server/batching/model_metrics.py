@@ -22,7 +22,7 @@ class _Batch(NamedTuple):
     """Nanoseconds since 1970."""
     waits: list[tuple[Priority, int]]
     """Time in the queue of the jobs that began in the batch, in nanoseconds."""
-    whole: list[tuple[Sequence[int] | None, int, int, int, int, int]]
+    completed: list[tuple[Sequence[int] | None, int, int, int, int, int]]
     """Completed jobs: classes, images, and total, input, inference and output nanoseconds."""
 
 
@@ -65,14 +65,14 @@ class ModelMetrics:
             finished: jobs that the batch completed.
         """
         waits = [(job.priority, began_ns - job.accepted_ns) for job, start, _ in batch if not start]
-        whole = [
+        completed = [
             (
                 *(job.conditions.class_id, job.count, job.finished_ns - job.accepted_ns),
                 *(job.input_ns, job.inference_ns, job.output_ns),
             )
             for job in finished
         ]
-        self._batches.add(_Batch(images, took, time.time_ns(), waits, whole))
+        self._batches.add(_Batch(images, took, time.time_ns(), waits, completed))
 
     def _count(self, batches: Sequence[_Batch]) -> None:
         for batch in batches:
@@ -81,10 +81,10 @@ class ModelMetrics:
             for priority, ns in batch.waits:
                 self._queue_wait[priority].observe(ns / 1e9)
         self._images.count(
-            (classes, images) for batch in batches for classes, images, *_ in batch.whole
+            (classes, images) for batch in batches for classes, images, *_ in batch.completed
         )
         for batch in batches:
-            accounts = [Account(total, Phases(*phases)) for _, _, total, *phases in batch.whole]
+            accounts = [Account(total, Phases(*phases)) for _, _, total, *phases in batch.completed]
             self.statistics.add_batch(batch.images, batch.took, accounts, batch.ended_ns)
 
 

@@ -138,20 +138,20 @@ class _Minimum:
         # The fraction of an image that is due, multiplied by `share`.
         self._credit = 0
 
-    def grant(self, room: int, mine: int, others: int, even: int = 0) -> int:
+    def grant(self, room: int, own: int, others: int, even: int = 0) -> int:
         """Returns how many of `room` images this part gets.
 
         Args:
-            room: number of images in the batch; at most `mine` + `others`.
-            mine: number of waiting images of this part.
+            room: number of images in the batch; at most `own` + `others`.
+            own: number of waiting images of this part.
             others: number of waiting images of the other part.
             even: number of images that this part gets in any case, if it has them.
         """
-        if not mine or not others:
+        if not own or not others:
             self._credit = 0
-            return min(room, mine)
+            return min(room, own)
         due, self._credit = divmod(self._credit + room, self._share)
-        return min(mine, max(due, even, room - others))
+        return min(own, max(due, even, room - others))
 
 
 class _Line:

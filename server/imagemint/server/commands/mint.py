@@ -57,12 +57,12 @@ class Mint(BaseModel):
         names = Counter[str]()
         different = 0
         repository = self.repository or find_shipped_models()
-        drawn = mint([each.serial for each in wanted], repository, self.device)
-        for want, found in zip(wanted, drawn, strict=True):
+        minted = mint([each.serial for each in wanted], repository, self.device)
+        for requested, found in zip(wanted, minted, strict=True):
             if self.out is None:
-                verdict = _compare(want.pixels, found.image)
+                verdict = _compare(requested.pixels, found.image)
                 different += verdict != "same"
-                print(f"{want.text}: {verdict}, {found.serial}")
+                print(f"{requested.text}: {verdict}, {found.serial}")
                 continue
             self.out.mkdir(parents=True, exist_ok=True)
             name = _name(found.serial)
@@ -103,14 +103,14 @@ class _Wanted(NamedTuple):
     pixels: "NDArray[np.uint8] | None"
 
 
-def _compare(given: "NDArray[np.uint8] | None", drawn: "NDArray[np.uint8]") -> str:
+def _compare(given: "NDArray[np.uint8] | None", minted: "NDArray[np.uint8]") -> str:
     """Returns `same`, or how a picture differs from the image of its serial number."""
     import numpy as np  # noqa: PLC0415 - import-light
 
-    if given is None or given.shape != drawn.shape:
+    if given is None or given.shape != minted.shape:
         shape = None if given is None else given.shape
-        return f"different size {shape}, not {drawn.shape}"
-    levels = np.abs(given.astype(np.int16) - drawn)
+        return f"different size {shape}, not {minted.shape}"
+    levels = np.abs(given.astype(np.int16) - minted)
     if not levels.any():
         return "same"
     pixels = int(levels.any(axis=-1).sum())

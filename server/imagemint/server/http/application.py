@@ -228,8 +228,8 @@ class _OriginForm:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (whole := _ABSOLUTE_FORM.match(scope["raw_path"])):
-            raw = scope["raw_path"][whole.end() :] or b"/"
+        if scope["type"] == "http" and (match := _ABSOLUTE_FORM.match(scope["raw_path"])):
+            raw = scope["raw_path"][match.end() :] or b"/"
             scope = {**scope, "raw_path": raw, "path": unquote(raw.decode("ascii"))}
         await self._app(scope, receive, send)
 

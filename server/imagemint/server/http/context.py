@@ -71,9 +71,9 @@ class HttpContext:
         for callback in self._callbacks:
             callback(self)
 
-    async def write(self, answer: Any) -> None:  # noqa: ANN401 - any message
+    async def write(self, message: Any) -> None:  # noqa: ANN401 - any message
         """Sends one answer of a stream."""
-        await self._write(answer)
+        await self._write(message)
 
     async def abort(
         self, code: _Code, message: str, trailing_metadata: Sequence[tuple[str, str | bytes]] = ()

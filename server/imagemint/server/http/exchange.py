@@ -192,14 +192,14 @@ class Exchange:
             await self._begin_stream()
         await self._end()
 
-    async def _write_line(self, answer: Any) -> None:  # noqa: ANN401 - any message
+    async def _write_line(self, message: Any) -> None:  # noqa: ANN401 - any message
         """Sends one message of a stream, which has a batch, as a line of JSON."""
         if not self.has_begun:
             await self._begin_stream()
-        if len(answer.batch.images) < _LARGE_COUNT:
-            line = encode_line(answer)
+        if len(message.batch.images) < _LARGE_COUNT:
+            line = encode_line(message)
         else:
-            line = await asyncio.to_thread(encode_line, answer)
+            line = await asyncio.to_thread(encode_line, message)
         self._rest = memoryview(line)
         await self._send_rest()
 

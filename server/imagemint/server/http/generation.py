@@ -69,14 +69,14 @@ class Generation:
         picture = PICTURE_TYPES.get(exchange.choose_media_type((JSON, *PICTURE_TYPES)))
         if picture is not None:
             _ask_for_picture(request, picture)
-        answer = await self._servicer.Generate(request, cast("Any", exchange.context))
+        response = await self._servicer.Generate(request, cast("Any", exchange.context))
         if picture is not None:
-            return Reply(answer.batch.pictures[0], make_picture_headers(answer.batch, picture))
+            return Reply(response.batch.pictures[0], make_picture_headers(response.batch, picture))
         headers = {"content-type": JSON, "cache-control": "no-store"}
-        if len(answer.batch.images) < _LARGE_COUNT:
-            return Reply(encode_json(answer), headers)
+        if len(response.batch.images) < _LARGE_COUNT:
+            return Reply(encode_json(response), headers)
         loop = asyncio.get_running_loop()
-        return Reply(await loop.run_in_executor(self._workers, encode_json, answer), headers)
+        return Reply(await loop.run_in_executor(self._workers, encode_json, response), headers)
 
     async def stream(self, exchange: Exchange) -> None:
         """Answers `POST /v1/models/{model}:streamGenerate` with a line of JSON for each chunk."""
@@ -99,7 +99,7 @@ class Generation:
         collector = _Collector(exchange)
         await self._servicer.Interpolate(request, cast("Any", collector))
         headers = {"content-type": media_type, "cache-control": "no-store"}
-        return Reply(collector.answers[0].animation, headers)
+        return Reply(collector.responses[0].animation, headers)
 
     async def _read(self, exchange: Exchange, kind: type[MessageT]) -> MessageT:
         # A page of another origin may send text without asking, but not JSON.
@@ -121,15 +121,15 @@ class _Collector:
 
     def __init__(self, exchange: Exchange) -> None:
         self._context = exchange.context
-        self.answers: list[messages.InterpolateResponse] = []
+        self.responses: list[messages.InterpolateResponse] = []
 
     def time_remaining(self) -> float | None:
         """Returns the seconds until the deadline; None without a deadline."""
         return self._context.time_remaining()
 
-    async def write(self, answer: messages.InterpolateResponse) -> None:
-        """Keeps an answer."""
-        self.answers.append(answer)
+    async def write(self, response: messages.InterpolateResponse) -> None:
+        """Keeps a response."""
+        self.responses.append(response)
 
 
 def make_picture_headers(batch: image_pb2.ImageBatch, picture: Picture) -> dict[str, str]:

@@ -53,9 +53,9 @@ class Images:
         headers = {"etag": _make_etag(served, request), **_make_cache_headers()}
         if exchange.has_copy(headers["etag"]):
             return Reply(b"", headers, NOT_MODIFIED)
-        answer = await self._servicer.Generate(request, cast("Any", exchange.context))
-        headers = make_picture_headers(answer.batch, picture) | headers
-        return Reply(answer.batch.pictures[0], headers)
+        response = await self._servicer.Generate(request, cast("Any", exchange.context))
+        headers = make_picture_headers(response.batch, picture) | headers
+        return Reply(response.batch.pictures[0], headers)
 
 
 def _read_request(exchange: Exchange) -> messages.GenerateRequest:
@@ -108,8 +108,8 @@ def _parse_class(text: str) -> int:
 
 def _make_etag(served: ServedVersion, request: messages.GenerateRequest) -> str:
     """Returns a strong entity tag of everything that determines the bytes of the picture."""
-    asked = json_format.MessageToJson(request, sort_keys=True, indent=None)
-    parts = (served.bundle.sha256, served.backend.variant.name, _ENCODERS, asked)
+    request_json = json_format.MessageToJson(request, sort_keys=True, indent=None)
+    parts = (served.bundle.sha256, served.backend.variant.name, _ENCODERS, request_json)
     return make_etag("|".join(parts).encode())
 
 

@@ -36,19 +36,19 @@ _MOST_QUOTED_VALUE = 50
 _MOST_CONTAINERS = 2 * MOST_FIELDS + 1
 
 
-def encode_json(answer: Message | dict[str, Any]) -> bytes:
+def encode_json(message: Message | dict[str, Any]) -> bytes:
     """Returns a message, or members of plain values, as JSON.
 
     Fields without presence are written even if they have their default, so that index 0 is there.
     """
-    if isinstance(answer, Message):
-        answer = json_format.MessageToDict(answer, always_print_fields_with_no_presence=True)
-    return json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()
+    if isinstance(message, Message):
+        message = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def encode_line(answer: Message | dict[str, Any]) -> bytes:
+def encode_line(message: Message | dict[str, Any]) -> bytes:
     """Returns a message as one line of JSON, with its newline."""
-    return encode_json(answer) + b"\n"
+    return encode_json(message) + b"\n"
 
 
 def parse_json(body: bytes, kind: type[MessageT]) -> MessageT:
@@ -134,10 +134,10 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     members = dict(pairs)
     if len(members) < len(pairs):
-        twice = next(
+        repeated = next(
             name for name, count in Counter(name for name, _ in pairs).items() if count > 1
         )
-        raise _refuse(f"the name {quote(twice)} is there more than once in an object")
+        raise _refuse(f"the name {quote(repeated)} is there more than once in an object")
     return members
 
 

@@ -49,14 +49,14 @@ class Models:
         names = {"page_size": "pageSize", "page_token": "pageToken"}
         items = [(names.get(name, name), text) for name, text in exchange.query.multi_items()]
         set_parameters(items, setters)
-        answer = await self._servicer.ListModels(request, cast("Any", exchange.context))
-        return _reply_json(encode_json(answer))
+        response = await self._servicer.ListModels(request, cast("Any", exchange.context))
+        return _reply_json(encode_json(response))
 
     async def get(self, exchange: Exchange) -> Reply:
         """Answers `GET /v1/models/{model}` with a Model."""
         request = messages.GetModelRequest(model=exchange.path["model"])
-        answer = await self._servicer.GetModel(request, cast("Any", exchange.context))
-        return _reply_json(encode_json(answer.model))
+        response = await self._servicer.GetModel(request, cast("Any", exchange.context))
+        return _reply_json(encode_json(response.model))
 
     async def get_file(self, exchange: Exchange) -> Reply:
         """Answers `GET /v1/models/{model}/versions/{version}/{file}`: a card or samples."""

@@ -55,8 +55,8 @@ def _parse(accept: str) -> list[_Range]:
     ranges = []
     for part in accept.split(","):
         kind, *parameters = (each.strip().lower() for each in part.split(";"))
-        named = [each.split("=", 1) for each in parameters if "=" in each]
-        weights = [value.strip() for name, value in named if name.strip() == "q"]
+        pairs = [each.split("=", 1) for each in parameters if "=" in each]
+        weights = [value.strip() for name, value in pairs if name.strip() == "q"]
         if kind and all(_WEIGHT.fullmatch(each) for each in weights):
             ranges.append(_Range(kind, float(weights[0]) if weights else 1.0))
     return ranges

@@ -28,8 +28,8 @@ def make_tls_context(settings: ServeSettings, metrics: Metrics) -> ssl.SSLContex
         return None
     pair = (settings.tls_certificate, settings.tls_key)
 
-    def count(good: bool) -> None:
-        metrics.reloads.labels("http_certificate", "ok" if good else "failed").inc()
+    def count(succeeded: bool) -> None:
+        metrics.reloads.labels("http_certificate", "ok" if succeeded else "failed").inc()
 
     # It checks more than OpenSSL does, such as the dates of a certificate.
     certificates = Certificates(*pair, settings.tls_client_ca, count)

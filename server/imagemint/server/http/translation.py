@@ -93,16 +93,16 @@ class Translation:
         picture = PICTURE_TYPES.get(exchange.choose_media_type(offered))
         if picture is not None:
             _ask_for_picture(request, picture)
-        answer = await self._servicer.Translate(request, cast("Any", exchange.context))
+        response = await self._servicer.Translate(request, cast("Any", exchange.context))
         if picture is not None:
-            (made,) = answer.batch.translations
+            (translation,) = response.batch.translations
             headers = {"content-type": picture.media_type, "cache-control": "no-store"}
-            if made.image.serial:
-                headers[SERIAL_HEADER] = made.image.serial
-            headers["server-timing"] = _describe_timing(answer.timing)
-            return Reply(made.picture, headers)
+            if translation.image.serial:
+                headers[SERIAL_HEADER] = translation.image.serial
+            headers["server-timing"] = _describe_timing(response.timing)
+            return Reply(translation.picture, headers)
         loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(self._workers, encode_json, answer)
+        body = await loop.run_in_executor(self._workers, encode_json, response)
         return Reply(body, {"content-type": JSON, "cache-control": "no-store"})
 
     async def _read(self, exchange: Exchange) -> tuple[messages.TranslateRequest, bool]:
@@ -132,10 +132,10 @@ class Translation:
 
 def _offer(request: messages.TranslateRequest, is_json: bool) -> list[str]:
     """Returns the media types of the answer, the one for callers without a preference first."""
-    wanted = request.output.format
-    if is_json or len(request.sources) != 1 or wanted == image_pb2.IMAGE_FORMAT_RAW:
+    output_format = request.output.format
+    if is_json or len(request.sources) != 1 or output_format == image_pb2.IMAGE_FORMAT_RAW:
         return [JSON, *PICTURE_TYPES]
-    pictures = sorted(PICTURE_TYPES, key=lambda kind: PICTURE_TYPES[kind].format != wanted)
+    pictures = sorted(PICTURE_TYPES, key=lambda kind: PICTURE_TYPES[kind].format != output_format)
     return [*pictures, JSON]
 
 

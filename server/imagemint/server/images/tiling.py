@@ -56,17 +56,17 @@ class Tiling:
         if self.count == 1:
             only: npt.NDArray[np.uint8] = tiles[0]
             return only
-        whole = np.empty((self.height * scale, self.width * scale, tiles.shape[-1]), np.uint8)
+        image = np.empty((self.height * scale, self.width * scale, tiles.shape[-1]), np.uint8)
         rows = _find_parts(self.tops, self.tile_height, self.height)
         columns = _find_parts(self.lefts, self.tile_width, self.width)
         places = product(zip(self.tops, rows, strict=True), zip(self.lefts, columns, strict=True))
         for tile, ((top, row), (left, column)) in zip(tiles, places, strict=True):
             (y, y_stop), (x, x_stop) = row, column
-            whole[y * scale : y_stop * scale, x * scale : x_stop * scale] = tile[
+            image[y * scale : y_stop * scale, x * scale : x_stop * scale] = tile[
                 (y - top) * scale : (y_stop - top) * scale,
                 (x - left) * scale : (x_stop - left) * scale,
             ]
-        return whole
+        return image
 
 
 def plan_tiles(height: int, width: int, source: Source) -> Tiling:

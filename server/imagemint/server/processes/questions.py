@@ -38,37 +38,37 @@ class Questions:
         for them. `imagemint.server.peers.Peers.ask` is the worker's side of this.
         """
         question = Question(next(self._ids), topic, payload)
-        before: Question | None = None
+        previous: Question | None = None
         if remember_as:
-            before = self._remembered.pop(
+            previous = self._remembered.pop(
                 remember_as, None
             )  # keeps the order of the last questions
             self._remembered[remember_as] = question
-        self._open[question.id] = asked = _Open({k.number for k in keepers if k.ready})
+        self._open[question.id] = pending = _Open({k.number for k in keepers if k.ready})
         for keeper in keepers:
             if keeper.ready or remember_as:
                 keeper.send(question)
         try:
-            replies = await asked.wait_for_replies(timeout_s)
+            replies = await pending.wait_for_replies(timeout_s)
         finally:
             del self._open[question.id]
         in_vain = bool(replies) and all(reply.error for reply in replies)
         if in_vain and self._remembered.get(remember_as) is question:
             del self._remembered[remember_as]
-            if before is not None:
-                self._remembered[remember_as] = before
+            if previous is not None:
+                self._remembered[remember_as] = previous
         return replies
 
-    def pass_on(self, keepers: Sequence[Keeper], asker: Keeper, ask: Ask) -> None:
+    def pass_on(self, keepers: Sequence[Keeper], sender: Keeper, request: Ask) -> None:
         """Asks on behalf of a worker, and sends it the answers."""
 
         async def forward() -> None:
             replies = await self.ask(
-                *(keepers, ask.topic, ask.payload),
-                timeout_s=ask.timeout_s,
-                remember_as=ask.remember_as,
+                *(keepers, request.topic, request.payload),
+                timeout_s=request.timeout_s,
+                remember_as=request.remember_as,
             )
-            asker.send(Answers(ask.id, replies))
+            sender.send(Answers(request.id, replies))
 
         task = asyncio.create_task(forward())
         self._passing.add(task)
@@ -81,8 +81,8 @@ class Questions:
 
     def record_death(self, number: int) -> None:
         """Records that a worker died, so that no question waits for it."""
-        for identity, asked in self._open.items():
-            asked.add(Reply(identity, number, error=f"worker {number} died"))
+        for identity, pending in self._open.items():
+            pending.add(Reply(identity, number, error=f"worker {number} died"))
 
 
 class _Open:

@@ -33,5 +33,5 @@ class Restarts:
         """
         self.deaths = 1 if lived_s >= SETTLED_S else self.deaths + 1
         # The exponent is limited too, because 2.0 ** deaths overflows after many deaths.
-        whole = min(FIRST_S * 2.0 ** min(self.deaths - 1, 32), LONGEST_S)
-        return whole * (1 - self._chance() / 2)
+        delay_s = min(FIRST_S * 2.0 ** min(self.deaths - 1, 32), LONGEST_S)
+        return delay_s * (1 - self._chance() / 2)

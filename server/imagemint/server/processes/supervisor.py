@@ -62,7 +62,7 @@ class Supervisor:
             StartFailed: a worker cannot serve.
         """
         settings = self._settings
-        asked = asyncio.Event()
+        stopping = asyncio.Event()
         async with contextlib.AsyncExitStack() as opened:
             port, address = reserve(settings.grpc_address)
             opened.callback(port.close)
@@ -81,13 +81,13 @@ class Supervisor:
             metrics_address, stop_metrics = expose(settings.metrics_address, self._metrics.registry)
             # On a thread, because a scrape under way waits for this event loop.
             opened.push_async_callback(asyncio.to_thread, stop_metrics)
-            self._handle_signals(asked)
+            self._handle_signals(stopping)
             self._keepers += self._create_keepers(address, http_address)
-            keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
-            opened.push_async_callback(_cancel_all, keeping)
+            tasks = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
+            opened.push_async_callback(_cancel_all, tasks)
             opened.callback(asyncio.create_task(self._tick()).cancel)
-            await _wait_for_any(keeping, self._all_ready, asked)
-            if not asked.is_set():
+            await _wait_for_any(tasks, self._all_ready, stopping)
+            if not stopping.is_set():
                 if absent := find_absent_models(settings, self._keepers[0].models):
                     _log.warning("settings name models that are not in the repository", **absent)
                 _log.info(
@@ -98,20 +98,20 @@ class Supervisor:
                     processes=settings.processes,
                     models=self._keepers[0].models,
                 )
-                await _wait_for_any(keeping, asked)
-            return await self._drain(keeping)
+                await _wait_for_any(tasks, stopping)
+            return await self._drain(tasks)
 
-    def _handle_signals(self, asked: asyncio.Event) -> None:
-        def ask(number: signal.Signals) -> None:
-            if asked.is_set():
+    def _handle_signals(self, stopping: asyncio.Event) -> None:
+        def stop(number: signal.Signals) -> None:
+            if stopping.is_set():
                 for keeper in self._keepers:
                     keeper.kill()
                 close_logs()
                 os._exit(128 + number)
-            asked.set()
+            stopping.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, ask, number)
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
@@ -134,10 +134,10 @@ class Supervisor:
             stderr=get_original_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
-            changed=self._on_change,
-            heard=self._on_message,
-            counted=self._on_figures,
-            died=self._on_death,
+            on_change=self._on_change,
+            on_message=self._on_message,
+            on_figures=self._on_figures,
+            on_death=self._on_death,
         )
         return [Keeper(number, context) for number in range(self._settings.processes)]
 
@@ -172,7 +172,7 @@ class Supervisor:
         """Returns a function that updates the totals from the workers, on the scrape's thread."""
         loop = asyncio.get_running_loop()
 
-        async def ask() -> None:
+        async def update_totals() -> None:
             pids = self._list_pids()
             replies = await self._questions.ask(
                 self._keepers, "measure", None, timeout_s=_MEASURE_S
@@ -184,23 +184,23 @@ class Supervisor:
 
         def measure() -> None:
             try:
-                asyncio.run_coroutine_threadsafe(ask(), loop).result(2 * _MEASURE_S)
+                asyncio.run_coroutine_threadsafe(update_totals(), loop).result(2 * _MEASURE_S)
             except Exception:  # noqa: BLE001 - the previous metrics are exported again
                 _log.exception("cannot read the metrics of the workers")
 
         return measure
 
-    async def _drain(self, keeping: list[asyncio.Task[None]]) -> int:
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> int:
         settings = self._settings
         _log.info("draining", delay_s=settings.drain_delay_s, grace_s=settings.drain_grace_s)
         self._leaving.set()
         for keeper in self._keepers:
             keeper.send(Drain())
         limit = settings.drain_delay_s + settings.drain_grace_s + _LEAVING_S
-        _, hanging = await asyncio.wait(keeping, timeout=limit)
+        _, unfinished = await asyncio.wait(tasks, timeout=limit)
         failed = [keeper.number for keeper in self._keepers if keeper.status or keeper.pid]
         if failed:
-            _log.error("workers did not exit cleanly", workers=failed, hang=len(hanging))
+            _log.error("workers did not exit cleanly", workers=failed, hang=len(unfinished))
             return 1
         _log.info("stopped")
         return 0
@@ -236,20 +236,20 @@ def describe_http(settings: ServeSettings, address: str | None) -> dict[str, str
     return {"http_url": f"{scheme}://{address}/"}
 
 
-async def _wait_for_any(keeping: list[asyncio.Task[None]], *events: asyncio.Event) -> None:
+async def _wait_for_any(tasks: list[asyncio.Task[None]], *events: asyncio.Event) -> None:
     """Returns when one of the events is set; raises the error of a keeper that fails before."""
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        done, _ = await asyncio.wait([*keeping, *waiting], return_when=asyncio.FIRST_COMPLETED)
-        for task in done.intersection(keeping):
+        done, _ = await asyncio.wait([*tasks, *waiting], return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(tasks):
             task.result()
     finally:
         for each in waiting:
             each.cancel()
 
 
-async def _cancel_all(keeping: list[asyncio.Task[None]]) -> None:
+async def _cancel_all(tasks: list[asyncio.Task[None]]) -> None:
     """Kills the remaining workers."""
-    for each in keeping:
+    for each in tasks:
         each.cancel()
-    await asyncio.gather(*keeping, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)

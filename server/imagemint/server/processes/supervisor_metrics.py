@@ -100,13 +100,13 @@ class _Processes(Collector):
 
     def collect(self) -> Iterable[Metric]:
         merged: dict[str, Metric] = {}
-        named = {_SUPERVISOR: os.getpid()} | {str(n): pid for n, pid in self._pids().items()}
-        for name, pid in named.items():
+        pids_by_name = {_SUPERVISOR: os.getpid()} | {str(n): pid for n, pid in self._pids().items()}
+        for name, pid in pids_by_name.items():
             for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc] # the default binds the loop's variable
-                into = merged.setdefault(
+                metric = merged.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
-                into.samples += [
+                metric.samples += [
                     each._replace(labels=each.labels | {"worker": name}) for each in family.samples
                 ]
         return merged.values()

@@ -68,7 +68,7 @@ class WorkerPeers(Peers):
         self._remembered = begin.remembered
         self._caught_up = asyncio.Event()
         self._ids = itertools.count()
-        self._asked: dict[int, asyncio.Future[list[Reply]]] = {}
+        self._pending: dict[int, asyncio.Future[list[Reply]]] = {}
         self._replying: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -82,13 +82,13 @@ class WorkerPeers(Peers):
         """Asks every worker through the supervisor; without a supervisor, this worker alone."""
         if self.orphaned:
             return await super().ask(topic, payload)
-        ask = Ask(next(self._ids), topic, payload, remember_as, timeout_s)
-        told = self._asked[ask.id] = asyncio.get_running_loop().create_future()
-        self._channel.send(ask)
+        request = Ask(next(self._ids), topic, payload, remember_as, timeout_s)
+        future = self._pending[request.id] = asyncio.get_running_loop().create_future()
+        self._channel.send(request)
         try:
-            return [Answer(reply.worker, reply.value, reply.error) for reply in await told]
+            return [Answer(reply.worker, reply.value, reply.error) for reply in await future]
         finally:
-            del self._asked[ask.id]
+            del self._pending[request.id]
 
     async def catch_up(self) -> None:
         """Answers the questions that were asked before this worker started, then new ones."""
@@ -114,14 +114,14 @@ class WorkerPeers(Peers):
                     pass
         self.orphaned = True
         self.drain.set()
-        for number in self._asked:
+        for number in self._pending:
             self._hand_over(number, [Reply(0, self.number, error="the supervisor is gone")])
 
     def _hand_over(self, number: int, replies: list[Reply]) -> None:
         """Passes the replies to the waiting `ask`, unless it was cancelled."""
-        told = self._asked.get(number)
-        if told is not None and not told.done():
-            told.set_result(replies)
+        future = self._pending.get(number)
+        if future is not None and not future.done():
+            future.set_result(replies)
 
     async def _reply(self, question: Question) -> None:
         await self._caught_up.wait()

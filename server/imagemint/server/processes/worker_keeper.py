@@ -52,13 +52,13 @@ class KeeperContext:
     """Set when no more workers must be started."""
     remembered: Callable[[], tuple[Question, ...]]
     """Returns the questions that a new worker must answer before it accepts calls."""
-    changed: Callable[[], None]
+    on_change: Callable[[], None]
     """Called when a worker becomes ready, stops responding or responds again."""
-    heard: Callable[["Keeper", Ask | Reply], None]
+    on_message: Callable[["Keeper", Ask | Reply], None]
     """Called with each question and reply of a worker."""
-    counted: Callable[["Keeper", Figures], None]
+    on_figures: Callable[["Keeper", Figures], None]
     """Called with the latest metrics of a worker."""
-    died: Callable[["Keeper"], None]
+    on_death: Callable[["Keeper"], None]
     """Called after a worker died."""
 
 
@@ -111,7 +111,7 @@ class Keeper:
         while not leaving.is_set():
             began = now()
             await self._run_worker()
-            self._context.died(self)
+            self._context.on_death(self)
             if leaving.is_set():
                 return
             lived_s = now() - began
@@ -148,7 +148,7 @@ class Keeper:
         if not (self._started and self._beats):
             limit_s *= _PATIENCE_AT_START
         if self._silent_s == SUSPECT_S and self._started:
-            self._context.changed()  # before the line, whose reader may look at the metrics
+            self._context.on_change()  # before the line, whose reader may look at the metrics
             _log.warning("worker does not answer", worker=self.number, pid=self.pid)
         if self._silent_s >= limit_s:
             self._verdict = f"no heartbeat for {self._silent_s} s"
@@ -158,7 +158,7 @@ class Keeper:
         """Records that the worker responds."""
         was_ready, self._silent_s = self.ready, 0
         if self.ready and not was_ready:
-            self._context.changed()
+            self._context.on_change()
             _log.info("worker answers again", worker=self.number, pid=self.pid)
 
     def kill(self) -> None:
@@ -217,15 +217,15 @@ class Keeper:
                     case Heartbeat(figures):
                         self._beats = True
                         if figures is not None:
-                            context.counted(self, figures)
+                            context.on_figures(self, figures)
                     case Ready(models):
                         self.models, self._started = models, True
-                        context.changed()
+                        context.on_change()
                         _log.info("worker ready", worker=self.number, pid=process.pid)
                     case Failed(reason):
                         self._refusal = reason
                     case Ask() | Reply():
-                        context.heard(self, message)
+                        context.on_message(self, message)
             await process.wait()
         finally:
             self._channel = None

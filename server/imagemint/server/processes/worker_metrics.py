@@ -146,17 +146,19 @@ class Totals(Collector):
         The total must not decrease before: Prometheus takes a decrease for a counter reset, and
         would count the whole value again.
         """
-        told = {family.name: family.values for family in new}
+        reported = {family.name: family.values for family in new}
         for family in old:
-            gone = family.values.keys() - told.get(family.name, {}).keys()
-            if gone and family.counts:
-                self._add_past(family, {key: family.values[key] for key in gone})
-                self._forgotten.setdefault(family.name, set()).update(gone)
+            dropped = family.values.keys() - reported.get(family.name, {}).keys()
+            if dropped and family.counts:
+                self._add_past(family, {key: family.values[key] for key in dropped})
+                self._forgotten.setdefault(family.name, set()).update(dropped)
 
     def _drop_forgotten(self) -> None:
         for name, keys in self._forgotten.items():
-            told = [each for all_ in self._living.values() for each in all_ if each.name == name]
-            for key in [key for key in keys if not any(key in each.values for each in told)]:
+            families = [
+                each for all_ in self._living.values() for each in all_ if each.name == name
+            ]
+            for key in [key for key in keys if not any(key in each.values for each in families)]:
                 keys.discard(key)
                 self._past[name].values.pop(key, None)
 

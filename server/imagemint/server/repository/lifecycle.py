@@ -74,13 +74,13 @@ class Lifecycle:
         Returns:
             Whether a version of that number serves now; None if it needs a trial first.
         """
-        key, before = (name, version.number), version.served
-        if before is None:
+        key, previous = (name, version.number), version.served
+        if previous is None:
             self._catalogue.put(name, replace(version, state=State.LOADING, reason=""))
         began = time.perf_counter()
         try:
             served = self._open_whole(key, version, accept=accept, may_try=may_try)
-            if before is not None and served.backend is before.backend:
+            if previous is not None and served.backend is previous.backend:
                 self._catalogue.put(name, replace(_clear_failure(version), served=served))
                 return True
             if self.closing:
@@ -91,15 +91,15 @@ class Lifecycle:
             return None
         except Exception as error:  # noqa: BLE001 - a faulty file must not affect other versions
             self._refuse(name, version, error)
-            return before is not None
+            return previous is not None
         self._catalogue.put(
             name, replace(_clear_failure(version), state=State.READY, served=served)
         )
         with self._labels:
             self._opening.discard(key)
         self._log_loaded(name, served, time.perf_counter() - began)
-        if before is not None:
-            self._unloading.begin(before, lambda: self._forget(before))
+        if previous is not None:
+            self._unloading.begin(previous, lambda: self._forget(previous))
         return True
 
     def _open_whole(
@@ -125,23 +125,23 @@ class Lifecycle:
             _NeedsTrial: the bundle needs a trial or must be fetched, and `may_try` is false.
             Exception: the bundle cannot be loaded.
         """
-        loader, before, tried = self._loader, version.served, None
+        loader, present, trial_result = self._loader, version.served, None
         if not loader.is_present(version.directory):
             if not may_try:  # like a trial, a copy may take long
                 raise _NeedsTrial
             loader.fetch(version.directory)
         if loader.needs_trial(version.directory):
-            tried = self._try_out(version, may_try=may_try)
+            trial_result = self._try_out(version, may_try=may_try)
         bundle = loader.read(version.directory)
         if not accept:
             _refuse_changed(bundle, self._served_digests.find_digest(*key))
-        if before is not None and before.bundle.sha256 == bundle.sha256:
-            return before.with_documents(bundle.documents)
-        if tried is None and loader.needs_trial(bundle):
-            tried = self._try_out(version, may_try=may_try)
+        if present is not None and present.bundle.sha256 == bundle.sha256:
+            return present.with_documents(bundle.documents)
+        if trial_result is None and loader.needs_trial(bundle):
+            trial_result = self._try_out(version, may_try=may_try)
         with self._labels:
             self._opening.add(key)
-        return loader.open(bundle, tried)
+        return loader.open(bundle, trial_result)
 
     def _try_out(self, version: Version, *, may_try: bool) -> tuple[str, Findings]:
         if not may_try:

@@ -116,18 +116,20 @@ class Loader:
         if self._trials is not None:
             self._trials.close()
 
-    def open(self, bundle: Bundle, tried: tuple[str, Findings] | None = None) -> ServedVersion:
+    def open(
+        self, bundle: Bundle, trial_result: tuple[str, Findings] | None = None
+    ) -> ServedVersion:
         """Opens and warms up a bundle, and returns it as a ready version. Closes it on failure.
 
         Args:
             bundle: the bundle.
-            tried: the result of its trial; None without a trial.
+            trial_result: the result of its trial; None without a trial.
 
         Raises:
             Exception: the runtime cannot load the bundle.
         """
-        if tried is not None:
-            sha256, findings = tried
+        if trial_result is not None:
+            sha256, findings = trial_result
             if sha256 != bundle.sha256:
                 why = "it changed while it was being loaded"
                 raise BundleRefused(bundle.directory, why, passing=True)

@@ -475,11 +475,11 @@ class ModelRepository:
         policy, pin = self._policies.of(name), self._policies.pins.get(name)
         candidates = self._policies.list_candidates(name, directories) if self._wants(name) else []
         kept: set[int] = set()
-        tried: set[int] = set()
+        attempted: set[int] = set()
         needs_trial = False
         for number in candidates:
             if not policy.is_full(len(kept)) or number == pin:
-                tried.add(number)
+                attempted.add(number)
                 serves = self._ensure_served(
                     *(name, number, directories[number]),
                     again=again,
@@ -496,7 +496,7 @@ class ModelRepository:
         for version in model.versions.values() if model else ():
             if version.number not in directories:
                 self._lifecycle.unload(name, version, None)
-            elif version.number not in tried:
+            elif version.number not in attempted:
                 left = Version(version.number, version.directory, State.UNLOADED, why)
                 self._lifecycle.unload(name, version, left)
         return needs_trial
@@ -510,9 +510,9 @@ class ModelRepository:
         """
         version = self._catalogue.get_version(name, number) or Version(number, directory)
         signature = self._source.read_signature(directory)
-        tried = version.state in (State.READY, State.FAILED)
+        is_settled = version.state in (State.READY, State.FAILED)
         is_due = version.retry_at is not None and version.retry_at <= time.monotonic()
-        if tried and version.signature == signature and not again and not is_due:
+        if is_settled and version.signature == signature and not again and not is_due:
             return version.served is not None
         if version.signature != signature:
             version = replace(version, attempts=0, retry_at=None)

@@ -22,24 +22,24 @@ class Unloading:
         self._grace_s = grace_s
         self._leaving: dict[threading.Thread, ServedVersion] = {}
 
-    def begin(self, served: ServedVersion, gone: Callable[[], None]) -> None:
+    def begin(self, served: ServedVersion, on_unloaded: Callable[[], None]) -> None:
         """Starts to unload a version that receives no new calls.
 
         Args:
             served: the version.
-            gone: called on another thread after its memory was released.
+            on_unloaded: called on another thread after its memory was released.
         """
         served.holds.retire()
         thread = threading.Thread(
             target=self._unload,
-            args=(served, gone),
+            args=(served, on_unloaded),
             name=f"unload-{served.spec.name}-{served.version}",
             daemon=True,  # a hanging device must not keep the process alive
         )
         self._leaving[thread] = served
         thread.start()
 
-    def _unload(self, served: ServedVersion, gone: Callable[[], None]) -> None:
+    def _unload(self, served: ServedVersion, on_unloaded: Callable[[], None]) -> None:
         name, number = served.spec.name, served.version
         began = time.monotonic()
         if not served.holds.wait(self._grace_s):
@@ -48,7 +48,7 @@ class Unloading:
             served.holds.expire()
         try:
             close(served)
-            gone()
+            on_unloaded()
         except Exception:  # noqa: BLE001 - nothing else reports it on this thread
             _log.exception("%s@%d failed to unload", name, number)
         else:

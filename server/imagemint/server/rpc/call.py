@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # lock at each call, and the instances wait for that lock.
 _ids = random.Random()  # noqa: S311 - no secret
 
-# While an answer waits for its reader, its bytes exist three times: in the message, in its
+# While a response waits for its reader, its bytes exist three times: in the message, in its
 # serialized form and in gRPC's buffer. While it is computed, they exist once.
 _COPIES = 3
 
@@ -133,14 +133,14 @@ class Call:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    async def send(self, context: Context, answer: object) -> None:
-        """Writes one answer of a stream. Returns when flow control has accepted it.
+    async def send(self, context: Context, response: object) -> None:
+        """Writes one response of a stream. Returns when flow control has accepted it.
 
         Raises:
             ImagemintError: the call must end; see `ended`.
         """
         self.sending_since = time.monotonic()
-        await context.write(answer)
+        await context.write(response)
         self.sending_since = math.inf
         if self.ended is not None:
             raise self.ended
@@ -179,7 +179,7 @@ class Call:
             self.span.add_stage("decode", began_ns, time.perf_counter_ns(), sources=sources)
 
     def trace_encoding(self, began_ns: int, picture_format: str) -> None:
-        """Adds the encoding of an answer to the call's trace. The encoding has just ended."""
+        """Adds the encoding of a response to the call's trace. The encoding has just ended."""
         if self.span is not None:
             self.span.add_stage("encode", began_ns, time.perf_counter_ns(), format=picture_format)
 
@@ -187,10 +187,10 @@ class Call:
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("current_call")
 
 
-async def send(context: Context, answer: object) -> None:
-    """Writes one answer of a stream, on the task of the call; see `Call.send`."""
+async def send(context: Context, response: object) -> None:
+    """Writes one response of a stream, on the task of the call; see `Call.send`."""
     call = current_call.get(None)
     if call is None:
-        await context.write(answer)
+        await context.write(response)
     else:
-        await call.send(context, answer)
+        await call.send(context, response)

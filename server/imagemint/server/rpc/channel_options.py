@@ -35,19 +35,19 @@ def compute_connection_limit(settings: ServeSettings) -> int:
 
     First raises this process's limit on open files, as far as needed and permitted.
     """
-    wanted = settings.max_connections or _MAX_CONNECTIONS
+    connections = settings.max_connections or _MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     listeners = 1 if settings.http_address is None else 2
-    needed = listeners * wanted + _OTHER_DESCRIPTORS
+    needed = listeners * connections + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
+        return connections
     allowed = (soft - min(_OTHER_DESCRIPTORS, soft // 2)) // listeners
     if settings.max_connections is not None:
         _log.warning("max_connections is above the limit of open files", limit=soft, used=allowed)
-    return min(wanted, allowed)
+    return min(connections, allowed)
 
 
 def build_channel_options(settings: ServeSettings, max_connections: int) -> list[tuple[str, int]]:
@@ -95,8 +95,8 @@ def make_server_credentials(
             )
         return None
 
-    def count(good: bool) -> None:
-        metrics.reloads.labels("certificate", "ok" if good else "failed").inc()
+    def count(succeeded: bool) -> None:
+        metrics.reloads.labels("certificate", "ok" if succeeded else "failed").inc()
 
     certificates = Certificates(
         settings.tls_certificate, settings.tls_key, settings.tls_client_ca, count

@@ -117,12 +117,12 @@ def _iterate_connections(port: int) -> Iterator[tuple[Peer, socket.socket]]:
             try:
                 if connection.family not in (socket.AF_INET, socket.AF_INET6):
                     continue
-                host, there = connection.getpeername()[:2]
+                remote_host, remote_port = connection.getpeername()[:2]
                 accepted_on = connection.getsockname()[1]
             except OSError:  # not connected, or just closed
                 continue
             if accepted_on == port:
-                yield (_normalize_address(host), there), connection
+                yield (_normalize_address(remote_host), remote_port), connection
 
 
 def _duplicate_socket(descriptor: int) -> socket.socket | None:

@@ -64,10 +64,10 @@ class HealthReporter:
             await self._report()
 
     async def _report(self) -> None:
-        standing = self._compute_status()
-        for name in self._reported.keys() - standing.keys():
-            standing[name] = False
-        for name, serving in standing.items():
+        statuses = self._compute_status()
+        for name in self._reported.keys() - statuses.keys():
+            statuses[name] = False
+        for name, serving in statuses.items():
             if self._reported.get(name) is not serving:
                 await self._set_status(name, serving=serving)
                 self._reported[name] = serving
@@ -75,13 +75,13 @@ class HealthReporter:
                     _log.log(*_LOG_LINES[serving])
 
     def _compute_status(self) -> dict[str, bool]:
-        standing = {}
+        statuses = {}
         for model in self._repository.models.values():
             for version in model.versions.values():
-                standing[f"model/{model.name}/{version.number}"] = version.served is not None
-            standing[f"model/{model.name}"] = model.default_version is not None
+                statuses[f"model/{model.name}/{version.number}"] = version.served is not None
+            statuses[f"model/{model.name}"] = model.default_version is not None
         # The server comes last: a client that waits for it then finds the models up to date.
-        return {**standing, "": self._repository.ready}
+        return {**statuses, "": self._repository.ready}
 
 
 _LOG_LINES = {

@@ -422,8 +422,8 @@ def _make_writer(generator: Callable[[Any, Context], AsyncIterator[Any]]) -> Beh
     """Returns a coroutine function that writes the answers of a generator."""
 
     async def write(request: Any, context: Context) -> None:  # noqa: ANN401 - any request
-        async for answer in generator(request, context):
-            await send(context, answer)
+        async for response in generator(request, context):
+            await send(context, response)
 
     return write
 

@@ -56,8 +56,8 @@ class Lookahead:
             return True
         if self._is_prompt:
             return len(self.pending) <= self._most_ahead
-        made = sum(each.job.count for each in self.pending)
-        is_small = (made + images) * self._version.spec.image_bytes <= UNPROVEN_BYTES
+        images_ahead = sum(each.job.count for each in self.pending)
+        is_small = (images_ahead + images) * self._version.spec.image_bytes <= UNPROVEN_BYTES
         return is_small and len(self.pending) <= self._most_ahead
 
     def add(self, job: Job) -> None:
@@ -65,11 +65,11 @@ class Lookahead:
         self.pending.append(Pending(job, self.next_offset))
         self.next_offset += job.count
 
-    async def send_next(self, context: Context, answer: object) -> None:
-        """Sends the answer with the next chunk. Returns when flow control has accepted it."""
+    async def send_next(self, context: Context, response: object) -> None:
+        """Sends the response with the next chunk. Returns when flow control has accepted it."""
         offset = self.pending.popleft().offset  # a kept job would keep its images
         began_s = time.monotonic()
-        await send(context, answer)
+        await send(context, response)
         self._call.release(offset)
         self._is_prompt = time.monotonic() - began_s < _PROMPT_S
 

@@ -59,7 +59,7 @@ class RequestStream(Generic[RequestT]):
         self._sizes: dict[asyncio.Task[object], int] = {}
         self._sent = asyncio.Event()
         self._under_way: set[asyncio.Task[object]] = set()
-        self._answers: asyncio.Queue[asyncio.Task[object] | None] = asyncio.Queue()
+        self._tasks: asyncio.Queue[asyncio.Task[object] | None] = asyncio.Queue()
         self._dismissed = False
         self._left = False
         self._reading: asyncio.Timeout | None = None
@@ -72,14 +72,14 @@ class RequestStream(Generic[RequestT]):
                 requests are answered.
         """
         reader = asyncio.create_task(self._read())
-        reader.add_done_callback(lambda _: self._answers.put_nowait(None))
+        reader.add_done_callback(lambda _: self._tasks.put_nowait(None))
         try:
-            while (answer := await self._answers.get()) is not None:
+            while (oldest := await self._tasks.get()) is not None:
                 # Returns when flow control has accepted the answer, so a slow reader blocks it.
-                await send(self._context, await answer)
+                await send(self._context, await oldest)
                 if (call := current_call.get(None)) is not None:
-                    call.release(answer)  # its task reserved the bytes
-                del self._sizes[answer]
+                    call.release(oldest)  # its task reserved the bytes
+                del self._sizes[oldest]
                 self._sent.set()
         finally:
             reader.cancel()
@@ -103,13 +103,13 @@ class RequestStream(Generic[RequestT]):
                 return
             size = request.ByteSize()
             await self._wait_for_room(size)
-            answer = asyncio.create_task(
+            task = asyncio.create_task(
                 self._answer_request(request, self._context, patient=bool(self._under_way))
             )
-            self._sizes[answer] = size
-            self._under_way.add(answer)
-            answer.add_done_callback(self._under_way.discard)
-            self._answers.put_nowait(answer)
+            self._sizes[task] = size
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            self._tasks.put_nowait(task)
         self._left = True
 
     async def _wait_for_room(self, size: int) -> None:

@@ -297,8 +297,8 @@ class RpcServer:
 
 
 def _make_guard(settings: ServeSettings, metrics: Metrics) -> Guard:
-    def count(good: bool) -> None:
-        metrics.reloads.labels("api_keys", "ok" if good else "failed").inc()
+    def count(succeeded: bool) -> None:
+        metrics.reloads.labels("api_keys", "ok" if succeeded else "failed").inc()
 
     ring = None
     if settings.api_keys is not None:

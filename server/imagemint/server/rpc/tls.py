@@ -110,10 +110,10 @@ class Certificates:
         self._on_reload(True)
         return configuration
 
-    def _report_failure(self, complaint: str) -> None:
-        if complaint != self._last_failure:
-            self._last_failure = complaint
-            _log.error("certificate not reloaded, the old one stays in use", why=complaint)
+    def _report_failure(self, message: str) -> None:
+        if message != self._last_failure:
+            self._last_failure = message
+            _log.error("certificate not reloaded, the old one stays in use", why=message)
             self._on_reload(False)
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:

@@ -103,16 +103,16 @@ def parse_sums(value: object) -> dict[tuple[str, int], Sums]:
 
 def add_sums(parts: Iterable[Sums]) -> Sums:
     """Returns the total of the sums of several workers; zeros for no workers."""
-    whole = Sums()
+    total = Sums()
     for part in parts:
         for name in ("success", "fail", "queue", "input", "inference", "output"):
-            _add_to(getattr(part, name), getattr(whole, name))
+            _add_to(getattr(part, name), getattr(total, name))
         for size, each in part.passes.items():
-            passes = whole.passes.setdefault(size, Passes())
+            passes = total.passes.setdefault(size, Passes())
             for name in ("input", "inference", "output"):
                 _add_to(getattr(each, name), getattr(passes, name))
-        whole.last_ms = max(whole.last_ms, part.last_ms)
-    return whole
+        total.last_ms = max(total.last_ms, part.last_ms)
+    return total
 
 
 def _add_to(tally: Tally, into: Tally) -> None:

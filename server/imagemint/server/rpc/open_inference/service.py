@@ -226,22 +226,22 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: messages.ModelInferRequest, context: Context, *, patient: bool
     ) -> messages.ModelStreamInferResponse:
         """Answers one request of a stream; a failure becomes an answer too."""
-        answer = messages.ModelStreamInferResponse()
+        response = messages.ModelStreamInferResponse()
         try:
-            answer.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
+            response.infer_response.CopyFrom(await self._infer(request, context, patient=patient))
         except Exception as error:  # noqa: BLE001 - the answer has its text
             self._submission.count_refusal(error)
             error = current_caller.get().filter_error(error)
             outcome = make_outcome(error, current_call.get().request_id)
             if outcome.code is grpc.StatusCode.INTERNAL:
                 _log.exception("call failed", request_id=current_call.get().request_id)
-            answer.error_message = outcome.message
-            answer.infer_response.id = shorten(request.id, MOST_ID_CHARACTERS)
-            answer.infer_response.model_name = shorten(request.model_name)
-            answer.infer_response.model_version = shorten(request.model_version)
+            response.error_message = outcome.message
+            response.infer_response.id = shorten(request.id, MOST_ID_CHARACTERS)
+            response.infer_response.model_name = shorten(request.model_name)
+            response.infer_response.model_version = shorten(request.model_version)
         # Triton sets this in the last answer to a request. Here, each request has one answer.
-        answer.infer_response.parameters["triton_final_response"].bool_param = True
-        return answer
+        response.infer_response.parameters["triton_final_response"].bool_param = True
+        return response
 
     async def _infer(
         self,
@@ -371,17 +371,17 @@ def _build_answer(
 ) -> messages.ModelInferResponse:
     images = call.image_request
     version, conditions = images.version, job.conditions
-    answer = messages.ModelInferResponse(
+    response = messages.ModelInferResponse(
         model_name=version.spec.name, model_version=str(version.version), id=request.id
     )
-    answer.parameters["variant"].string_param = version.backend.variant.name
+    response.parameters["variant"].string_param = version.backend.variant.name
     for name in call.outputs:
         if name == "image":
-            add_output(answer, name, job.images)
+            add_output(response, name, job.images)
         elif name == "serial":
-            add_texts(answer, name, images.make_serials(0, job.count, conditions))
+            add_texts(response, name, images.make_serials(0, job.count, conditions))
         elif name == "caption" and conditions.captions is not None:
-            add_texts(answer, name, conditions.captions)
+            add_texts(response, name, conditions.captions)
         elif name == "class_id" and conditions.class_id is not None:
-            add_output(answer, name, np.array(conditions.class_id, np.int64)[:, np.newaxis])
-    return answer
+            add_output(response, name, np.array(conditions.class_id, np.int64)[:, np.newaxis])
+    return response

@@ -56,8 +56,8 @@ class TensorForm:
     def fits(self, row: tuple[int, ...]) -> bool:
         """Whether a row may have a shape."""
         return len(row) == len(self.row) and all(
-            side == wanted or (wanted == ANY_SIDE and side > 0)
-            for side, wanted in zip(row, self.row, strict=True)
+            side == expected or (expected == ANY_SIDE and side > 0)
+            for side, expected in zip(row, self.row, strict=True)
         )
 
 
@@ -237,18 +237,20 @@ def _make_array(
     return flat.reshape(tuple(tensor.shape))
 
 
-def add_output(answer: messages.ModelInferResponse, name: str, array: Array) -> None:
-    """Adds an output of INT64 or UINT8 elements to an answer."""
+def add_output(response: messages.ModelInferResponse, name: str, array: Array) -> None:
+    """Adds an output of INT64 or UINT8 elements to a response."""
     datatype = _OUTPUT_DATATYPES[array.dtype.str]
-    answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-    answer.raw_output_contents.append(array.tobytes())
+    response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    response.raw_output_contents.append(array.tobytes())
 
 
-def add_texts(answer: messages.ModelInferResponse, name: str, texts: Sequence[str]) -> None:
-    """Adds an output of BYTES, [N, 1], to an answer: each text follows its length."""
-    answer.outputs.add(name=name, datatype="BYTES", shape=(len(texts), 1))
+def add_texts(response: messages.ModelInferResponse, name: str, texts: Sequence[str]) -> None:
+    """Adds an output of BYTES, [N, 1], to a response: each text follows its length."""
+    response.outputs.add(name=name, datatype="BYTES", shape=(len(texts), 1))
     encoded = [text.encode() for text in texts]
-    answer.raw_output_contents.append(b"".join(_LENGTH.pack(len(each)) + each for each in encoded))
+    response.raw_output_contents.append(
+        b"".join(_LENGTH.pack(len(each)) + each for each in encoded)
+    )
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

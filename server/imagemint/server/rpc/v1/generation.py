@@ -49,7 +49,7 @@ FORMATS = {
 _FIRST_CHUNK = 16
 _SECOND_NS = 1_000_000_000
 
-_Answer: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
+_Response: TypeAlias = messages.GenerateResponse | messages.StreamGenerateResponse
 
 
 class Chunk(NamedTuple):
@@ -121,13 +121,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             await self._submission.submit(version, job)
             await wait_or_drop(version.batcher, job)
             current_call.get().images = image_request.count
-            answer = messages.GenerateResponse()
+            response = messages.GenerateResponse()
             chunk = await self._apply_filter(Chunk(image_request, job, 0, images.first_index))
             if output.picture_format is PictureFormat.RAW:
-                self._fill_raw(answer, chunk)
+                self._fill_raw(response, chunk)
             else:
-                await self._fill(answer, chunk, output, is_sheet=is_sheet, columns=columns)
-            return answer
+                await self._fill(response, chunk, output, is_sheet=is_sheet, columns=columns)
+            return response
 
     async def StreamGenerate(  # type: ignore[override] # noqa: N802 - named by the schema; the stub has only the generator form
         self,
@@ -183,16 +183,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             ahead.drop()
 
     async def _answer_chunk(self, chunk: Chunk, output: Output) -> messages.StreamGenerateResponse:
-        """Waits for a chunk of a stream and returns the answer with it."""
+        """Waits for a chunk of a stream and returns the response with it."""
         await wait_for_job(chunk.job)
         chunk = await self._apply_filter(chunk)
-        answer = messages.StreamGenerateResponse()
+        response = messages.StreamGenerateResponse()
         if output.picture_format is PictureFormat.RAW:
-            self._fill_raw(answer, chunk)
+            self._fill_raw(response, chunk)
         else:
-            await self._fill(answer, chunk, output)
+            await self._fill(response, chunk, output)
         current_call.get().images += chunk.job.count
-        return answer
+        return response
 
     async def _apply_filter(self, chunk: Chunk) -> Chunk:
         """Returns a completed chunk after the filter of its request, if there is one."""
@@ -202,33 +202,33 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         scored = await self._filtering.apply(request.image_filter, request, chunk.job, chunk.offset)
         return chunk._replace(scored=scored)
 
-    def _fill_raw(self, answer: _Answer, chunk: Chunk) -> None:
-        """Writes the images of a job into an answer. Copies of bytes need no other thread."""
+    def _fill_raw(self, response: _Response, chunk: Chunk) -> None:
+        """Writes the images of a job into a response. Copies of bytes need no other thread."""
         began = time.perf_counter_ns()
         job, images = chunk.job, chunk.images
         preamble = _get_preamble(chunk.version, PictureFormat.RAW, images.shape[1:])
-        answer.batch.MergeFromString(preamble)
-        answer.batch.pictures.extend([pixels.tobytes() for pixels in images])
-        _list_images(answer.batch, chunk, chunk.make_serials())
-        self._count_encoding(answer, job, PictureFormat.RAW, began)
+        response.batch.MergeFromString(preamble)
+        response.batch.pictures.extend([pixels.tobytes() for pixels in images])
+        _list_images(response.batch, chunk, chunk.make_serials())
+        self._count_encoding(response, job, PictureFormat.RAW, began)
 
     async def _fill(
         self,
-        answer: _Answer,
+        response: _Response,
         chunk: Chunk,
         output: Output,
         *,
         is_sheet: bool = False,
         columns: int | None = None,
     ) -> None:
-        """Writes the images of a job into an answer as pictures, encoded on other threads."""
+        """Writes the images of a job into a response as pictures, encoded on other threads."""
         began = time.perf_counter_ns()
         serials = chunk.make_serials()
-        named = [serial for serial in serials if serial]
+        known_serials = [serial for serial in serials if serial]
         images, names = chunk.images, [[serial] if serial else [] for serial in serials]
         if is_sheet:
-            images, names = tile_images(images, columns)[np.newaxis], [named]
-        batch, version, shape = answer.batch, chunk.version, images.shape[1:]
+            images, names = tile_images(images, columns)[np.newaxis], [known_serials]
+        batch, version, shape = response.batch, chunk.version, images.shape[1:]
         batch.MergeFromString(
             _get_preamble(version, output.picture_format, shape, is_sheet=is_sheet)
         )
@@ -236,17 +236,17 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         loop = asyncio.get_running_loop()
         batch.pictures.extend(await loop.run_in_executor(self._encoders, work))
         _list_images(batch, chunk, serials)
-        self._count_encoding(answer, chunk.job, output.picture_format, began)
+        self._count_encoding(response, chunk.job, output.picture_format, began)
 
     def _count_encoding(
-        self, answer: _Answer, job: Job, picture_format: PictureFormat, began_ns: int
+        self, response: _Response, job: Job, picture_format: PictureFormat, began_ns: int
     ) -> None:
         took_ns = time.perf_counter_ns() - began_ns
         self._encode_durations[picture_format].add(took_ns / 1e9)
         call = current_call.get()
         if call.span is not None:
             call.trace_encoding(began_ns, picture_format)
-        write_timing(answer.timing, job, took_ns)
+        write_timing(response.timing, job, took_ns)
 
 
 def _list_images(batch: image_pb2.ImageBatch, chunk: Chunk, serials: Sequence[str]) -> None:

@@ -63,31 +63,33 @@ class PathServicer(GenerationServicer):
                 )
                 await self.StreamGenerate(stream, cast("Any", _FrameContext(context)))
                 return
-            made = await self.Generate(
+            response = await self.Generate(
                 messages.GenerateRequest(images=images, priority=request.priority), context
             )
-        await self._send_animation(request.serials, made, animation, context)
+        await self._send_animation(request.serials, response, animation, context)
 
     async def _send_animation(
         self,
         serials: Sequence[str],
-        made: messages.GenerateResponse,
+        response: messages.GenerateResponse,
         options: AnimationOptions,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         encode = partial(
             encode_animation,
-            _unpack(made.batch),
+            _unpack(response.batch),
             list(serials),
-            variant=made.batch.variant,
+            variant=response.batch.variant,
             **options._asdict(),
         )
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self._encoders, encode)
-        del made.batch.pictures[:]
+        del response.batch.pictures[:]
         await current_call.get().send(
             context,
-            messages.InterpolateResponse(batch=made.batch, timing=made.timing, animation=picture),
+            messages.InterpolateResponse(
+                batch=response.batch, timing=response.timing, animation=picture
+            ),
         )
 
 

@@ -79,18 +79,18 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     def _describe_model(self, model: Model) -> messages.Model:
         default = model.default_version
-        answer = messages.Model(
+        model_message = messages.Model(
             name=model.name,
             versions=[_describe_version(version) for version in model.versions.values()],
         )
         if not model.versions:
-            answer.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
+            model_message.versions.add(state=messages.MODEL_STATE_FAILED, reason=model.problem)
         if default is not None:
-            answer.default_version = str(default.version)
-            answer.limits.CopyFrom(self._limits)
-            answer.limits.max_images_per_request = default.max_images
-            answer.limits.default_chunk_size = choose_default_chunk_size(default)
-        return answer
+            model_message.default_version = str(default.version)
+            model_message.limits.CopyFrom(self._limits)
+            model_message.limits.max_images_per_request = default.max_images
+            model_message.limits.default_chunk_size = choose_default_chunk_size(default)
+        return model_message
 
 
 def make_limits(settings: ServeSettings) -> messages.ModelLimits:
@@ -118,12 +118,12 @@ def _parse_token(token: str) -> str:
 
 
 def _describe_version(version: Version) -> messages.ModelVersion:
-    answer = messages.ModelVersion(
+    message = messages.ModelVersion(
         version=str(version.number), state=_STATES[version.state], reason=version.reason
     )
     if version.served is not None:
-        answer.bundle_sha256 = version.served.bundle.sha256
-        answer.manifest.CopyFrom(version.served.manifest)
-        answer.execution_provider = version.served.backend.provider
-        answer.variant = version.served.backend.variant.name
-    return answer
+        message.bundle_sha256 = version.served.bundle.sha256
+        message.manifest.CopyFrom(version.served.manifest)
+        message.execution_provider = version.served.backend.provider
+        message.variant = version.served.backend.variant.name
+    return message

@@ -111,24 +111,24 @@ def read_animation(request: messages.InterpolateRequest) -> AnimationOptions | N
     """
     if not request.HasField("animation"):
         return None
-    asked, checks = request.animation, Checks()
+    options, checks = request.animation, Checks()
     if request.HasField("output"):
         checks.fail("output", "an animation has no output; it has a format of its own")
-    chosen = _FORMATS.get(asked.format)
+    chosen = _FORMATS.get(options.format)
     if chosen is None:
-        checks.fail("animation.format", f"{asked.format} is not a format")
-    quality = asked.quality if asked.HasField("quality") else DEFAULT_QUALITY
-    if asked.HasField("quality") and chosen not in (AnimationFormat.WEBP, None):
+        checks.fail("animation.format", f"{options.format} is not a format")
+    quality = options.quality if options.HasField("quality") else DEFAULT_QUALITY
+    if options.HasField("quality") and chosen not in (AnimationFormat.WEBP, None):
         checks.fail("animation.quality", f"{chosen.name} has no quality")
     elif not 1 <= quality <= _MAX_QUALITY:
         checks.fail("animation.quality", f"{quality} is not 1 to {_MAX_QUALITY}")
-    frame_ms = asked.frame_ms if asked.HasField("frame_ms") else _DEFAULT_FRAME_MS
+    frame_ms = options.frame_ms if options.HasField("frame_ms") else _DEFAULT_FRAME_MS
     if not _SHORTEST_FRAME_MS <= frame_ms <= _LONGEST_FRAME_MS:
         limits = f"{_SHORTEST_FRAME_MS} to {_LONGEST_FRAME_MS}"
         checks.fail("animation.frame_ms", f"{frame_ms} is not {limits}")
     checks.raise_violations()
     assert chosen is not None  # noqa: S101 - for the type checker: it was a violation
-    return AnimationOptions(chosen, quality, frame_ms, asked.bounces)
+    return AnimationOptions(chosen, quality, frame_ms, options.bounces)
 
 
 def _check_serial(

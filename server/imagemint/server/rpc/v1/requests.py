@@ -180,8 +180,8 @@ def read_images(
 def _read_filter(
     images: image_pb2.ImageSpec, version: ServedVersion, checks: Checks
 ) -> ImageFilter:
-    asked = images.filter
-    values = {each.name: value for each, value in asked.ListFields()}
+    message = images.filter
+    values = {each.name: value for each, value in message.ListFields()}
     image_filter = ImageFilter(**values)
     for name, fault in image_filter.find_faults().items():
         checks.fail(f"images.filter.{name}", fault)
@@ -197,13 +197,15 @@ def _read_filter(
     return image_filter
 
 
-def _check_variant(asked: str, version: ServedVersion, checks: Checks) -> None:
-    if not VARIANT_NAME.fullmatch(asked) or asked == AUTO:
-        checks.fail("images.variant", f"{quote(asked)} is neither 'reference' nor a variant's name")
+def _check_variant(requested: str, version: ServedVersion, checks: Checks) -> None:
+    if not VARIANT_NAME.fullmatch(requested) or requested == AUTO:
+        checks.fail(
+            "images.variant", f"{quote(requested)} is neither 'reference' nor a variant's name"
+        )
         return
     running = version.backend.variant
-    if not running.is_named(asked):
-        checks.refuse(VariantMismatch(version.spec.name, version.version, running.name, asked))
+    if not running.is_named(requested):
+        checks.refuse(VariantMismatch(version.spec.name, version.version, running.name, requested))
 
 
 def _read_priority(value: int, checks: Checks) -> Priority:

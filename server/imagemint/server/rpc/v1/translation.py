@@ -139,8 +139,8 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
     ) -> messages.StreamTranslateResponse:
         version.stay()
         call = read_translate(request, version, self._limits)
-        made = await self._translate(call, context, _Way(streamed=True, patient=patient))
-        return messages.StreamTranslateResponse(batch=made.batch, timing=made.timing)
+        response = await self._translate(call, context, _Way(streamed=True, patient=patient))
+        return messages.StreamTranslateResponse(batch=response.batch, timing=response.timing)
 
     async def _translate(
         self, call: TranslateCall, context: _Context, way: _Way
@@ -194,18 +194,18 @@ class TranslationServicer(translation_service_pb2_grpc.TranslationServiceService
         work = partial(_encode_results, request, parts, serials, output)
         loop = asyncio.get_running_loop()
         pictures = await loop.run_in_executor(self._encoders, work)
-        answer = messages.TranslateResponse()
-        _fill(answer.batch, request, parts, output)
+        response = messages.TranslateResponse()
+        _fill(response.batch, request, parts, output)
         for translation, serial, picture in zip(
-            answer.batch.translations, serials, pictures, strict=True
+            response.batch.translations, serials, pictures, strict=True
         ):
             translation.picture = picture
             translation.image.serial = serial
         took_ns = time.perf_counter_ns() - began
         self._encode_durations[output.picture_format].add(took_ns / 1e9)
         current_call.get().trace_encoding(began, output.picture_format)
-        _write_timings(answer, [part.job for part in parts], took_ns)
-        return answer
+        _write_timings(response, [part.job for part in parts], took_ns)
+        return response
 
 
 def _choose_seed(images: image_pb2.ImageSpec) -> int:
@@ -235,11 +235,11 @@ class _Answerer:
         offset = self._next
         self._next += len(request.sources)  # before the first await, so in the order of messages
         check_stream_message(request, is_first=False)
-        made = make_translate_request(self._first, request, self._seed, offset)
-        answer: messages.StreamTranslateResponse = await self._answer(
-            made, self._version, context, patient=patient
+        complete_request = make_translate_request(self._first, request, self._seed, offset)
+        response: messages.StreamTranslateResponse = await self._answer(
+            complete_request, self._version, context, patient=patient
         )
-        return answer
+        return response
 
 
 def _encode_results(
@@ -294,11 +294,13 @@ def _make_shape(shape: tuple[int, ...]) -> manifest_pb2.ImageShape:
     return manifest_pb2.ImageShape(height=height, width=width, channels=channels)
 
 
-def _write_timings(answer: messages.TranslateResponse, jobs: Sequence[Job], encode_ns: int) -> None:
+def _write_timings(
+    response: messages.TranslateResponse, jobs: Sequence[Job], encode_ns: int
+) -> None:
     """Writes the joint timing of several jobs."""
-    whole = Job(0, ())
-    whole.accepted_ns = min(job.accepted_ns for job in jobs)
-    whole.started_ns = min(job.started_ns for job in jobs)
-    whole.finished_ns = max(job.finished_ns for job in jobs)
-    whole.inference_ns = sum(job.inference_ns for job in jobs)
-    write_timing(answer.timing, whole, encode_ns)
+    total = Job(0, ())
+    total.accepted_ns = min(job.accepted_ns for job in jobs)
+    total.started_ns = min(job.started_ns for job in jobs)
+    total.finished_ns = max(job.finished_ns for job in jobs)
+    total.inference_ns = sum(job.inference_ns for job in jobs)
+    write_timing(response.timing, total, encode_ns)

@@ -120,16 +120,16 @@ def make_translate_request(
     first_index = first.images.first_index + offset
     if first_index >= _UINT64_END:
         raise InvalidRequest([Violation("images.first_index", _BEYOND_LAST_INDEX)])
-    made = messages.TranslateRequest(
+    complete_request = messages.TranslateRequest(
         images=first.images,
         sources=request.sources,
         fit=first.fit,
         output=first.output,
         priority=first.priority,
     )
-    made.images.seed = seed
-    made.images.first_index = first_index
-    return made
+    complete_request.images.seed = seed
+    complete_request.images.first_index = first_index
+    return complete_request
 
 
 def check_stream_message(request: messages.StreamTranslateRequest, *, is_first: bool) -> None:

@@ -61,8 +61,8 @@ def configure_logs(log_format: str, level: str, worker: int | None = None) -> No
     handler = _Handler()
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for chatty in ("asyncio", "grpc"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("asyncio", "grpc"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger(CORE).setLevel(level.upper())
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_exception

@@ -90,8 +90,8 @@ class LogWriter:
         return bool(self._lines) or self._writing or unreported
 
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            lines, dropped = taken
+        while (batch := self._take()) is not None:
+            lines, dropped = batch
             report = (self._report_dropped(dropped),) if dropped else ()
             left = self._write(b"".join((*lines, *report)))
             with self._changed:
