@@ -175,7 +175,7 @@ def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterat
         settings: settings by name, in addition to the defaults.
         folder: an empty folder for its output.
     """
-    truth, asks = Truth(model.file, model.spec), parse_mix("count=1").asks
+    truth, asks = Truth(model.file, model.spec), parse_mix("count=1").kinds
     variables = {f"IMAGEMINT_{name.upper()}": value for name, value in settings.items()}
     server = make_own_server(processes=1)
     with run_server(server, model, truth, asks, folder, environment=variables) as running:

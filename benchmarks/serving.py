@@ -62,7 +62,7 @@ class Workload:
     @property
     def streams(self) -> bool:
         """Whether it needs a server that streams."""
-        return any(ask.stream for ask in self.mix.asks)
+        return any(ask.stream for ask in self.mix.kinds)
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -76,7 +76,7 @@ WORKLOADS: dict[str, Workload] = {
     ),
 }
 # Requests whose answers must be correct before the measurement.
-CHECKS = parse_mix("count=1, count=64, count=64 format=png").asks
+CHECKS = parse_mix("count=1, count=64, count=64 format=png").kinds
 
 
 @dataclass(frozen=True)

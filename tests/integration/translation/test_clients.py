@@ -341,7 +341,7 @@ async def test_load_test_of_translations(translating_app, tmp_path):
     """A kind `translate` sends its file, and equal turns get equal answers."""
     path = tmp_path / "source.png"
     path.write_bytes(to_file(draw(1)))
-    (ask,) = parse_mix(f"translate source={path} count=3 format=png").asks
+    (ask,) = parse_mix(f"translate source={path} count=3 format=png").kinds
     assert str(ask) == f"count=3 format=png translate source={path}"
     target = ImagemintTarget((translating_app.grpc_address,), "drawn")
     async with target.connect() as connection:

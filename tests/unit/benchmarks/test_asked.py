@@ -9,8 +9,8 @@ from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
 from imagemint.engine.sampling import draw_classes, draw_latents
 
-TWO = parse_mix("count=2").asks[0]
-TWO_PNG = parse_mix("count=2 format=png").asks[0]
+TWO = parse_mix("count=2").kinds[0]
+TWO_PNG = parse_mix("count=2 format=png").kinds[0]
 IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
 
 

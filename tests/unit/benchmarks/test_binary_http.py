@@ -14,8 +14,8 @@ from peers.binary_http import BinaryHttp, Encoding, make_request, parse_response
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
 
-ONE = parse_mix("count=1").asks[0]
-TWO_PNG = parse_mix("count=2 format=png").asks[0]
+ONE = parse_mix("count=1").kinds[0]
+TWO_PNG = parse_mix("count=2 format=png").kinds[0]
 PIXELS = bytes(range(6))
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

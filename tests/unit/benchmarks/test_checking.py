@@ -14,7 +14,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.sampling import draw_classes, draw_latents
 
-ASK = parse_mix("count=3").asks[0]
+ASK = parse_mix("count=3").kinds[0]
 
 
 class Running:

@@ -11,7 +11,7 @@ from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed
 from imagemint.open_inference import grpc_service_pb2 as pb
 
-TWO = parse_mix("count=2").asks[0]
+TWO = parse_mix("count=2").kinds[0]
 PIXELS = bytes(range(12))
 
 
@@ -75,7 +75,7 @@ async def test_png_has_its_own_model(server):
     """Batches must be of one kind, so the format is not a parameter of a request."""
     server.answer = make_answer("BYTES", picture_model.pack([b"a", b"b"]))
     async with server.target.connect() as connection:
-        await connection.prepare_unary(parse_mix("count=2 format=png").asks[0], 0)(0)
+        await connection.prepare_unary(parse_mix("count=2 format=png").kinds[0], 0)(0)
     assert server.requests[0].model_name == "model_png"
 
 

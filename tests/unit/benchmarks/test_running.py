@@ -15,7 +15,7 @@ from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 
-ASKS = parse_mix("count=1, count=2").asks
+ASKS = parse_mix("count=1, count=2").kinds
 
 
 @pytest.fixture

@@ -302,5 +302,5 @@ async def test_missing_and_surplus_translations_are_errors(sizes, reason):
         open_call, pb.StreamTranslateRequest(), groups, lifetime=Lifetime("it"), timeout_s=None
     )
     with pytest.raises(client.ServerError) as caught:
-        _ = [answer async for answer in stream.read_answers()]
+        _ = [answer async for answer in stream.read_responses()]
     assert caught.value.reason == reason

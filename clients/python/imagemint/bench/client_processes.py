@@ -118,9 +118,9 @@ class _Worker:
     process: BaseProcess
     pipe: "Pipe[Plan | int, ClientResult | Exception | None]"
 
-    def send(self, what: Plan | int) -> None:
+    def send(self, message: Plan | int) -> None:
         try:
-            self.pipe.send(what)
+            self.pipe.send(message)
         except OSError as error:
             raise self._make_error() from error
 

@@ -89,26 +89,28 @@ class Generator:
         self._clock = clock
         self._begin_at(clock.now_ns())
         self._watch = CostMeter()
-        self._asks = plan.mix.asks
-        self._tallies = [Counts() for _ in self._asks]
-        self._samples = [Sample() for _ in self._asks]
-        self._turns = [itertools.count() for _ in self._asks]
+        self._request_kinds = plan.mix.kinds
+        self._tallies = [Counts() for _ in self._request_kinds]
+        self._samples = [Sample() for _ in self._request_kinds]
+        self._turns = [itertools.count() for _ in self._request_kinds]
         random = make_generator(plan.seed, plan.client, Purpose.KINDS)
         self._kinds = draw_kinds(plan.mix.shares, random)
-        seeds = [derive_seed(plan.seed, plan.client, kind) for kind in range(len(self._asks))]
+        seeds = [
+            derive_seed(plan.seed, plan.client, kind) for kind in range(len(self._request_kinds))
+        ]
         self._unary = [
             {
-                kind: each.prepare_unary(ask, seeds[kind])
-                for kind, ask in enumerate(self._asks)
-                if not ask.stream
+                kind: each.prepare_unary(request_kind, seeds[kind])
+                for kind, request_kind in enumerate(self._request_kinds)
+                if not request_kind.stream
             }
             for each in connections
         ]
         self._streaming = [
             {
-                kind: each.prepare_streaming(ask, seeds[kind])
-                for kind, ask in enumerate(self._asks)
-                if ask.stream
+                kind: each.prepare_streaming(request_kind, seeds[kind])
+                for kind, request_kind in enumerate(self._request_kinds)
+                if request_kind.stream
             }
             for each in connections
         ]
@@ -157,7 +159,7 @@ class Generator:
 
     async def _repeat(self, connection: int, kind: int, turn: int) -> object:
         """Returns the content of one answer, or of the first chunk of a stream."""
-        if not self._asks[kind].stream:
+        if not self._request_kinds[kind].stream:
             return (await self._unary[connection][kind](turn)).content
         async with aclosing(self._streaming[connection][kind](turn)) as chunks:
             return (await anext(chunks)).content
@@ -210,7 +212,7 @@ class Generator:
 
     def _count_asked(self, kind: int, intended_ns: int) -> bool:
         """Counts a call that should start at this time; returns whether it is in the window."""
-        tally, images = self._tallies[kind], self._asks[kind].count
+        tally, images = self._tallies[kind], self._request_kinds[kind].count
         if not self._span.takes(intended_ns, images):
             return False
         tally.asked_calls += 1
@@ -222,7 +224,7 @@ class Generator:
         tally = self._tallies[kind]
         turn = next(self._turns[kind])
         try:
-            if self._asks[kind].stream:
+            if self._request_kinds[kind].stream:
                 await self._read(connection, kind, turn, intended_ns, counted=counted)
             else:
                 reply = await self._unary[connection][kind](turn)

@@ -40,7 +40,9 @@ _TRANSLATE = "/imagemint.v1.TranslationService/Translate"
 _POOL_BYTES = 32 * 2**20
 
 _Request: TypeAlias = pb.GenerateRequest | pb.StreamGenerateRequest | translation.TranslateRequest
-_Answer: TypeAlias = pb.GenerateResponse | pb.StreamGenerateResponse | translation.TranslateResponse
+_Response: TypeAlias = (
+    pb.GenerateResponse | pb.StreamGenerateResponse | translation.TranslateResponse
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +88,27 @@ class ImagemintConnection:
         self._target = target
         self._calls = calls
 
-    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, request_kind: RequestKind, seed: int) -> Unary:
         """Prepares calls of Generate or Translate."""
-        requests = self._serialise(ask, seed)
-        kind: type[_Answer] = pb.GenerateResponse
+        requests = self._serialise(request_kind, seed)
+        kind: type[_Response] = pb.GenerateResponse
         path = f"{_SERVICE}/Generate"
-        if ask.translate:
+        if request_kind.translate:
             kind, path = translation.TranslateResponse, _TRANSLATE
         call = self._calls.prepare_unary(
             path, metadata=self._target.metadata, timeout_s=self._target.timeout_s
         )
 
         async def send(turn: int) -> Reply:
-            return _parse_reply(kind, await call(requests[turn % len(requests)]), ask.count)
+            return _parse_reply(
+                kind, await call(requests[turn % len(requests)]), request_kind.count
+            )
 
         return send
 
-    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, request_kind: RequestKind, seed: int) -> Streaming:
         """Prepares calls of StreamGenerate."""
-        requests = self._serialise(ask, seed)
+        requests = self._serialise(request_kind, seed)
         call = self._calls.prepare_streaming(
             f"{_SERVICE}/StreamGenerate",
             metadata=self._target.metadata,
@@ -112,7 +116,7 @@ class ImagemintConnection:
         )
 
         async def stream_chunks(turn: int) -> AsyncGenerator[Reply, None]:
-            missing = ask.count
+            missing = request_kind.count
             async with aclosing(call(requests[turn % POOL])) as messages:
                 async for message in messages:
                     reply = _parse_reply(pb.StreamGenerateResponse, message, None)
@@ -120,7 +124,7 @@ class ImagemintConnection:
                     yield reply
                     if missing <= 0:
                         return
-            raise CallFailed("SHORT_ANSWER", f"{missing} of {ask.count} images missing")
+            raise CallFailed("SHORT_ANSWER", f"{missing} of {request_kind.count} images missing")
 
         return stream_chunks
 
@@ -139,65 +143,65 @@ class ImagemintConnection:
             digest.update(image.serial.encode())
         return digest.digest()
 
-    def _serialise(self, ask: RequestKind, seed: int) -> list[bytes]:
+    def _serialise(self, request_kind: RequestKind, seed: int) -> list[bytes]:
         pool = POOL
-        if ask.source is not None:
-            call_bytes = ask.count * ask.source.stat().st_size
+        if request_kind.source is not None:
+            call_bytes = request_kind.count * request_kind.source.stat().st_size
             pool = max(1, min(POOL, _POOL_BYTES // max(call_bytes, 1)))
         return [
-            self._make_request(ask, seed, turn).SerializeToString(deterministic=True)
+            self._make_request(request_kind, seed, turn).SerializeToString(deterministic=True)
             for turn in range(pool)
         ]
 
-    def _make_request(self, ask: RequestKind, seed: int, turn: int) -> _Request:
+    def _make_request(self, request_kind: RequestKind, seed: int, turn: int) -> _Request:
         images = make_image_spec(
             self._target.model,
-            ask.count,
+            request_kind.count,
             seed=seed,
-            first_index=turn * ask.count,
-            condition=_make_condition(ask),
-            truncation=ask.truncation,
+            first_index=turn * request_kind.count,
+            condition=_make_condition(request_kind),
+            truncation=request_kind.truncation,
             version=self._target.version,
         )
         output = image_pb2.OutputSpec(format=image_pb2.IMAGE_FORMAT_RAW)
-        if ask.format != "raw":
-            output = make_output_spec(ask.format, ask.quality)
-        priority = parse_priority(ask.priority)
-        if ask.source is not None:
-            source = make_source_message(ask.source, "source")
+        if request_kind.format != "raw":
+            output = make_output_spec(request_kind.format, request_kind.quality)
+        priority = parse_priority(request_kind.priority)
+        if request_kind.source is not None:
+            source = make_source_message(request_kind.source, "source")
             return translation.TranslateRequest(
                 images=images,
-                sources=[source] * ask.count,
-                fit=parse_fit(ask.fit),
+                sources=[source] * request_kind.count,
+                fit=parse_fit(request_kind.fit),
                 output=output,
                 priority=priority,
             )
-        if not ask.stream:
+        if not request_kind.stream:
             return pb.GenerateRequest(images=images, output=output, priority=priority)
         return pb.StreamGenerateRequest(
-            images=images, output=output, priority=priority, chunk_size=ask.chunk
+            images=images, output=output, priority=priority, chunk_size=request_kind.chunk
         )
 
 
-def _parse_reply(kind: type[_Answer], message: bytes, wanted: int | None) -> Reply:
+def _parse_reply(kind: type[_Response], message: bytes, expected: int | None) -> Reply:
     """Returns the reply with the number of images that have both pixels and metadata."""
     try:
-        answer = kind.FromString(message)
+        response = kind.FromString(message)
     except DecodeError as error:
         raise CallFailed("INTERNAL", f"malformed answer: {error}") from None
-    if isinstance(answer, translation.TranslateResponse):
-        images = pictures = len(answer.batch.translations)
+    if isinstance(response, translation.TranslateResponse):
+        images = pictures = len(response.batch.translations)
     else:
-        images, pictures = len(answer.batch.images), len(answer.batch.pictures)
-    if pictures != images or images == 0 or (wanted is not None and images != wanted):
+        images, pictures = len(response.batch.images), len(response.batch.pictures)
+    if pictures != images or images == 0 or (expected is not None and images != expected):
         raise CallFailed("SHORT_ANSWER", f"{pictures} pictures of {images} images")
-    return Reply(images, answer)
+    return Reply(images, response)
 
 
-def _make_condition(ask: RequestKind) -> Condition:
-    if ask.caption is not None:
-        return Caption(ask.caption)
-    text = ask.class_
+def _make_condition(request_kind: RequestKind) -> Condition:
+    if request_kind.caption is not None:
+        return Caption(request_kind.caption)
+    text = request_kind.class_
     if text == "balanced":
         return Cycle()
     if text is not None and text.isascii() and text.isdigit():

@@ -89,5 +89,5 @@ class Plan:
         ]
 
 
-def _compute_part(whole: int, part: int, parts: int) -> int:
-    return whole // parts + (part < whole % parts)
+def _compute_part(total: int, part: int, parts: int) -> int:
+    return total // parts + (part < total % parts)

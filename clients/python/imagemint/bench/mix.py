@@ -83,13 +83,13 @@ class RequestKind(BaseModel):
 class Mix:
     """Kinds of requests and their shares."""
 
-    asks: tuple[RequestKind, ...]
+    kinds: tuple[RequestKind, ...]
 
     @property
     def shares(self) -> list[float]:
         """Share of the calls of each kind; they sum to 1."""
-        total = math.fsum(ask.weight for ask in self.asks)
-        return [ask.weight / total for ask in self.asks]
+        total = math.fsum(kind.weight for kind in self.kinds)
+        return [kind.weight / total for kind in self.kinds]
 
 
 def parse_mix(text: str) -> Mix:
@@ -137,7 +137,7 @@ def _read_file(path: Path) -> Mix:
     )
 
 
-def _validate(where: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a file
+def _validate(place: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a file
     try:
         return RequestKind.model_validate(values)
     except ValidationError as error:
@@ -145,4 +145,4 @@ def _validate(where: str, values: Any) -> RequestKind:  # noqa: ANN401 - of a fi
             ": ".join((*map(str, each["loc"]), each["msg"].removeprefix("Value error, ")))
             for each in error.errors(include_url=False)
         )
-        raise MixError(f"{where}: {'; '.join(faults)}") from None
+        raise MixError(f"{place}: {'; '.join(faults)}") from None

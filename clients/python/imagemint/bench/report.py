@@ -93,11 +93,11 @@ def format_rows(point: Point) -> Iterator[str]:
             f"{busy:.0%}",
         )
     )
-    for ask, kind in zip(point.mix.asks, point.kinds, strict=True):
+    for request_kind, tally in zip(point.mix.kinds, point.kinds, strict=True):
         if len(point.kinds) > 1:
-            yield _format_line((f"  {ask}", "", *_format_counts(kind, point.elapsed_s)))
-        if ask.stream:
-            yield _format_line(("  first chunk", "", "", "", *_format_spread(kind.first_chunk)))
+            yield _format_line((f"  {request_kind}", "", *_format_counts(tally, point.elapsed_s)))
+        if request_kind.stream:
+            yield _format_line(("  first chunk", "", "", "", *_format_spread(tally.first_chunk)))
 
 
 def _format_counts(tally: Counts, elapsed_s: float) -> tuple[str, ...]:
@@ -135,8 +135,8 @@ def _describe_point(point: Point) -> dict[str, Any]:
         "calls_per_s": point.calls_per_s,
         **_describe_counts(point.sum),
         "kinds": [
-            _describe_kind(ask, tally)
-            for ask, tally in zip(point.mix.asks, point.kinds, strict=True)
+            _describe_kind(request_kind, tally)
+            for request_kind, tally in zip(point.mix.kinds, point.kinds, strict=True)
         ],
         "client_ms_per_call": point.client_ms_per_call,
         "clients": [_describe_effort(each) for each in point.efforts],
@@ -149,9 +149,9 @@ def _describe_load(load: Load) -> dict[str, Any]:
     return {"kind": "closed" if isinstance(load, Closed) else "open", **asdict(load)}
 
 
-def _describe_kind(ask: RequestKind, tally: Counts) -> dict[str, Any]:
+def _describe_kind(request_kind: RequestKind, tally: Counts) -> dict[str, Any]:
     return {
-        "ask": ask.model_dump(by_alias=True),
+        "ask": request_kind.model_dump(by_alias=True),
         **_describe_counts(tally),
         "histogram": tally.latency.encode(),
         "first_chunk_histogram": tally.first_chunk.encode(),

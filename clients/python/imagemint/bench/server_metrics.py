@@ -62,8 +62,8 @@ def read_metrics(address: str, model: str) -> ServerMetrics:
     opener = urllib.request.build_opener(*handlers)
     url = f"http://{address}/metrics"
     try:
-        with opener.open(url, timeout=_TIMEOUT_S) as answer:
-            return parse_metrics(answer.read().decode(), model)
+        with opener.open(url, timeout=_TIMEOUT_S) as response:
+            return parse_metrics(response.read().decode(), model)
     except urllib.error.HTTPError as error:
         error.close()
         raise OSError(f"cannot read {url}: {error}") from None

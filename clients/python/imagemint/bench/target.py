@@ -72,16 +72,16 @@ class Streaming(Protocol):
 class Connection(Protocol):
     """One connection to the server."""
 
-    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, request_kind: RequestKind, seed: int) -> Unary:
         """Prepares calls of one kind.
 
         Args:
-            ask: the kind of request.
+            request_kind: the kind of request.
             seed: seed of the images.
         """
         ...
 
-    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, request_kind: RequestKind, seed: int) -> Streaming:
         """Prepares streams of one kind; arguments as `prepare_unary`.
 
         Raises:

@@ -26,16 +26,16 @@ class Sample:
 
     def __init__(self) -> None:
         self.kept: list[tuple[int, object]] = []
-        self._every = 1
+        self._stride = 1
 
     def offer(self, turn: int, content: object) -> None:
         """Keeps the answer to a request if it is part of the sample."""
-        if turn % self._every:
+        if turn % self._stride:
             return
         self.kept.append((turn, content))
         if len(self.kept) == 2 * _KEPT:
-            self._every *= 2
-            self.kept = [each for each in self.kept if each[0] % self._every == 0]
+            self._stride *= 2
+            self.kept = [each for each in self.kept if each[0] % self._stride == 0]
 
 
 async def compare_again(

@@ -71,7 +71,7 @@ _SHORTEST_TIMEOUT_S = 1e-3
 _LONGEST_TIMEOUT_S = 1e9
 
 RequestT = TypeVar("RequestT")
-AnswerT = TypeVar("AnswerT")
+ResponseT = TypeVar("ResponseT")
 TranslationT = TypeVar("TranslationT")
 
 
@@ -196,15 +196,15 @@ class AsyncClient:
         found: list[Model] = []
         page = model_service_pb2.ListModelsRequest()
         while True:
-            answer = await self._answer(
+            response = await self._call_unary(
                 lambda opened: model_service_pb2_grpc.ModelServiceStub(opened).ListModels,
                 page,
                 timeout_s,
             )
-            found += [models.parse_model(each) for each in answer.models]
-            if not answer.next_page_token:
+            found += [models.parse_model(each) for each in response.models]
+            if not response.next_page_token:
                 return found
-            page.page_token = answer.next_page_token
+            page.page_token = response.next_page_token
 
     async def model(self, name: str, *, timeout_s: float | None = None) -> Model:
         """Returns one model.
@@ -213,12 +213,12 @@ class AsyncClient:
             NotFound: there is no model of this name.
         """
         request = model_service_pb2.GetModelRequest(model=parse_text("name", name))
-        answer = await self._answer(
+        response = await self._call_unary(
             lambda opened: model_service_pb2_grpc.ModelServiceStub(opened).GetModel,
             request,
             timeout_s,
         )
-        return models.parse_model(answer.model)
+        return models.parse_model(response.model)
 
     async def generate(
         self,
@@ -249,8 +249,8 @@ class AsyncClient:
         request = generation_service_pb2.GenerateRequest(
             images=_make_images(model, count, selection), priority=requests.parse_priority(priority)
         )
-        answer = await self._generate(request, timeout_s)
-        return images.parse_image_batch(answer.batch, answer.timing)
+        response = await self._generate(request, timeout_s)
+        return images.parse_image_batch(response.batch, response.timing)
 
     async def encoded(
         self,
@@ -282,8 +282,8 @@ class AsyncClient:
             output=requests.make_output_spec(format, quality),
             priority=requests.parse_priority(priority),
         )
-        answer = await self._generate(request, timeout_s)
-        return images.parse_pictures(answer.batch, answer.timing)
+        response = await self._generate(request, timeout_s)
+        return images.parse_pictures(response.batch, response.timing)
 
     async def sheet(
         self,
@@ -319,8 +319,8 @@ class AsyncClient:
             columns=None if columns is None else parse_whole_number("columns", columns),
             priority=requests.parse_priority(priority),
         )
-        answer = await self._generate(request, timeout_s)
-        (picture,) = images.parse_pictures(answer.batch, answer.timing)
+        response = await self._generate(request, timeout_s)
+        (picture,) = images.parse_pictures(response.batch, response.timing)
         return picture
 
     async def translate(
@@ -482,9 +482,9 @@ class AsyncClient:
             timeout_s=self._choose_timeout(timeout_s),
         )
         try:
-            async with aclosing(stream.read_answers()) as answers:
-                async for answer in answers:
-                    for each in parse(answer):
+            async with aclosing(stream.read_responses()) as responses:
+                async for response in responses:
+                    for each in parse(response):
                         yield each
         finally:
             stream.stop_reading()
@@ -511,21 +511,21 @@ class AsyncClient:
             NotFound: the server no longer has that model or version.
             ImagemintError: as generate().
         """
-        wanted = parse_serials(serial)
+        serials = parse_serials(serial)
         limit = 1
-        if len(wanted) > 1:
-            model = await self.model(wanted[0].model, timeout_s=timeout_s)
+        if len(serials) > 1:
+            model = await self.model(serials[0].model, timeout_s=timeout_s)
             limit = model.limits.max_images_per_request
-        runs = cut_into_runs(wanted, lambda _: limit)
+        runs = cut_into_runs(serials, lambda _: limit)
         gate = asyncio.Semaphore(_CALLS_AT_ONCE)
 
-        async def ask(run: Run) -> ImageBatch:
+        async def generate_run(run: Run) -> ImageBatch:
             async with gate:
                 return await self.generate(
                     run.first.model, len(run), timeout_s=timeout_s, **run_selection(run)
                 )
 
-        tasks = [asyncio.ensure_future(ask(run)) for run in runs]
+        tasks = [asyncio.ensure_future(generate_run(run)) for run in runs]
         try:
             batches = await asyncio.gather(*tasks)
         finally:
@@ -734,7 +734,7 @@ class AsyncClient:
     async def _generate(
         self, request: generation_service_pb2.GenerateRequest, timeout_s: float | None
     ) -> generation_service_pb2.GenerateResponse:
-        return await self._answer(
+        return await self._call_unary(
             lambda opened: generation_service_pb2_grpc.GenerationServiceStub(opened).Generate,
             request,
             timeout_s,
@@ -743,18 +743,18 @@ class AsyncClient:
     async def _translate(
         self, request: messages.TranslateRequest, timeout_s: float | None
     ) -> messages.TranslateResponse:
-        return await self._answer(
+        return await self._call_unary(
             lambda opened: translation_service_pb2_grpc.TranslationServiceStub(opened).Translate,
             request,
             timeout_s,
         )
 
-    async def _answer(
+    async def _call_unary(
         self,
-        method: Callable[[aio.Channel], aio.UnaryUnaryMultiCallable[RequestT, AnswerT]],
+        method: Callable[[aio.Channel], aio.UnaryUnaryMultiCallable[RequestT, ResponseT]],
         request: RequestT,
         timeout_s: float | None,
-    ) -> AnswerT:
+    ) -> ResponseT:
         timeout_s = self._choose_timeout(timeout_s)
         deadline = _compute_deadline(timeout_s)
         failures = 0

@@ -113,17 +113,17 @@ def _is_array(value: object) -> bool:
     return bool(getattr(value, "ndim", 0))
 
 
-def parse_items(name: str, value: object, what: str) -> list[Any]:
+def parse_items(name: str, value: object, noun: str) -> list[Any]:
     """Returns the items of an iterable.
 
     Args:
         name: name of the argument.
         value: the iterable.
-        what: the items in words, for the error.
+        noun: the items in words, for the error.
 
     Raises:
         InvalidRequest: it is no iterable, or one text.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise make_invalid_request(name, f"{describe(value)} is not a sequence of {what}")
+        raise make_invalid_request(name, f"{describe(value)} is not a sequence of {noun}")
     return list(value)

@@ -66,8 +66,8 @@ def _make_translating(
 
     @functools.wraps(method)
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> ResultT:
-        given, named = _replace_sources(prepare_sources, args, kwargs)
-        return self._portal.wait(method(self._client, *given, **named))
+        positional, keywords = _replace_sources(prepare_sources, args, kwargs)
+        return self._portal.wait(method(self._client, *positional, **keywords))
 
     call.__qualname__ = f"Client.{method.__name__}"
     return call
@@ -88,8 +88,8 @@ def _make_translations(
                 return Grouped(_read_elsewhere(groups, errands))
             return Grouped(groups)
 
-        given, named = _replace_sources(group, args, kwargs)
-        return _iterate(self._portal, method(self._client, *given, **named), errands)
+        positional, keywords = _replace_sources(group, args, kwargs)
+        return _iterate(self._portal, method(self._client, *positional, **keywords), errands)
 
     call.__qualname__ = f"Client.{method.__name__}"
     return call
@@ -115,17 +115,19 @@ def _replace_sources(
     function: Callable[[Any], object], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], dict[str, Any]]:
     """Returns the arguments (model, sources, ...) of a call with `function` of the sources."""
-    named = dict(kwargs)
-    if "sources" in named:
-        named["sources"] = function(named["sources"])
+    keywords = dict(kwargs)
+    if "sources" in keywords:
+        keywords["sources"] = function(keywords["sources"])
     elif len(args) > 1:
         args = (args[0], function(args[1]), *args[2:])
-    return args, named
+    return args, keywords
 
 
 async def _read_elsewhere(items: Iterator[ItemT], errands: Errands) -> AsyncGenerator[ItemT, None]:
     """Yields items that the thread reads which waits for the portal."""
-    while (found := await errands.ask(lambda: next(((each,) for each in items), None))) is not None:
+    while (
+        found := await errands.call(lambda: next(((each,) for each in items), None))
+    ) is not None:
         yield found[0]
 
 

@@ -151,12 +151,13 @@ def _read_first_line(command: type[BaseModel]) -> str:
     return (command.__doc__ or "").strip().partition("\n")[0]
 
 
-def _format_overview(prog: str, what: str, lines: Mapping[str, str]) -> str:
+def _format_overview(prog: str, placeholder: str, lines: Mapping[str, str]) -> str:
     width = max(map(len, lines), default=0)
     listed = "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
     return (
-        f"usage: {prog} {what} [options]\n\n{listed}\n\n"
-        f"{prog} {what} --help lists its options; {DISTRIBUTION} --version prints the version."
+        f"usage: {prog} {placeholder} [options]\n\n{listed}\n\n"
+        f"{prog} {placeholder} --help lists its options;"
+        f" {DISTRIBUTION} --version prints the version."
     )
 
 
@@ -184,6 +185,6 @@ def _describe_failure(error: Exception) -> str:
 
 def _print_error(arguments: list[str], message: str) -> None:
     """Prints one line on stderr that begins with the name of the command."""
-    named = [each for each in arguments[:1] if not each.startswith("-")]
+    command = [each for each in arguments[:1] if not each.startswith("-")]
     line = " ".join(message.split())
-    print(f"{' '.join([DISTRIBUTION, *named])}: {line}", file=sys.stderr)
+    print(f"{' '.join([DISTRIBUTION, *command])}: {line}", file=sys.stderr)

@@ -114,13 +114,17 @@ class FilteredConnection(Connection):
     @property
     def image_filter(self) -> Filter | None:
         """Filter of the images; None to keep all images and return no scores."""
-        asked = Filter(
+        image_filter = Filter(
             self.min_class_confidence,
             self.rejection_sampling,
             self.min_training_distance,
             self.max_tries,
         )
-        return asked if self.scores or asked != Filter(max_tries=self.max_tries) else None
+        return (
+            image_filter
+            if self.scores or image_filter != Filter(max_tries=self.max_tries)
+            else None
+        )
 
 
 class Models(Connection):

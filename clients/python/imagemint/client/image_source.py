@@ -229,7 +229,7 @@ class ServerSource:
         while True:
             left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
             try:
-                return self._ask(connection.client, first_index, count, class_ids, left_s)
+                return self._generate(connection.client, first_index, count, class_ids, left_s)
             except ClientClosed:
                 raise
             except _TRANSIENT as error:
@@ -252,7 +252,7 @@ class ServerSource:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connections": {}}
 
-    def _ask(
+    def _generate(
         self,
         client: Client,
         first_index: int,

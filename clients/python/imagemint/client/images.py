@@ -208,13 +208,13 @@ def parse_image_batch(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -
     """
     shape = (message.shape.height, message.shape.width, message.shape.channels)
     data = message.pictures[0] if len(message.pictures) == 1 else b"".join(message.pictures)
-    wanted = (len(message.images), *shape)
-    if len(data) != np.prod(wanted) or message.format != image_pb2.IMAGE_FORMAT_RAW:
+    batch_shape = (len(message.images), *shape)
+    if len(data) != np.prod(batch_shape) or message.format != image_pb2.IMAGE_FORMAT_RAW:
         raise ServerError(
-            f"the server sent {len(data)} bytes for {wanted[0]} raw images of shape {shape}",
+            f"the server sent {len(data)} bytes for {batch_shape[0]} raw images of shape {shape}",
             reason="MALFORMED_ANSWER",
         )
-    pixels = np.frombuffer(data, dtype=np.uint8).reshape(wanted)
+    pixels = np.frombuffer(data, dtype=np.uint8).reshape(batch_shape)
     return ImageBatch(**read_origin(message, message.images, timing), image=pixels)
 
 
@@ -264,8 +264,11 @@ def _join_scores(parts: Sequence[Scores | None], order: NDArray[np.intp]) -> Sco
     scores = [each for each in parts if each is not None]
     if len(scores) < len(parts):
         return None
-    named = [each.by_name() for each in scores]
-    joined = {name: np.concatenate([each[name] for each in named])[order] for name in named[0]}
+    scores_by_name = [each.by_name() for each in scores]
+    joined = {
+        name: np.concatenate([each[name] for each in scores_by_name])[order]
+        for name in scores_by_name[0]
+    }
     return Scores(**joined, rejected=np.concatenate([each.rejected for each in scores])[order])
 
 

@@ -167,9 +167,9 @@ def write_folder(
             seeds need: `mnist@1_42_000017_class7.png`.
     """
     path.mkdir(parents=True, exist_ok=True)
-    there: dict[str, set[Path]] = {}
+    existing: dict[str, set[Path]] = {}
     for each in _list_pictures(path):
-        there.setdefault(each.stem.partition("_class")[0], set()).add(each)
+        existing.setdefault(each.stem.partition("_class")[0], set()).add(each)
     for picture in (each for chunk in chunks for each in chunk):
         prefix = f"{picture.model}@{picture.version}_{picture.seed}_" if full_names else ""
         stem = f"{prefix}{int(picture.index[0]):06d}"
@@ -177,7 +177,7 @@ def write_folder(
         target = path / f"{stem}{suffix}.png"
         with write_atomically(target) as file:
             file.write(picture.data)
-        for stale in there.get(stem, set()) - {target}:
+        for stale in existing.get(stem, set()) - {target}:
             stale.unlink()
 
 
@@ -239,8 +239,8 @@ def write_npz_to(
                 class_id.append(nothing if batch.class_id is None else batch.class_id)
                 serials.append(np.array(batch.serials, np.bytes_))
                 if batch.scores is not None:
-                    named = batch.scores.by_name() | {"rejected": batch.scores.rejected}
-                    for name, values in named.items():
+                    scores_by_name = batch.scores.by_name() | {"rejected": batch.scores.rejected}
+                    for name, values in scores_by_name.items():
                         scores.setdefault(name, []).append(values)
         if first is None:
             raise ValueError("no images for the npz")

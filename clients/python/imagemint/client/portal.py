@@ -20,38 +20,38 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 class Errands:
-    """Calls that coroutines ask a waiting thread to make, one after the other.
+    """Calls that a waiting thread makes for coroutines, one after the other.
 
     What takes time, such as to read the sources of a user, would hold up all calls on the loop. It
     also belongs to the thread of the user, who may use the same client in it.
     """
 
     def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
-    async def ask(self, function: Callable[[], ResultT]) -> ResultT:
+    async def call(self, function: Callable[[], ResultT]) -> ResultT:
         """Returns what `function` returns in the thread that waits next, or raises its error."""
-        answer: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
+        future: concurrent.futures.Future[ResultT] = concurrent.futures.Future()
 
-        def call() -> None:
-            if not answer.set_running_or_notify_cancel():
+        def execute() -> None:
+            if not future.set_running_or_notify_cancel():
                 return
             try:
-                answer.set_result(function())
+                future.set_result(function())
             except Exception as error:  # noqa: BLE001 - the coroutine raises it
-                answer.set_exception(error)
+                future.set_exception(error)
 
-        self._asked.put(call)
-        return await asyncio.wrap_future(answer)
+        self._calls.put(execute)
+        return await asyncio.wrap_future(future)
 
     def run(self) -> None:
         """Makes the calls in this thread, until `end`."""
-        while (call := self._asked.get()) is not None:
+        while (call := self._calls.get()) is not None:
             call()
 
     def end(self) -> None:
-        """Ends `run` once it has made the calls that were asked for before."""
-        self._asked.put(None)
+        """Ends `run` once it has made the calls that were requested before."""
+        self._calls.put(None)
 
 
 class Portal:

@@ -84,12 +84,12 @@ class Filter:
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the scores that the conditions require."""
-        wanted = {
+        conditions = {
             "class_confidence": self.min_class_confidence is not None,
             "realness": self.rejection_sampling,
             "training_distance": self.min_training_distance is not None,
         }
-        return tuple(name for name, is_set in wanted.items() if is_set)
+        return tuple(name for name, is_set in conditions.items() if is_set)
 
     def to_message(self) -> image_pb2.ImageFilter:
         """Returns the message of a request.

@@ -1,4 +1,4 @@
-"""Streams of answers that resume after failures."""
+"""Streams of responses that resume after failures."""
 
 import asyncio
 import random
@@ -26,14 +26,14 @@ class Call(Protocol):
     """One streaming call, through grpc.aio or the relay."""
 
     async def read(self) -> object:
-        """Returns the next answer, or any object that is not a message at the end."""
+        """Returns the next response, or any object that is not a message at the end."""
 
     def cancel(self) -> bool:
         """Cancels the call."""
 
 
 class Origin(Protocol):
-    """What made the images of an answer."""
+    """What made the images of a response."""
 
     @property
     def model(self) -> str:
@@ -73,23 +73,23 @@ class Backoff:
 
 BACKOFF = Backoff()
 
-AnswerT = TypeVar("AnswerT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
 
 
-class ResumedStream(ABC, Generic[AnswerT]):
-    """A stream of answers, with as many calls as necessary.
+class ResumedStream(ABC, Generic[ResponseT]):
+    """A stream of responses, with as many calls as necessary.
 
-    After the first answer, UNAVAILABLE, RESOURCE_EXHAUSTED or a server's CANCELLED (which ends
-    calls that reach a draining server) lead to new calls for what is missing, until an answer
-    arrives or `timeout_s` has passed. Before the first answer, only the service config retries, so
-    that a wrong address fails at once; after a lost connection, there is one new call. Each answer
-    is read when the consumer requests it, so a slow consumer slows the server down through flow
-    control.
+    After the first response, UNAVAILABLE, RESOURCE_EXHAUSTED or a server's CANCELLED (which ends
+    calls that reach a draining server) lead to new calls for what is missing, until a response
+    arrives or `timeout_s` has passed. Before the first response, only the service config retries,
+    so that a wrong address fails at once; after a lost connection, there is one new call. Each
+    response is read when the consumer requests it, so a slow consumer slows the server down through
+    flow control.
 
     Args:
         lifetime: lifetime of the client.
-        timeout_s: longest time for one answer in seconds, with all new calls and delays; None for
-            no limit. The time that the consumer spends between answers does not count. The stream
+        timeout_s: longest time for one response in seconds, with all new calls and delays; None for
+            no limit. The time that the consumer spends between responses does not count. The stream
             as a whole has no deadline.
         backoff: delays between calls.
     """
@@ -102,36 +102,36 @@ class ResumedStream(ABC, Generic[AnswerT]):
 
     @abstractmethod
     def has_begun(self) -> bool:
-        """Returns whether an answer has arrived."""
+        """Returns whether a response has arrived."""
 
     @abstractmethod
     def is_complete(self) -> bool:
-        """Returns whether every answer has arrived, so that a later error does not matter."""
+        """Returns whether every response has arrived, so that a later error does not matter."""
 
     @abstractmethod
     async def open_call(self) -> Call:
         """Starts a call for what is missing."""
 
     @abstractmethod
-    def accept(self, answer: object) -> AnswerT | None:
-        """Counts an answer and returns it; at the end, checks that all have arrived.
+    def accept(self, message: object) -> ResponseT | None:
+        """Counts a response and returns it; at the end, checks that all have arrived.
 
         Raises:
-            ServerError: it is not the next answer, or the stream ended too early.
+            ServerError: it is not the next response, or the stream ended too early.
         """
 
-    async def read_answers(self) -> AsyncGenerator[AnswerT, None]:
-        """Yields the answers in order.
+    async def read_responses(self) -> AsyncGenerator[ResponseT, None]:
+        """Yields the responses in order.
 
         Raises:
-            DeadlineExceeded: an answer did not arrive in time.
+            DeadlineExceeded: a response did not arrive in time.
             Unavailable, QueueFull: the server did not recover in time, or asked for a longer delay.
-            ServerError: an answer is missing, or the bundle changed during the stream.
+            ServerError: a response is missing, or the bundle changed during the stream.
             ImagemintError: the call failed, and a retry cannot help.
         """
         try:
-            while (answer := await self.read()) is not None:
-                yield answer
+            while (response := await self.read()) is not None:
+                yield response
         finally:
             self.cancel()
 
@@ -141,15 +141,15 @@ class ResumedStream(ABC, Generic[AnswerT]):
             self._call.cancel()
         self._call = None
 
-    async def read(self) -> AnswerT | None:
-        """Returns the next answer, with as many calls as the deadline allows; None at the end."""
+    async def read(self) -> ResponseT | None:
+        """Returns the next response, with as many calls as the deadline allows; None at the end."""
         loop = asyncio.get_running_loop()
         deadline = None if self._timeout_s is None else loop.time() + self._timeout_s
         failures = 0
         failure: ImagemintError | None = None
         while True:
             try:
-                answer = await self._try_read(deadline, failure)
+                message = await self._try_read(deadline, failure)
             except ClientClosed:
                 raise
             except (Unavailable, QueueFull, Cancelled) as error:
@@ -159,7 +159,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
                 failure = error
                 failures += 1
             else:
-                return self.accept(answer)
+                return self.accept(message)
             wait_s = self._backoff.compute_delay_s(failures, failure.retry_delay_s)
             if deadline is not None:
                 left_s = deadline - loop.time()
@@ -188,7 +188,7 @@ class ResumedStream(ABC, Generic[AnswerT]):
 
 
 def may_repeat(failure: ImagemintError, failures: int = 1) -> bool:
-    """Returns whether a call without an answer may be made again, although gRPC does not do so.
+    """Returns whether a call without a response may be made again, although gRPC does not do so.
 
     gRPC repeats no call whose response has begun, even if its server dies before the first message.
     One more call is enough: a request that ends its server must not end all of them.

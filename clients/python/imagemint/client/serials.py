@@ -126,9 +126,9 @@ def parse_serials(serial: SerialLike | Sequence[SerialLike]) -> list[Serial]:
         raise make_invalid_request("serial", why)
     kinds = sorted({each.maker for each in serials})
     if len(kinds) > 1:
-        named = ", ".join(kinds)
+        makers = ", ".join(kinds)
         raise make_invalid_request(
-            "serial", f"one call takes one model, version and variant, not {named}"
+            "serial", f"one call takes one model, version and variant, not {makers}"
         )
     return serials
 

@@ -76,8 +76,8 @@ def gather_settings(command: type[CommandT], prog: str, arguments: Sequence[str]
         )()
         variables = _Variables(sources)()
     except SettingsError as error:
-        said = str(error).removeprefix("error parsing CLI: ")
-        faults = _find_unknown_flags(said, command, prog) or [_describe_pairs(said)]
+        message = str(error).removeprefix("error parsing CLI: ")
+        faults = _find_unknown_flags(message, command, prog) or [_describe_pairs(message)]
         raise UsageError(faults) from None
     path = flags.pop("config", None) or variables.get("config")
     variables.pop("config", None)
@@ -241,10 +241,10 @@ def _read_file(sources: type[BaseSettings], path: Path) -> dict[str, Any]:
         raise UsageError([f"{path}: {error}"]) from None
 
 
-def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[str]:
+def _find_unknown_flags(message: str, command: type[BaseModel], prog: str) -> list[str]:
     """Returns a line for each unknown flag; empty if argparse reports another error."""
-    _, complaint, rest = said.partition("unrecognized arguments: ")
-    if not complaint:
+    _, separator, rest = message.partition("unrecognized arguments: ")
+    if not separator:
         return []
     fields = {
         _to_flag(_get_setting_name(name, field)): field
@@ -261,10 +261,10 @@ def _find_unknown_flags(said: str, command: type[BaseModel], prog: str) -> list[
     ]
 
 
-def _describe_pairs(said: str) -> str:
+def _describe_pairs(message: str) -> str:
     """Returns the fault of a flag whose pairs cannot be read, or the text of another fault."""
-    found = re.match(r"Parsing error encountered for (\w+): ", said)
-    return said if found is None else f"{_to_flag(found[1])}: {_PAIRS}"
+    found = re.match(r"Parsing error encountered for (\w+): ", message)
+    return message if found is None else f"{_to_flag(found[1])}: {_PAIRS}"
 
 
 def _describe_faults(
@@ -287,8 +287,10 @@ def _describe_faults(
         name = str(fault["loc"][0])
         origin = next((each for each in origins if name in each.values), None)
         if origin is None:
-            wanted = f"{_to_flag(name)} is required (or {_to_variable(name)}, or {name} in a file)"
-            lines.append(wanted if fault["type"] == "missing" else f"{_to_flag(name)}: {message}")
+            required = (
+                f"{_to_flag(name)} is required (or {_to_variable(name)}, or {name} in a file)"
+            )
+            lines.append(required if fault["type"] == "missing" else f"{_to_flag(name)}: {message}")
         elif name in secret:
             lines.append(f"{origin.spell(name)}: {message}")
         else:

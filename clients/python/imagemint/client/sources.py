@@ -96,8 +96,8 @@ class RemoteModel:
         Raises:
             InvalidRequest: the model does not understand a caption.
         """
-        named = "" if self._variant in _REFERENCES else f"+{self._variant}"
-        prefix = f"{self._model}@{self._version}{named}/{seed}"
+        variant_suffix = "" if self._variant in _REFERENCES else f"+{self._variant}"
+        prefix = f"{self._model}@{self._version}{variant_suffix}/{seed}"
         serials = [
             f"{prefix}/{index}?caption={_percent_encode(text)}"
             for index, text in enumerate(texts, first)

@@ -34,10 +34,10 @@ async def resume_stream(
         backoff: delays between calls.
 
     Raises:
-        ImagemintError: as `ResumedStream.read_answers`.
+        ImagemintError: as `ResumedStream.read_responses`.
     """
     stream = _Stream(open_call, request, lifetime, timeout_s, backoff)
-    async with aclosing(stream.read_answers()) as chunks:
+    async with aclosing(stream.read_responses()) as chunks:
         async for chunk in chunks:
             yield chunk
 
@@ -56,7 +56,7 @@ class _Stream(ResumedStream[Response]):
         super().__init__(lifetime, timeout_s, backoff)
         self._open = open_call
         self._request = request
-        self._wanted = request.images
+        self._images = request.images
         self._first: image_pb2.ImageBatch | None = None
         self._done = 0
 
@@ -66,7 +66,7 @@ class _Stream(ResumedStream[Response]):
 
     def is_complete(self) -> bool:
         """Returns whether every image has arrived."""
-        return self._done >= self._wanted.count
+        return self._done >= self._images.count
 
     async def open_call(self) -> Call:
         """Starts a call for the missing images, with version and seed of the first chunk."""
@@ -74,26 +74,26 @@ class _Stream(ResumedStream[Response]):
             return await self._open(self._request)
         rest = Request()
         rest.CopyFrom(self._request)
-        rest.images.CopyFrom(make_remaining(self._wanted, self._done))
+        rest.images.CopyFrom(make_remaining(self._images, self._done))
         rest.images.version = self._first.version
         if self._first.HasField("seed"):
             rest.images.seed = self._first.seed
         return await self._open(rest)
 
-    def accept(self, answer: object) -> Response | None:
+    def accept(self, message: object) -> Response | None:
         """Returns a chunk that has the next indices; None at the end of all."""
-        if not isinstance(answer, Response):
+        if not isinstance(message, Response):
             if not self.is_complete():
                 raise ServerError(
-                    f"the stream ended after {self._done} of {self._wanted.count} images",
+                    f"the stream ended after {self._done} of {self._images.count} images",
                     reason="STREAM_TRUNCATED",
                 )
             return None
-        batch, next_index = answer.batch, self._wanted.first_index + self._done
+        batch, next_index = message.batch, self._images.first_index + self._done
         if not batch.images or batch.images[0].index != next_index:
-            got = batch.images[0].index if batch.images else "none"
-            raise ServerError(f"expected index {next_index}, got {got}", reason="STREAM_GAP")
+            received = batch.images[0].index if batch.images else "none"
+            raise ServerError(f"expected index {next_index}, got {received}", reason="STREAM_GAP")
         self._first = self._first or batch
         check_origin(batch, self._first)
         self._done += len(batch.images)
-        return answer
+        return message

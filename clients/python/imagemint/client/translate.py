@@ -224,8 +224,8 @@ class Translate(Connection):
         suffix = _SUFFIX_OF[self.format or "png"]
         targets = [out / f"{path.stem}{suffix}" for path in paths]
         if equal := [each for each, times in Counter(targets).items() if times > 1]:
-            named = ", ".join(str(each) for each in paths if each.stem == equal[0].stem)
-            why = f"several have the same name: {named}; translate them separately"
+            same_names = ", ".join(str(each) for each in paths if each.stem == equal[0].stem)
+            why = f"several have the same name: {same_names}; translate them separately"
             raise make_invalid_request("source", why)
         return targets
 
@@ -250,9 +250,9 @@ class Translate(Connection):
         if self.overwrite or len(missing) == len(targets):
             return list(range(len(targets)))
         if not self.skip_existing:
-            taken = next(each for each in targets if each.exists())
+            existing = next(each for each in targets if each.exists())
             raise FileExistsError(
-                f"{taken} exists; --overwrite replaces it, --skip-existing keeps it"
+                f"{existing} exists; --overwrite replaces it, --skip-existing keeps it"
             )
         return missing
 

@@ -31,8 +31,8 @@ mask, bool [height, width]."""
 Fit: TypeAlias = Literal["refuse", "crop", "pad", "stretch"]
 """What happens to a source of a size that the model does not take; see docs/translation.md."""
 
-Answer: TypeAlias = messages.TranslateResponse | messages.StreamTranslateResponse
-"""An answer, of a call or of a stream."""
+Response: TypeAlias = messages.TranslateResponse | messages.StreamTranslateResponse
+"""A response, of a call or of a stream."""
 
 _FITS: dict[str, messages.SourceFit.ValueType] = {
     "refuse": messages.SOURCE_FIT_REFUSE,
@@ -220,45 +220,47 @@ def parse_fit(fit: Fit) -> messages.SourceFit.ValueType:
     return parse_choice("fit", fit, _FITS)
 
 
-def parse_translated(answer: Answer) -> list[Translated]:
-    """Returns the pixels of a RAW answer.
+def parse_translated(response: Response) -> list[Translated]:
+    """Returns the pixels of a RAW response.
 
     Raises:
         ServerError: the number of bytes does not match the shape, or see `read_origin`.
     """
     found = []
-    for each in answer.batch.translations:
+    for each in response.batch.translations:
         shape = (each.shape.height, each.shape.width, each.shape.channels)
-        if answer.batch.format != image_pb2.IMAGE_FORMAT_RAW or len(each.picture) != np.prod(shape):
+        if response.batch.format != image_pb2.IMAGE_FORMAT_RAW or len(each.picture) != np.prod(
+            shape
+        ):
             raise ServerError(
                 f"the server sent {len(each.picture)} bytes for a raw image of shape {shape}",
                 reason="MALFORMED_ANSWER",
             )
         pixels = np.frombuffer(each.picture, np.uint8).reshape(shape)
         found.append(
-            Translated(**read_origin(answer.batch, [each.image], answer.timing), image=pixels)
+            Translated(**read_origin(response.batch, [each.image], response.timing), image=pixels)
         )
     return found
 
 
-def parse_translated_files(answer: Answer) -> list[EncodedPicture]:
-    """Returns the pictures of an encoded answer.
+def parse_translated_files(response: Response) -> list[EncodedPicture]:
+    """Returns the pictures of an encoded response.
 
     Raises:
         ServerError: they are not encoded, or see `read_origin`.
     """
-    picture_format = FORMATS.get(answer.batch.format)
+    picture_format = FORMATS.get(response.batch.format)
     if picture_format is None:
         raise ServerError("the server sent no encoded pictures", reason="MALFORMED_ANSWER")
     return [
         EncodedPicture(
-            **read_origin(answer.batch, [each.image], answer.timing),
+            **read_origin(response.batch, [each.image], response.timing),
             data=each.picture,
             format=picture_format,
             height=each.shape.height,
             width=each.shape.width,
         )
-        for each in answer.batch.translations
+        for each in response.batch.translations
     ]
 
 

@@ -111,9 +111,9 @@ class TranslationStream(ResumedStream[Response]):
             f"{violation.field}: {error.message}", code=error.code, violations=[violation]
         )
 
-    def accept(self, answer: object) -> Response | None:
+    def accept(self, message: object) -> Response | None:
         """Returns the answer to the oldest group; None at the end of all."""
-        if not isinstance(answer, Response):
+        if not isinstance(message, Response):
             if self._error is not None:
                 raise self._error
             if not self.is_complete():
@@ -121,7 +121,7 @@ class TranslationStream(ResumedStream[Response]):
                     f"the stream ended after {self._done} sources", reason="STREAM_TRUNCATED"
                 )
             return None
-        batch, expected = answer.batch, len(self._unanswered[0]) if self._unanswered else 0
+        batch, expected = message.batch, len(self._unanswered[0]) if self._unanswered else 0
         if len(batch.translations) != expected:
             raise ServerError(
                 f"expected {expected} translations, got {len(batch.translations)}",
@@ -133,7 +133,7 @@ class TranslationStream(ResumedStream[Response]):
         self._answered += 1
         self._done += expected
         self._room.set()
-        return answer
+        return message
 
     async def _send(self, call: DuplexCall) -> None:
         # If the call has ended, the reader gets its status.

@@ -383,16 +383,16 @@ class Dataset(FilteredConnection):
         return local.describe_bundle(spec, variant)
 
     def _tell_idle_workers(self, plan: Plan) -> None:
-        """Says if there are fewer shards than workers that the user asked for."""
-        asked = self.workers or 1
-        if asked <= plan.num_shards or self.quiet:
+        """Says if there are fewer shards than requested workers."""
+        num_workers = self.workers or 1
+        if num_workers <= plan.num_shards or self.quiet:
             return
-        size = -(-plan.count // asked)
+        size = -(-plan.count // num_workers)
         keep = "keeps" if plan.num_shards == 1 else "keep"
         more = "" if size == plan.shard_size else f"; --shard-size {size} gives more work"
         self._note(
             f"{_spell_count(plan.num_shards, 'shard')} of {plan.shard_size:,} images {keep} "
-            f"{plan.num_shards:,} of {asked:,} workers busy{more}"
+            f"{plan.num_shards:,} of {num_workers:,} workers busy{more}"
         )
 
     def _count_workers(self, plan: Plan) -> int:
@@ -431,16 +431,16 @@ def _draw_seed() -> int:
     return int.from_bytes(os.urandom(8)) >> (64 - _DRAWN_SEED_BITS)
 
 
-def _spell_count(count: int, what: str, ending: str = "s") -> str:
-    return f"{count:,} {what}{'' if count == 1 else ending}"
+def _spell_count(count: int, noun: str, ending: str = "s") -> str:
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
 
 
 def _spell_complete(folder: Folder, plan: Plan) -> str:
-    said = f"{folder.place} is complete: {_describe(plan)}"
+    text = f"{folder.place} is complete: {_describe(plan)}"
     if isinstance(folder, LocalFolder):
-        return said
+        return text
     place = shlex.quote(folder.place)
-    return f"{said}. Its files are there; imagemint dataset --verify {place} reads them"
+    return f"{text}. Its files are there; imagemint dataset --verify {place} reads them"
 
 
 def _describe(plan: Plan) -> str:

@@ -101,9 +101,9 @@ class EngineSource:
             ValueError: the model has no such class.
         """
         num_classes = len(self._plan.class_labels)
-        strange = sorted({each for each in class_ids or () if not 0 <= each < num_classes})
-        if strange:
-            raise ValueError(f"{self._plan.model} has {num_classes} classes, not {strange}")
+        invalid = sorted({each for each in class_ids or () if not 0 <= each < num_classes})
+        if invalid:
+            raise ValueError(f"{self._plan.model} has {num_classes} classes, not {invalid}")
         engine = self._open()
         with engine.turn:
             source = (

@@ -367,8 +367,8 @@ def explain_os_error(error: OSError, place: str) -> str:
         return f"{place}: the disk is full. Make room. {CONTINUE}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{place} cannot be written: {error.strerror}"
-    named = f" ({error.filename})" if error.filename else ""
-    return f"{place}: {error.strerror or error}{named}. {CONTINUE}"
+    file_name = f" ({error.filename})" if error.filename else ""
+    return f"{place}: {error.strerror or error}{file_name}. {CONTINUE}"
 
 
 def _flush_folder(path: Path) -> None:

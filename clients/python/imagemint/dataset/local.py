@@ -174,8 +174,8 @@ class LocalSource:
             first: the first index.
             conditions: the conditions of the indices.
         """
-        wanted = _to_engine(self._plan.image_filter or Filter())
-        selection = Selection(wanted, critic.spec, self._plan.seed, first, len(image))
+        image_filter = _to_engine(self._plan.image_filter or Filter())
+        selection = Selection(image_filter, critic.spec, self._plan.seed, first, len(image))
         found = critic.score(image, conditions.classes)
         selection.settle(found)
         kept = found.by_name()

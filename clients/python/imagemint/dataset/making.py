@@ -51,9 +51,9 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
         names = folder.list_names()
         if foreign_files := [each for each in names if each != WORK and not is_of_system(each)]:
             more = ", …" if len(foreign_files) > _NAMED_FILES else ""
-            named = ", ".join(foreign_files[:_NAMED_FILES]) + more
+            listed = ", ".join(foreign_files[:_NAMED_FILES]) + more
             raise OtherPlan(
-                f"{folder.place} is not empty and holds no data set ({named}); name another folder"
+                f"{folder.place} is not empty and holds no data set ({listed}); name another folder"
             )
         folder.check_root()
         return True
@@ -136,14 +136,14 @@ def _has_all(
 ) -> bool:
     has_all = True
     for each in entry:
-        wanted, found = (
+        expected, found = (
             (each.sha256, folder.compute_digest(each.name))
             if sizes is None
             else (each.size, sizes.get(each.name))
         )
-        if not repair and found not in (None, wanted):
+        if not repair and found not in (None, expected):
             raise make_foreign_file_error(folder, each.name)
-        has_all = has_all and found == wanted
+        has_all = has_all and found == expected
     return has_all
 
 

@@ -51,6 +51,6 @@ def encode_batch(plan: Plan, batch: ImageBatch) -> Iterator[Picture]:
 
 def _list_scores(scores: Scores) -> list[dict[str, float]]:
     """Returns the scores of each image by name."""
-    named = scores.by_name() | {REJECTED: scores.rejected}
-    rows = zip(*(values.tolist() for values in named.values()), strict=True)
-    return [dict(zip(named, row, strict=True)) for row in rows]
+    scores_by_name = scores.by_name() | {REJECTED: scores.rejected}
+    rows = zip(*(values.tolist() for values in scores_by_name.values()), strict=True)
+    return [dict(zip(scores_by_name, row, strict=True)) for row in rows]

@@ -228,7 +228,7 @@ def describe_software(format_name: FormatName) -> dict[str, str]:
     return found
 
 
-def list_other_software(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
+def list_other_software(planned: dict[str, str], found: dict[str, str]) -> list[str]:
     """Returns the libraries that have another release than in a plan.
 
     A library that only one of them names does not count: older plans, and those of images from a
@@ -236,10 +236,10 @@ def list_other_software(wanted: dict[str, str], found: dict[str, str]) -> list[s
     for a serial number; a plan names it for the record.
 
     Args:
-        wanted: the releases of the plan.
+        planned: the releases of the plan.
         found: the releases here.
     """
-    others = (name for name, release in wanted.items() if found.get(name, release) != release)
+    others = (name for name, release in planned.items() if found.get(name, release) != release)
     return [name for name in others if name != DISTRIBUTION]
 
 

@@ -33,7 +33,7 @@ class Progress:
         )
         self._prints_lines = show and not on_terminal
         self._clock = clock
-        self._began = self._said = clock()
+        self._began = self._printed_at = clock()
         self._count = count
         self._skipped = 0
         self.images = 0
@@ -73,9 +73,9 @@ class Progress:
 
     def _print_line(self) -> None:
         now = self._clock()
-        if not self._prints_lines or now < self._said + _LINE_EVERY_S:
+        if not self._prints_lines or now < self._printed_at + _LINE_EVERY_S:
             return
-        self._said = now
+        self._printed_at = now
         done, speed = self._skipped + self.images, self.images / (now - self._began)
         left = f"about {(self._count - done) / speed:,.0f} s left" if speed else "time left unknown"
         sys.stderr.write(

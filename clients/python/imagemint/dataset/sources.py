@@ -93,11 +93,11 @@ class Offer:
             place: the source for messages, such as its address.
         """
         for name in ("model", "version", "bundle_sha256", "variant", "execution_provider"):
-            wanted, found = getattr(plan, name), getattr(self, name)
-            if wanted != found:
+            planned, found = getattr(plan, name), getattr(self, name)
+            if planned != found:
                 raise SourceChanged(
                     f"{place} has {name} {found} of {self.model}@{self.version}, but the plan of "
-                    f"the data set has {wanted}: its pixels would be different"
+                    f"the data set has {planned}: its pixels would be different"
                 )
 
 
@@ -368,12 +368,12 @@ def _describe_version(model: str, version: ModelVersion, manifest: Manifest) -> 
 def _check_batch(batch: ImageBatch, plan: Plan, address: str) -> None:
     """Raises SourceChanged if a server changed between its description and its images."""
     found = (batch.version, batch.bundle_sha256, batch.variant)
-    wanted = (plan.version, plan.bundle_sha256, plan.variant)
-    if found != wanted:
+    planned = (plan.version, plan.bundle_sha256, plan.variant)
+    if found != planned:
         raise SourceChanged(
             f"{address} changed: it sent images of version {found[0]}, variant {found[2]}, bundle "
-            f"{found[1][:12]}; the plan has version {wanted[0]}, variant {wanted[2]}, bundle "
-            f"{wanted[1][:12]}"
+            f"{found[1][:12]}; the plan has version {planned[0]}, variant {planned[2]}, bundle "
+            f"{planned[1][:12]}"
         )
 
 

@@ -38,7 +38,7 @@ class Sums:
     def __init__(self, plan: Plan, sums: list[Sum]) -> None:
         shard_format = load_format(plan.format)
         joined = shard_format.name_joined(plan)
-        self._each = shard_format.name_file(plan, plan.get_shard(0)) is None
+        self._lists_images = shard_format.name_file(plan, plan.get_shard(0)) is None
         self._plan = plan
         names = [PLAN_FILE, CARD_FILE]
         end = len(sums) - (joined is not None)
@@ -47,10 +47,12 @@ class Sums:
             raise ValueError(f"it does not begin with {' and '.join(names)}")
         if [each.name for each in self.joined] != ([] if joined is None else [joined]):
             raise ValueError(f"it does not end with {joined}")
-        wanted = plan.count if self._each else plan.num_shards
-        if len(self._shards) != wanted:
-            what = "images" if self._each else "shards"
-            raise ValueError(f"it lists {len(self._shards):,} {what}, and the plan has {wanted:,}")
+        num_files = plan.count if self._lists_images else plan.num_shards
+        if len(self._shards) != num_files:
+            noun = "images" if self._lists_images else "shards"
+            raise ValueError(
+                f"it lists {len(self._shards):,} {noun}, and the plan has {num_files:,}"
+            )
         for shard in plan.list_shards():
             for at, (name, _) in enumerate(self.list_shard(shard)):
                 stem = name.rpartition("/")[2].partition(".")[0]
@@ -81,8 +83,8 @@ class Sums:
 
     def list_shard(self, shard: Shard) -> list[Sum]:
         """Returns the files of a shard."""
-        first = shard.number * (self._plan.shard_size if self._each else 1)
-        return self._shards[first : first + (shard.count if self._each else 1)]
+        first = shard.number * (self._plan.shard_size if self._lists_images else 1)
+        return self._shards[first : first + (shard.count if self._lists_images else 1)]
 
     def check(self, folder: Folder) -> None:
         """Checks the digest of each file.
@@ -94,8 +96,8 @@ class Sums:
         wrong = [(each.name, digest) for each, digest in found if digest != each.sha256]
         if wrong:
             name, digest = wrong[0]
-            what = "is missing" if digest is None else "has changed"
-            raise _make_error(folder, name, what, len(wrong) - 1)
+            problem = "is missing" if digest is None else "has changed"
+            raise _make_error(folder, name, problem, len(wrong) - 1)
 
     def check_presence(self, folder: Folder, names: Collection[str]) -> None:
         """Checks that each file is there, without reading it.
@@ -119,17 +121,19 @@ class Sums:
         """
         others = sorted(folder.list_files().keys() - {SUMS_FILE, *(each.name for each in self)})
         if others:
-            named = ", ".join(others[:_NAMED_FILES]) + (", …" if len(others) > _NAMED_FILES else "")
+            listed = ", ".join(others[:_NAMED_FILES]) + (
+                ", …" if len(others) > _NAMED_FILES else ""
+            )
             raise DatasetError(
                 f"{folder.place} has files that are not of the data set, and that readers may take "
-                f"for images ({named}). Move them away"
+                f"for images ({listed}). Move them away"
             )
 
 
-def _make_error(folder: Folder, name: str, what: str, others: int) -> DatasetError:
+def _make_error(folder: Folder, name: str, problem: str, others: int) -> DatasetError:
     more = f"; {others:,} more are missing or changed" if others else ""
     return DatasetError(
-        f"{folder.place}/{name} {what} since the data set was completed{more}. Run the command "
+        f"{folder.place}/{name} {problem} since the data set was completed{more}. Run the command "
         "that made it again with --repair, which makes the shards of such files again and keeps "
         "all others"
     )

@@ -22,7 +22,7 @@ async def test_request_follows_the_mix(target, mint):
     """The request has every key of the kind, the seed, and other indices for every turn."""
     text = "count=2 class=balanced format=png truncation=0.5 priority=high"
     async with target.connect() as connection:
-        send = connection.prepare_unary(parse_mix(text).asks[0], 7)
+        send = connection.prepare_unary(parse_mix(text).kinds[0], 7)
         replies = [await send(turn) for turn in (0, 3)]
     assert [reply.images for reply in replies] == [2, 2]
     first, second = mint.requests
@@ -39,14 +39,14 @@ async def test_request_follows_the_mix(target, mint):
 async def test_class_may_be_index_or_label(target, mint, text, condition):
     """The class is parsed as by `imagemint generate`."""
     async with target.connect() as connection:
-        await connection.prepare_unary(parse_mix(f"class={text}").asks[0], 0)(0)
+        await connection.prepare_unary(parse_mix(f"class={text}").kinds[0], 0)(0)
     assert mint.requests[0].images.WhichOneof("condition") == condition
 
 
 async def test_stream_is_read_by_chunks(target, mint):
     """Chunks have the requested size, and leaving early ends the call."""
     async with target.connect() as connection:
-        chunks = connection.prepare_streaming(parse_mix("count=10 stream chunk=4").asks[0], 1)
+        chunks = connection.prepare_streaming(parse_mix("count=10 stream chunk=4").kinds[0], 1)
         assert [reply.images async for reply in chunks(0)] == [4, 4, 2]
         async with aclosing(chunks(1)) as left:
             await anext(left)
@@ -60,8 +60,8 @@ async def test_refusal_is_not_retried(target, mint, fault, code):
     mint.faults.extend([fault(code, "no")] * 2)
     async with target.connect() as connection:
         with pytest.raises(CallFailed, match=f"{code.name}: no") as unary:
-            await connection.prepare_unary(parse_mix("count=1").asks[0], 0)(0)
-        chunks = connection.prepare_streaming(parse_mix("count=8 stream").asks[0], 0)(0)
+            await connection.prepare_unary(parse_mix("count=1").kinds[0], 0)(0)
+        chunks = connection.prepare_streaming(parse_mix("count=8 stream").kinds[0], 0)(0)
         with pytest.raises(CallFailed, match=f"{code.name}: no") as stream:
             await anext(chunks)
     shed = code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -73,7 +73,7 @@ async def test_broken_stream_is_a_failure(target, mint, fault):
     """A stream may fail after some chunks."""
     mint.breaks.append((1, fault(grpc.StatusCode.INTERNAL)))
     async with target.connect() as connection:
-        chunks = connection.prepare_streaming(parse_mix("count=8 stream chunk=4").asks[0], 0)(0)
+        chunks = connection.prepare_streaming(parse_mix("count=8 stream chunk=4").kinds[0], 0)(0)
         assert (await anext(chunks)).images == 4
         with pytest.raises(CallFailed, match="INTERNAL"):
             await anext(chunks)
@@ -84,9 +84,9 @@ async def test_overdue_responses_are_failures(address, mint):
     mint.silent = True
     async with ImagemintTarget((address,), "tiny", timeout_s=0.05).connect() as connection:
         with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
-            await connection.prepare_unary(parse_mix("count=1").asks[0], 0)(0)
+            await connection.prepare_unary(parse_mix("count=1").kinds[0], 0)(0)
         with pytest.raises(CallFailed, match="DEADLINE_EXCEEDED"):
-            await anext(connection.prepare_streaming(parse_mix("count=8 stream").asks[0], 0)(0))
+            await anext(connection.prepare_streaming(parse_mix("count=8 stream").kinds[0], 0)(0))
 
 
 async def test_images_in_a_response_are_counted(target, mint, monkeypatch):
@@ -101,13 +101,13 @@ async def test_images_in_a_response_are_counted(target, mint, monkeypatch):
     monkeypatch.setattr(mint, "_batch", short)
     async with target.connect() as connection:
         with pytest.raises(CallFailed, match="SHORT_ANSWER: 1 pictures of 2 images"):
-            await connection.prepare_unary(parse_mix("count=2").asks[0], 0)(0)
+            await connection.prepare_unary(parse_mix("count=2").kinds[0], 0)(0)
 
 
 async def test_fingerprint_covers_pixels_and_serials(target):
     """Equal requests have equal fingerprints. Another picture or serial changes it."""
     async with target.connect() as connection:
-        send = connection.prepare_unary(parse_mix("count=2 class=1").asks[0], 5)
+        send = connection.prepare_unary(parse_mix("count=2 class=1").kinds[0], 5)
         one, again, other = [(await send(turn)).content for turn in (0, 0, 1)]
         assert connection.compute_fingerprint(one) == connection.compute_fingerprint(again)
         assert connection.compute_fingerprint(one) != connection.compute_fingerprint(other)

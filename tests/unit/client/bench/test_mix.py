@@ -7,7 +7,7 @@ from imagemint.bench.mix import MixError, parse_mix
 
 def test_mix_is_parsed():
     """Commas separate kinds and spaces separate keys. A colon precedes the weight."""
-    small, large = parse_mix("count=1:80, count=64 class=7 format=png stream chunk=8:20").asks
+    small, large = parse_mix("count=1:80, count=64 class=7 format=png stream chunk=8:20").kinds
     assert (small.count, small.weight, small.format, small.stream) == (1, 80, "raw", False)
     assert (large.count, large.class_, large.format, large.weight) == (64, "7", "png", 20)
     assert (large.stream, large.chunk) == (True, 8)
@@ -24,16 +24,16 @@ def test_mix_is_read_from_a_file(tmp_path):
     file.write_text(
         "[[request]]\ncount = 4\nweight = 3\nclass = 7\n[[request]]\ntruncation = 0.5\n"
     )
-    first, second = parse_mix(str(file)).asks
+    first, second = parse_mix(str(file)).kinds
     assert (first.count, first.weight, first.class_) == (4, 3.0, "7")
     assert (second.count, second.truncation) == (1, 0.5)
 
 
 def test_caption_is_written_with_underscores():
     """Spaces separate keys of --mix, so captions use underscores."""
-    (ask,) = parse_mix("count=2 caption=a_person_with_red_hair").asks
-    assert ask.caption == "a_person_with_red_hair"
-    spelled = str(ask.model_copy(update={"caption": "red hair"}))
+    (request_kind,) = parse_mix("count=2 caption=a_person_with_red_hair").kinds
+    assert request_kind.caption == "a_person_with_red_hair"
+    spelled = str(request_kind.model_copy(update={"caption": "red hair"}))
     assert spelled == "count=2 caption=red_hair"
     with pytest.raises(MixError, match="class and caption exclude each other"):
         parse_mix("class=7 caption=red")
@@ -42,8 +42,8 @@ def test_caption_is_written_with_underscores():
 def test_kind_prints_as_mix():
     """The text of a kind is valid for --mix."""
     text = "count=2 class=balanced format=jpeg quality=80 truncation=0.5 priority=high"
-    assert str(parse_mix(text).asks[0]) == text
-    assert str(parse_mix("stream count=8 chunk=4:3").asks[0]) == "count=8 stream chunk=4"
+    assert str(parse_mix(text).kinds[0]) == text
+    assert str(parse_mix("stream count=8 chunk=4:3").kinds[0]) == "count=8 stream chunk=4"
 
 
 @pytest.mark.parametrize(

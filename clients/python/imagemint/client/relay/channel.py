@@ -121,10 +121,10 @@ class RelayChannel:
             }
             try:
                 async with asyncio.timeout(timeout):
-                    answer = await self._ask(Frame(header, request_serializer(request)))
+                    response = await self._request(Frame(header, request_serializer(request)))
             except TimeoutError:
                 raise _make_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
-            return response_deserializer(answer.body)
+            return response_deserializer(response.body)
 
         return call
 
@@ -174,7 +174,7 @@ class RelayChannel:
 
     async def read(self, number: int) -> Frame:
         """Returns the next answer of a streaming call."""
-        return await self._ask(Frame({"call": number, "do": "read"}))
+        return await self._request(Frame({"call": number, "do": "read"}))
 
     async def write(self, number: int, body: bytes | None) -> None:
         """Sends a request of a streaming call, or ends them; waits as long as the helper does.
@@ -185,13 +185,13 @@ class RelayChannel:
         """
         # Reads of the call wait at the same time, so this answer has a number of its own.
         header = {"call": number, "do": "end" if body is None else "write"}
-        await self._ask(Frame(header | {"answer": next(self._numbers)}, body or b""))
+        await self._request(Frame(header | {"answer": next(self._numbers)}, body or b""))
 
     def cancel(self, number: int) -> None:
         """Cancels a call."""
         self._send(Frame({"call": number, "do": "cancel"}))
 
-    async def _ask(self, frame: Frame) -> Frame:
+    async def _request(self, frame: Frame) -> Frame:
         """Sends `frame` and waits for the answer to its call.
 
         Raises:
@@ -203,19 +203,19 @@ class RelayChannel:
         self._waiting[number] = waiting = asyncio.get_running_loop().create_future()
         try:
             self._send(frame)
-            answer: Frame = await waiting
+            response: Frame = await waiting
         except asyncio.CancelledError:
             self.cancel(frame.header["call"])
             raise
         finally:
             del self._waiting[number]
-        if "code" in answer.header:
+        if "code" in response.header:
             raise _make_error(
-                grpc.StatusCode[answer.header["code"]],
-                answer.header["details"],
-                unpack_metadata(answer.header["trailing"]),
+                grpc.StatusCode[response.header["code"]],
+                response.header["details"],
+                unpack_metadata(response.header["trailing"]),
             )
-        return answer
+        return response
 
     def _send(self, frame: Frame) -> None:
         if not self._writer.is_closing():
@@ -247,8 +247,8 @@ class RelayStream:
 
     async def read(self) -> object:
         """Returns the next message; None at the end."""
-        answer = await self._channel.read(self._number)
-        return None if answer.header["ended"] else self._deserialize(answer.body)
+        response = await self._channel.read(self._number)
+        return None if response.header["ended"] else self._deserialize(response.body)
 
     def cancel(self) -> bool:
         """Cancels the call."""

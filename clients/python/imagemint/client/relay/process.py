@@ -71,12 +71,12 @@ class _Helper:
                 self._calls[number] = self._call_duplex(frame)
             case "write" if number in self._calls:
                 writing = self._calls[number].write(frame.body)
-                tasks.create_task(self._answer(frame.header["answer"], writing))
+                tasks.create_task(self._reply(frame.header["answer"], writing))
             case "end" if number in self._calls:
                 ending = self._calls[number].done_writing()
-                tasks.create_task(self._answer(frame.header["answer"], ending))
+                tasks.create_task(self._reply(frame.header["answer"], ending))
             case "read" if number in self._calls:
-                tasks.create_task(self._answer(number, self._calls[number].read()))
+                tasks.create_task(self._reply(number, self._calls[number].read()))
             case "cancel" if number in self._calls:
                 self._calls.pop(number).cancel()
 
@@ -100,13 +100,13 @@ class _Helper:
     async def _finish(self, number: int) -> None:
         """Answers a call with one answer, and forgets it: it would keep request and answer."""
         try:
-            await self._answer(number, self._calls[number])
+            await self._reply(number, self._calls[number])
         finally:
             self._calls.pop(number, None)
 
-    async def _answer(self, number: int, answer: Any) -> None:  # noqa: ANN401 - as above
+    async def _reply(self, number: int, operation: Any) -> None:  # noqa: ANN401 - as above
         try:
-            body = await answer
+            body = await operation
         except aio.AioRpcError as error:
             self._calls.pop(number, None)
             failure = {

@@ -47,13 +47,13 @@ class MixedImages(Dataset[Any]):
             IndexError: a position is not that of an image.
         """
         places = [self._find(each) for each in positions]
-        wanted: dict[int, list[int]] = defaultdict(list)
+        positions_by_epoch: dict[int, list[int]] = defaultdict(list)
         for epoch, at in places:
             if at >= self.real_count:
-                wanted[epoch].append(at - self.real_count)
+                positions_by_epoch[epoch].append(at - self.real_count)
         synthetic = {
             epoch: iter(self.synthetic.at_epoch(epoch).__getitems__(each))
-            for epoch, each in wanted.items()
+            for epoch, each in positions_by_epoch.items()
         }
         return [
             self.real[at] if at < self.real_count else next(synthetic[epoch])
@@ -182,14 +182,14 @@ def mix(
         return MixedImages(real, synthetic.take(round(ratio * _count(real))), advance=advance)
     found = _read_labels(real) if labels is None else labels
     num_classes = len(synthetic.source.identity.class_labels)
-    strange = sorted({int(each) for each in found if not 0 <= int(each) < num_classes})
-    if strange:
+    invalid = sorted({int(each) for each in found if not 0 <= int(each) < num_classes})
+    if invalid:
         raise ValueError(
-            f"real images have the classes {strange}; {synthetic.source.identity.model} has "
+            f"real images have the classes {invalid}; {synthetic.source.identity.model} has "
             f"{num_classes}"
         )
-    have = Counter(int(each) for each in found)
-    missing = [k for k in range(num_classes) for _ in range((per_class or 0) - have[k])]
+    real_counts = Counter(int(each) for each in found)
+    missing = [k for k in range(num_classes) for _ in range((per_class or 0) - real_counts[k])]
     # Shuffled, so that consecutive indices, which a sampler keeps together, have mixed classes.
     random.Random(seed).shuffle(missing)  # noqa: S311 - an order, no secret
     return MixedImages(real, synthetic.choose(missing), advance=advance)
