@@ -255,7 +255,11 @@ def _find_figure_faults(place: str, variant: pb.Variant) -> Iterator[str]:
     )
     if difference.images < 0 or not all(0 <= level <= _LEVELS for level in levels):
         yield f"{place}.difference holds a number out of range"
-    for each in variant.quality:
-        finite = all(map(math.isfinite, (each.value, each.model, each.noise)))
-        if not each.metric or not finite or min(each.sample_size, each.seeds) < 0:
+    for measurement in variant.quality:
+        finite = all(map(math.isfinite, (measurement.value, measurement.model, measurement.noise)))
+        if (
+            not measurement.metric
+            or not finite
+            or min(measurement.sample_size, measurement.seeds) < 0
+        ):
             yield f"{place}.quality holds a figure without name, or out of range"

@@ -83,8 +83,8 @@ def _find_bundle(repository: Path, model: str, version: int) -> Path:
 
 
 def _draw(backend: OnnxBackend, spec: ModelSpec, serials: list[Serial]) -> Iterator[Minted]:
-    for each in serials:
-        _check(each, spec)
+    for serial in serials:
+        _check(serial, spec)
     for start in range(0, len(serials), _MOST_ROWS):
         part = serials[start : start + _MOST_ROWS]
         images = backend.run(_make_batch(part, spec))

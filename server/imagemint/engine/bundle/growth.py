@@ -122,8 +122,8 @@ def _walk(
 ) -> Iterator[tuple[onnx.NodeProto, list[_Bound], _Bound]]:
     """Yields each node with the bounds of its inputs and outputs."""
     bounds = {each.name: _bound_constant(each) for each in graph.initializer}
-    for each in graph.input:
-        bounds.setdefault(each.name, _refine(_Bound(), known.get(each.name)))
+    for graph_input in graph.input:
+        bounds.setdefault(graph_input.name, _refine(_Bound(), known.get(graph_input.name)))
     for node in graph.node:
         inputs = [bounds.get(name, _Bound(axes=1)) for name in node.input if name]
         bound = _bound_output(node, inputs)

@@ -119,8 +119,8 @@ class Batcher:
         for thread in self._threads:
             thread.start()
         try:
-            for each in opened:
-                each.result()
+            for future in opened:
+                future.result()
         except BaseException:
             self.close()
             raise

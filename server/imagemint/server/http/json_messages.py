@@ -186,8 +186,8 @@ def _find_faults(
         elif isinstance(value, list):
             if _is_plain_list(value, field):
                 continue
-            for at, each in enumerate(value):
-                yield from _find_faults_of_value(each, field, f"{path}[{at}]")
+            for at, item in enumerate(value):
+                yield from _find_faults_of_value(item, field, f"{path}[{at}]")
         else:
             yield Violation(path, "it is not a JSON list")
 

@@ -65,7 +65,7 @@ def _parse(accept: str) -> list[_Range]:
 def _find(ranges: Sequence[_Range], media_type: str) -> int | None:
     """Returns the position of the most specific range of a media type; None without one."""
     for kind in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        for at, each in enumerate(ranges):
-            if each.kind == kind:
+        for at, media_range in enumerate(ranges):
+            if media_range.kind == kind:
                 return at
     return None

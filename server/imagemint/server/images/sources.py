@@ -127,10 +127,10 @@ def measure_sources(
     source = _get_source(spec)
     faults = Faults()
     encoded, largest, areas, passes = 0, 0, 0, 0
-    for number, each in enumerate(given):
+    for number, given_source in enumerate(given):
         place = f"sources[{number}]"
         with faults.record_at(place):
-            (height, width), pixels = _measure(place, each, limits.pixels, faults)
+            (height, width), pixels = _measure(place, given_source, limits.pixels, faults)
             encoded += pixels
             largest = max(largest, pixels)
             if height and width:
@@ -212,15 +212,15 @@ def load_sources(
     source = _get_source(spec)
     faults = Faults()
     loaded: list[LoadedSource] = []
-    for number, each in enumerate(given):
+    for number, given_source in enumerate(given):
         if has_ended():
             raise CancelledError
         place = f"sources[{number}]"
         with faults.record_at(place):
-            if isinstance(each, EncodedSource):
-                pixels = _decode_source(place, each, source, most_pixels, faults)
+            if isinstance(given_source, EncodedSource):
+                pixels = _decode_source(place, given_source, source, most_pixels, faults)
             else:
-                pixels = _round_mask(each) if source.has_mask else each
+                pixels = _round_mask(given_source) if source.has_mask else given_source
             if pixels is not None:
                 pixels = fit_source(pixels, source, fit)
                 tiling = plan_tiles(pixels.shape[0], pixels.shape[1], source)

@@ -244,12 +244,12 @@ async def _wait_for_any(tasks: list[asyncio.Task[None]], *events: asyncio.Event)
         for task in done.intersection(tasks):
             task.result()
     finally:
-        for each in waiting:
-            each.cancel()
+        for waiter in waiting:
+            waiter.cancel()
 
 
 async def _cancel_all(tasks: list[asyncio.Task[None]]) -> None:
     """Kills the remaining workers."""
-    for each in tasks:
-        each.cancel()
+    for task in tasks:
+        task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -65,9 +65,11 @@ def parse_figures(text: str) -> Figures:
 def collect_figures(collector: Collector) -> Figures:
     """Returns the current metrics of a registry; thread-safe."""
     found: dict[str, Family] = {}
-    for each in collector.collect():
-        family = found.setdefault(each.name, Family(each.name, each.documentation, each.type))
-        for sample in each.samples:
+    for metric in collector.collect():
+        family = found.setdefault(
+            metric.name, Family(metric.name, metric.documentation, metric.type)
+        )
+        for sample in metric.samples:
             if not sample.name.endswith("_created"):  # times cannot be summed
                 family.values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     return list(found.values())

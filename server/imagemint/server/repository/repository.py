@@ -315,8 +315,8 @@ class ModelRepository:
         limit_s = _LOADING_S if timeout_s is None else min(timeout_s, _LOADING_S)
         self._threads.close(limit_s)
         self._trial_threads.close(limit_s)
-        for each in tuple(self._updates.values()):
-            each.cancel()
+        for future in tuple(self._updates.values()):
+            future.cancel()
         self._lifecycle.close(timeout_s)
 
     @property
@@ -521,6 +521,6 @@ class ModelRepository:
 
 
 def _wait_for(settling: "Iterable[Future[None]]") -> None:
-    for each in settling:
+    for future in settling:
         with contextlib.suppress(CancelledError):  # the server stops
-            each.result()
+            future.result()

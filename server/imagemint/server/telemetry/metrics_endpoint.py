@@ -207,8 +207,8 @@ def _make_application(registry: Collector) -> WSGIApplication:
 def accepts_gzip(header: str) -> bool:
     """Returns whether an ``Accept-Encoding`` header allows gzip (RFC 9110; ``q=0`` forbids it)."""
     qualities: dict[str, float] = {}
-    for each in header.split(","):
-        coding, *parameters = (part.strip().lower() for part in each.split(";"))
+    for element in header.split(","):
+        coding, *parameters = (part.strip().lower() for part in element.split(";"))
         quality = 1.0
         for parameter in parameters:
             name, _, value = parameter.partition("=")

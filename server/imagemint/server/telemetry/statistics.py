@@ -107,10 +107,10 @@ def add_sums(parts: Iterable[Sums]) -> Sums:
     for part in parts:
         for name in ("success", "fail", "queue", "input", "inference", "output"):
             _add_to(getattr(part, name), getattr(total, name))
-        for size, each in part.passes.items():
+        for size, passes_of_size in part.passes.items():
             passes = total.passes.setdefault(size, Passes())
             for name in ("input", "inference", "output"):
-                _add_to(getattr(each, name), getattr(passes, name))
+                _add_to(getattr(passes_of_size, name), getattr(passes, name))
         total.last_ms = max(total.last_ms, part.last_ms)
     return total
 
