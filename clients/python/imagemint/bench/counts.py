@@ -61,6 +61,6 @@ class Counts:
 def sum_counts(tallies: list[Counts]) -> Counts:
     """Returns the sum of all counts."""
     found = Counts()
-    for each in tallies:
-        found.add(each)
+    for tally in tallies:
+        found.add(tally)
     return found

@@ -132,9 +132,9 @@ class ImagemintConnection:
         """Returns the SHA-256 of the pictures and the serials."""
         digest = hashlib.sha256()
         if isinstance(content, translation.TranslateResponse):
-            for each in content.batch.translations:
-                digest.update(each.picture)
-                digest.update(each.image.serial.encode())
+            for translated in content.batch.translations:
+                digest.update(translated.picture)
+                digest.update(translated.image.serial.encode())
             return digest.digest()
         if not isinstance(content, pb.GenerateResponse | pb.StreamGenerateResponse):
             raise TypeError(f"{type(content).__name__} is not an answer of imagemint")

@@ -104,9 +104,9 @@ def parse_targets(target: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(target, bytes) or not isinstance(target, Iterable):
         raise TypeError(f"target: {describe(target)} is neither HOST:PORT nor a sequence of these")
     several = target.split(",") if isinstance(target, str) else list(target)
-    for each in several:
-        if not isinstance(each, str):
-            raise TypeError(f"target: {describe(each)} is not HOST:PORT, a str")
+    for address in several:
+        if not isinstance(address, str):
+            raise TypeError(f"target: {describe(address)} is not HOST:PORT, a str")
     names = tuple(each.strip() for each in several)
     if not names or not all(names):
         raise ValueError(f"{target!r} names no server; expected HOST:PORT, or several")

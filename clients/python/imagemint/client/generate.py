@@ -326,13 +326,13 @@ class Generate(FilteredConnection):
         for name, value in self.model_dump(include=self.model_fields_set - skipped).items():
             if name in pinned or value is None:
                 continue
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, bool):
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, bool):
                     words.append(
-                        _to_flag(name) if each else _to_flag(name).replace("--", "--no-", 1)
+                        _to_flag(name) if item else _to_flag(name).replace("--", "--no-", 1)
                     )
                 else:
-                    words += [_to_flag(name), str(each)]
+                    words += [_to_flag(name), str(item)]
         for name, value in pinned.items():
             words += [_to_flag(name), str(value)]
         return words

@@ -114,8 +114,8 @@ def check_free(path: Path, kind: Kind) -> None:
 
 def clear_folder(path: Path) -> None:
     """Deletes the pictures of an earlier run. Other files stay."""
-    for each in _list_pictures(path):
-        each.unlink()
+    for picture in _list_pictures(path):
+        picture.unlink()
 
 
 def _list_pictures(path: Path) -> list[Path]:

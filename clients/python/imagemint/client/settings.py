@@ -173,12 +173,12 @@ def _repeat_flags(command: type[BaseModel], arguments: Sequence[str]) -> list[st
     flags = {_to_flag(_get_setting_name(name, field)) for name, field in lists}
     repeated: list[str] = []
     flag = ""  # of the list whose values are read
-    for each in arguments:
-        if each.startswith("-"):
-            flag = each if each in flags else ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag = argument if argument in flags else ""
         elif flag and repeated[-1] != flag:
             repeated.append(flag)
-        repeated.append(each)
+        repeated.append(argument)
     return repeated
 
 
@@ -195,12 +195,12 @@ def _quote_words(command: type[BaseModel], arguments: Sequence[str]) -> list[str
     fields = command.model_fields.items()
     flags = {_to_flag(_get_setting_name(n, f)) for n, f in fields if f.annotation == list[str]}
     quoted = []
-    for before, each in zip(["", *arguments], arguments, strict=False):
-        flag, equals, value = each.partition("=")
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag, equals, value = argument.partition("=")
         if before in flags:
-            quoted.append(_quote_list(each))
+            quoted.append(_quote_list(argument))
         else:
-            quoted.append(f"{flag}={_quote_list(value)}" if equals and flag in flags else each)
+            quoted.append(f"{flag}={_quote_list(value)}" if equals and flag in flags else argument)
     return quoted
 
 

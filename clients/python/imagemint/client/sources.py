@@ -125,10 +125,10 @@ def _percent_encode(text: str) -> str:
 
 def _find_ready_version(model: Model, version: str) -> tuple[str, str, Manifest]:
     """Returns what determines the images of a ready version, its variant, and its manifest."""
-    for each in model.versions:
-        if each.version == version and each.manifest is not None:
-            digest = each.bundle_sha256
-            if each.variant not in _REFERENCES:
-                digest = hashlib.sha256(f"{digest} {each.variant}".encode()).hexdigest()
-            return digest, each.variant, each.manifest
+    for candidate in model.versions:
+        if candidate.version == version and candidate.manifest is not None:
+            digest = candidate.bundle_sha256
+            if candidate.variant not in _REFERENCES:
+                digest = hashlib.sha256(f"{digest} {candidate.variant}".encode()).hexdigest()
+            return digest, candidate.variant, candidate.manifest
     raise NotFound(f"model {model.name}: version {version or '(default)'} is not ready")

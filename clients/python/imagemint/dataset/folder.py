@@ -219,8 +219,8 @@ class LocalFolder:
             _flush_folder(self.path)
 
     def _delete_partial_files(self) -> None:
-        for each in (self.path / WORK).glob("partial-*"):
-            shutil.rmtree(each, ignore_errors=True)
+        for partial in (self.path / WORK).glob("partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _open_lock(self, name: str) -> IO[bytes]:
         return (self.path / WORK / name).open("ab")
@@ -306,17 +306,17 @@ def publish_shard(
             " the plan is the same; the CPU or a library may be another one"
         )
     missing = []
-    for each in files:
-        digest = folder.compute_digest(each.name)
-        if digest not in (None, each.sha256) and not (repair and entered is not None):
-            raise make_foreign_file_error(folder, each.name)
-        if digest != each.sha256:
-            missing.append(each)
+    for file in files:
+        digest = folder.compute_digest(file.name)
+        if digest not in (None, file.sha256) and not (repair and entered is not None):
+            raise make_foreign_file_error(folder, file.name)
+        if digest != file.sha256:
+            missing.append(file)
     flush(list(staging.staged.values()))
     if entered != files:
         journal.write(shard, files)
-    for each in missing:
-        folder.publish(staging.staged[each.name], each.name)
+    for file in missing:
+        folder.publish(staging.staged[file.name], file.name)
     return files
 
 

@@ -135,14 +135,14 @@ def _has_all(
     folder: Folder, entry: list[WrittenFile], sizes: dict[str, int] | None, *, repair: bool
 ) -> bool:
     has_all = True
-    for each in entry:
+    for file in entry:
         expected, found = (
-            (each.sha256, folder.compute_digest(each.name))
+            (file.sha256, folder.compute_digest(file.name))
             if sizes is None
-            else (each.size, sizes.get(each.name))
+            else (file.size, sizes.get(file.name))
         )
         if not repair and found not in (None, expected):
-            raise make_foreign_file_error(folder, each.name)
+            raise make_foreign_file_error(folder, file.name)
         has_all = has_all and found == expected
     return has_all
 

@@ -77,9 +77,9 @@ def _run(task: Task, missing: Iterator[Shard], progress: Progress) -> None:
         if not active:
             return
         done, _ = ray.wait(list(active))
-        for each in done:
-            files = ray.get(each)
-            progress.add_images(active.pop(each).count)
+        for reference in done:
+            files = ray.get(reference)
+            progress.add_images(active.pop(reference).count)
             progress.add_bytes(sum(file.size for file in files))
 
 

@@ -33,11 +33,11 @@ def open_scratch() -> Iterator[Path]:
 
 def delete_abandoned() -> None:
     """Deletes the folders whose processes have ended. Those of other users are left alone."""
-    for each in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # it is in use, or of another user, or just deleted
-            handle = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(each)
+                shutil.rmtree(path)
             finally:
                 os.close(handle)

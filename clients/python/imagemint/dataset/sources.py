@@ -330,12 +330,14 @@ def describe_model(model: Model, version: str) -> Offer:
         DatasetError: the model translates pictures.
     """
     wanted = version or model.default_version
-    for each in model.versions:
-        if each.version == wanted and each.manifest is not None:
-            return _describe_version(model.name, each, each.manifest)
+    for candidate in model.versions:
+        if candidate.version == wanted and candidate.manifest is not None:
+            return _describe_version(model.name, candidate, candidate.manifest)
         # A server that starts has no default version yet.
-        if wanted in ("", each.version) and each.state == ModelState.LOADING:
-            raise Unavailable(f"{model.name}@{each.version} is loading", reason="MODEL_NOT_READY")
+        if wanted in ("", candidate.version) and candidate.state == ModelState.LOADING:
+            raise Unavailable(
+                f"{model.name}@{candidate.version} is loading", reason="MODEL_NOT_READY"
+            )
     exist = ", ".join(each.version for each in model.versions if each.manifest is not None)
     raise NotFound(
         f"model {model.name}: version {wanted or '(default)'} is not ready; ready are: "

@@ -81,13 +81,13 @@ def verify(  # noqa: PLR0917 - the data set, the source, and what to do
                 staging = Staging(place)
                 batches = source.read(shard.first_index, shard.count)
                 shard_format.write(plan, shard, batches, staging)
-                for each in staging.describe():
-                    if joined and is_part(each.name):
+                for file in staging.describe():
+                    if joined and is_part(file.name):
                         name, begin = joined, shard.first_index - plan.first_index
                         part = b"".join(lines[begin : begin + shard.count])
-                        same = hashlib.sha256(part).hexdigest() == each.sha256
+                        same = hashlib.sha256(part).hexdigest() == file.sha256
                     else:
-                        name, same = each.name, folder.compute_digest(each.name) == each.sha256
+                        name, same = file.name, folder.compute_digest(file.name) == file.sha256
                     if not same:
                         raise DatasetError(
                             f"{folder.place}/{name} differs from the images that its plan makes"

@@ -72,8 +72,8 @@ def _run(
         if not futures:
             break
         done, futures = wait(futures, _POLL_S, FIRST_COMPLETED)
-        for each in done:
-            progress.add_bytes(sum(file.size for file in each.result()))
+        for future in done:
+            progress.add_bytes(sum(file.size for file in future.result()))
         progress.add_images(made.value - progress.images)
 
 
