@@ -68,7 +68,7 @@ _MOST_FLOORS, _LEAST_COVERAGE, _LEAST_ACCURACY = 20, 0.9, 0.98
 
 @dataclass(frozen=True)
 class System:
-    """What is said of a recipe.
+    """The description of a recipe.
 
     Attributes:
         paper: address of its paper.
@@ -88,7 +88,7 @@ class System:
 
 
 def read_systems() -> dict[str, System]:
-    """Returns what is said of each recipe, by its name."""
+    """Returns the description of each recipe, by its name."""
     systems = tomllib.loads(PLAN.read_text())["systems"]
     return {name: System(**each | {"text": each["text"].strip()}) for name, each in systems.items()}
 
@@ -232,13 +232,13 @@ def _compare_with_targets(ordered: Sequence[Sequence[Record]]) -> str:
     def find_missed(
         metric: str, compute: Callable[[EvaluationFigure], float], fails: Callable[[float], bool]
     ) -> str:
-        missed = []
+        recipes = []
         for runs in ordered:
             values = [compute(each.figures[metric]) for each in runs if metric in each.figures]
             mean = _compute_mean(values) if values else None
             if runs[0].recipe != _WITHOUT_TARGETS and mean is not None and fails(mean):
-                missed.append(f"`{runs[0].recipe}` ({mean:.3g})")
-        return _join(missed) or "no recipe"
+                recipes.append(f"`{runs[0].recipe}` ({mean:.3g})")
+        return _join(recipes) or "no recipe"
 
     distance = find_missed("frechet_distance", divide_by_floor, lambda x: x > _MOST_FLOORS)
     coverage = find_missed("coverage", _get_value, lambda x: x < _LEAST_COVERAGE)
@@ -379,7 +379,7 @@ def _format_spread(values: Sequence[float], form: str) -> str:
 
 def link_recipe(name: str) -> str:
     """Returns the file of a recipe, as a link from docs/."""
-    module = TABLE[name].where.partition(":")[0].replace(".", "/")
+    module = TABLE[name].location.partition(":")[0].replace(".", "/")
     return f"../training/imagemint/training/{module}.py"
 
 
@@ -388,11 +388,11 @@ def _write_paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, Sy
     for runs in ordered:
         name = runs[0].recipe
         system = systems[name]
-        seen = " ".join(dict.fromkeys(each.remark for each in runs if each.remark))
+        remarks = " ".join(dict.fromkeys(each.remark for each in runs if each.remark))
         ends = [f"Seed {each.seed} ended early: {each.failure}." for each in runs if each.failure]
-        told = " ".join(part for part in (seen, *ends) if part)
-        said = f"{system.text} *In the run:* {told}" if told else system.text
-        lines += [f"**{name}** ([paper]({system.paper})). {said}", ""]
+        observations = " ".join(part for part in (remarks, *ends) if part)
+        paragraph = f"{system.text} *In the run:* {observations}" if observations else system.text
+        lines += [f"**{name}** ([paper]({system.paper})). {paragraph}", ""]
         if name == "vanilla-mnist" and STORY.exists():
             lines += [f"![Grids, single images and losses of {name}](zoo/{STORY.name})", ""]
             lines += [
@@ -404,7 +404,7 @@ def _write_paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, Sy
     return lines[:-1]
 
 
-def describe_quality(of: Record) -> str:
+def describe_quality(record: Record) -> str:
     """Returns a run's figures in a few words, for `imagemint train --list`."""
     words = []
     for metric, name in (
@@ -413,10 +413,13 @@ def describe_quality(of: Record) -> str:
         ("modes", "modes"),
         ("reverse_kl", "reverse KL"),
     ):
-        if metric in of.figures and (metric, of.figures[metric].reference) != ("modes", 10.0):
-            words.append(f"{name} {of.figures[metric].value:.4g}")
-    words.append(f"Frechet distance {of.over_floor:.3g} x its floor")
-    words.append(f"coverage {of.figures['coverage'].value:.3g}")
+        if metric in record.figures and (metric, record.figures[metric].reference) != (
+            "modes",
+            10.0,
+        ):
+            words.append(f"{name} {record.figures[metric].value:.4g}")
+    words.append(f"Frechet distance {record.over_floor:.3g} x its floor")
+    words.append(f"coverage {record.figures['coverage'].value:.3g}")
     return ", ".join(words)
 
 

@@ -47,11 +47,13 @@ class TrainClassifier(RunSettings, DataOptions):
         )
         device = choose_device(self.device)
         if self.dry_run:
-            about = recipe.model_dump(mode="json") | preview(recipe, train, test)
-            about["device"] = str(device)
+            result = recipe.model_dump(mode="json") | preview(recipe, train, test)
+            result["device"] = str(device)
         else:
-            about = train_classifier(recipe, train, test, self.out, device=device, quiet=self.quiet)
-        print(json.dumps(about, indent=2))  # noqa: T201 - the command's answer
+            result = train_classifier(
+                recipe, train, test, self.out, device=device, quiet=self.quiet
+            )
+        print(json.dumps(result, indent=2))  # noqa: T201 - the command's answer
         return 0
 
 

@@ -47,17 +47,17 @@ class Distributed:
         Raises:
             ProcessesError: the batch size is not a multiple of the number of processes.
         """
-        size, left = divmod(batch_size, self.world_size)
-        if left:
+        size, remainder = divmod(batch_size, self.world_size)
+        if remainder:
             raise ProcessesError(
                 f"{option} is {batch_size}, which {self.world_size} processes cannot share equally"
             )
         return size
 
-    def select_local_part(self, whole: Tensor, dim: int = 0) -> Tensor:
+    def select_local_part(self, batch: Tensor, dim: int = 0) -> Tensor:
         """Returns the part of a whole batch, along ``dim``, that this process computes."""
-        size = whole.shape[dim] // self.world_size
-        return whole.narrow(dim, self.rank * size, size)
+        size = batch.shape[dim] // self.world_size
+        return batch.narrow(dim, self.rank * size, size)
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
         """Returns the sum of ``x`` over all processes; differentiable."""

@@ -174,12 +174,14 @@ def describe_methods(figures: Sequence[EvaluationFigure]) -> list[str]:
         methods.setdefault(each.metric.partition("@")[0], each.method)
     lines = [f"- {metric}: {method}" for metric, method in methods.items()]
     lines += [f"- {each.metric} in detail: {each.detail}" for each in figures if each.detail]
-    told = {each.setup: each.setup.describe() for each in figures}
+    descriptions = {each.setup: each.setup.describe() for each in figures}
     common = [
-        part for part in next(iter(told.values()), []) if all(part in of for of in told.values())
+        part
+        for part in next(iter(descriptions.values()), [])
+        if all(part in other for other in descriptions.values())
     ]
     lines += ["", f"All figures: {'; '.join(common)}"] if common else []
-    for setup, parts in told.items():
+    for setup, parts in descriptions.items():
         if own := [part for part in parts if part not in common]:
             names = ", ".join(each.metric for each in figures if each.setup == setup)
             lines += ["", f"{names}: {'; '.join(own)}"]

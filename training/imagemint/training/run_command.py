@@ -103,16 +103,18 @@ class LoopSettings(RunSettings):
             list_settings_to_record,
         )
 
-        about = task.describe(passes.precision)
-        options = about | {
+        metadata = task.describe(passes.precision)
+        options = metadata | {
             "schedule": asdict(schedule),
             "device": str(device),
             **recorded,
-            "settings": list_settings_to_record(self, about["options"]),
+            "settings": list_settings_to_record(self, metadata["options"]),
         }
         if self.resume:
             try:
-                found = find_fitting_checkpoint(self.out, about, free=training_loop.FREE_ON_RESUME)
+                found = find_fitting_checkpoint(
+                    self.out, metadata, free=training_loop.FREE_ON_RESUME
+                )
             except CheckpointError as error:
                 changes = describe_changes(self.out, options["settings"])
                 raise CheckpointError(f"{error}{changes}") from error
@@ -128,7 +130,7 @@ class LoopSettings(RunSettings):
         is_first = processes.rank == 0
         if is_first:
             for warning in self.find_warnings(task):
-                _log.warning("%s: %s", about["dataset"], warning)
+                _log.warning("%s: %s", metadata["dataset"], warning)
             for warning in find_busy_cores(device):
                 _log.warning("%s", warning)
         state = training_loop.train(

@@ -62,12 +62,12 @@ class Stylize(BaseModel):
                 f"--out {self.out}: the result would replace a picture that you give"
             )
         device = choose_device(self.device)
-        model, about = load_classifier(self.classifier, device)
+        model, metadata = load_classifier(self.classifier, device)
         if not isinstance(model.features, nn.Sequential):
             raise CheckpointError(
                 f"the classifier in {self.classifier} is not a sequence of layers"
             )
-        channels = about.get("image_channels", 1)
+        channels = metadata.get("image_channels", 1)
         content, style = (
             read_style(path, self.size, channels).to(device) for path in (self.content, self.style)
         )

@@ -75,13 +75,17 @@ class TrainedGenerator:
 def _read_description(run: Path) -> tuple[Path, dict[str, Any], Recipe]:
     """Returns the newest checkpoint below ``run``, or ``run`` itself, its JSON and its recipe."""
     checkpoint = run if (run / "checkpoint.json").is_file() else find_latest_checkpoint(run)
-    about = read_description(checkpoint)
-    if about["recipe"] not in RECIPES:
+    metadata = read_description(checkpoint)
+    if metadata["recipe"] not in RECIPES:
         known = ", ".join(sorted(RECIPES))
-        raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
+        raise CheckpointError(f"{checkpoint}: recipe {metadata['recipe']!r} is not one of {known}")
     try:
-        recipe = RECIPES[about["recipe"]]
-        return checkpoint, about, recipe.model_validate(recipe.complete_options(about["options"]))
+        recipe = RECIPES[metadata["recipe"]]
+        return (
+            checkpoint,
+            metadata,
+            recipe.model_validate(recipe.complete_options(metadata["options"])),
+        )
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
 
@@ -97,11 +101,11 @@ def read_discriminator(run: Path, num_classes: int) -> Discriminator:
     Raises:
         CheckpointError: as in `read_generator`, or D was built for another number of classes.
     """
-    checkpoint, about, recipe = _read_description(run)
-    shape = Shape(num_classes, about["image_size"], about["image_channels"])
+    checkpoint, metadata, recipe = _read_description(run)
+    shape = Shape(num_classes, metadata["image_size"], metadata["image_channels"])
     with torch.random.fork_rng():
         D = recipe.make_discriminator(shape)
-    state = read_tensors(checkpoint / "state.safetensors", about["state_sha256"])
+    state = read_tensors(checkpoint / "state.safetensors", metadata["state_sha256"])
     try:
         D.load_state_dict(select_tensors(state, "D"))
     except RuntimeError as error:
@@ -116,12 +120,12 @@ def read_generator(run: Path) -> TrainedGenerator:
         CheckpointError: there is no checkpoint, it is damaged, or its recipe or options are
             unknown.
     """
-    checkpoint, about, recipe = _read_description(run)
-    labels = tuple(about["class_labels"])
-    shape = Shape(len(labels), about["image_size"], about["image_channels"])
+    checkpoint, metadata, recipe = _read_description(run)
+    labels = tuple(metadata["class_labels"])
+    shape = Shape(len(labels), metadata["image_size"], metadata["image_channels"])
     with torch.random.fork_rng():  # restore the random state of the caller
         generator = recipe.make_generator(shape)
-    weights = read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
+    weights = read_tensors(checkpoint / "generator.safetensors", metadata["generator_sha256"])
     try:
         generator.load_state_dict(weights)
     except RuntimeError as error:
@@ -130,17 +134,17 @@ def read_generator(run: Path) -> TrainedGenerator:
         module=generator.eval().requires_grad_(requires_grad=False),
         z_dim=recipe.z_dim,
         class_labels=labels,
-        image_size=about["image_size"],
-        image_channels=about["image_channels"],
-        recipe=about["recipe"],
-        options=about["options"],
-        dataset=about["dataset"],
-        license=about.get("license", _FIRST_LICENSE),
+        image_size=metadata["image_size"],
+        image_channels=metadata["image_channels"],
+        recipe=metadata["recipe"],
+        options=metadata["options"],
+        dataset=metadata["dataset"],
+        license=metadata.get("license", _FIRST_LICENSE),
         seed=recipe.seed,
-        images_seen=about["images_seen"],
-        code_revision=about["code_revision"],
-        weights_sha256=about["generator_sha256"],
-        evaluations=read_report(run / "evaluation.json", about["generator_sha256"]),
+        images_seen=metadata["images_seen"],
+        code_revision=metadata["code_revision"],
+        weights_sha256=metadata["generator_sha256"],
+        evaluations=read_report(run / "evaluation.json", metadata["generator_sha256"]),
         distribution=Distribution(recipe.latent),
         truncation=recipe.truncation,
         captions=recipe.get_captions(),

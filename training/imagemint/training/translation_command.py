@@ -132,10 +132,10 @@ class TrainTranslator(LoopSettings):
         from imagemint.training.loop.translation_task import Judge  # noqa: PLC0415 - torch
 
         assert self.judge is not None  # noqa: S101 - for the type checker; start made sure
-        model, about = load_classifier(self.judge, torch.device("cpu"))
+        model, metadata = load_classifier(self.judge, torch.device("cpu"))
         if not model.takes(*pairs.target_shape) or not isinstance(model.features, nn.Sequential):
             raise CheckpointError(
                 f"the classifier in {self.judge} does not accept images of"
                 f" {list(pairs.target_shape)}: train one on {pairs.data.name}"
             )
-        return Judge(model.features, about["sha256"])
+        return Judge(model.features, metadata["sha256"])

@@ -95,21 +95,25 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
             way back.
     """
     checkpoint = _find_checkpoint(run)
-    about = read_description(checkpoint)
-    recipe = _read_recipe(checkpoint, about)
-    form, target, dataset = SourceForm(**about["source"]), tuple(about["target"]), about["dataset"]
+    metadata = read_description(checkpoint)
+    recipe = _read_recipe(checkpoint, metadata)
+    form, target, dataset = (
+        SourceForm(**metadata["source"]),
+        tuple(metadata["target"]),
+        metadata["dataset"],
+    )
     with torch.random.fork_rng():  # restore the random state of the caller
         network = recipe.make_generator(form, target)
     try:
         network.load_state_dict(
-            read_tensors(checkpoint / "generator.safetensors", about["generator_sha256"])
+            read_tensors(checkpoint / "generator.safetensors", metadata["generator_sha256"])
         )
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     examples = read_examples(run)
     evaluations: tuple[EvaluationFigure, ...] = ()
     if direction == "there":
-        evaluations = read_report(run / "evaluation.json", about["generator_sha256"])
+        evaluations = read_report(run / "evaluation.json", metadata["generator_sha256"])
     if isinstance(network, TwoWay):
         network = network.there if direction == "there" else network.back
     elif direction == "back":
@@ -127,15 +131,15 @@ def read_translator(run: Path, direction: Direction = "there") -> TrainedTransla
         radius=int(getattr(network, "radius", 0)),
         examples=examples,
         direction=direction,
-        task=about["task"],
-        recipe=about["recipe"],
-        options=_strip_folders(recipe, about["options"]),
+        task=metadata["task"],
+        recipe=metadata["recipe"],
+        options=_strip_folders(recipe, metadata["options"]),
         dataset=dataset,
-        license=about["license"],
+        license=metadata["license"],
         seed=recipe.seed,
-        images_seen=about["images_seen"],
-        code_revision=about["code_revision"],
-        weights_sha256=about["generator_sha256"],
+        images_seen=metadata["images_seen"],
+        code_revision=metadata["code_revision"],
+        weights_sha256=metadata["generator_sha256"],
         evaluations=evaluations,
     )
 
@@ -150,12 +154,12 @@ def _find_checkpoint(run: Path) -> Path:
     return run if (run / "checkpoint.json").is_file() else find_latest_checkpoint(run)
 
 
-def _read_recipe(checkpoint: Path, about: dict[str, Any]) -> TranslationRecipe:
-    if about["recipe"] not in TRANSLATION_RECIPES:
+def _read_recipe(checkpoint: Path, metadata: dict[str, Any]) -> TranslationRecipe:
+    if metadata["recipe"] not in TRANSLATION_RECIPES:
         known = ", ".join(sorted(TRANSLATION_RECIPES))
-        raise CheckpointError(f"{checkpoint}: recipe {about['recipe']!r} is not one of {known}")
-    recipe = TRANSLATION_RECIPES[about["recipe"]]
+        raise CheckpointError(f"{checkpoint}: recipe {metadata['recipe']!r} is not one of {known}")
+    recipe = TRANSLATION_RECIPES[metadata["recipe"]]
     try:
-        return recipe.model_validate(recipe.complete_options(about["options"]))
+        return recipe.model_validate(recipe.complete_options(metadata["options"]))
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error

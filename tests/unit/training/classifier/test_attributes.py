@@ -58,7 +58,7 @@ def test_heads_learn_independently(judge):
     assert about["test_accuracy"] > 0.95
     assert about["attribute_accuracy"]["skin"] > 0.95
     assert about["attribute_accuracy"]["mouth"] < 0.4  # no image shows it
-    assert "skin " in Judge(judge, CPU).about
+    assert "skin " in Judge(judge, CPU).description
 
 
 def test_judge_predicts_attributes(judge):

@@ -145,12 +145,14 @@ def test_wording_can_be_selected():
     rng = np.random.Generator(np.random.Philox(1))
     whole = draw_caption("bun", person, rng, "data")
     assert whole.text == compose_caption("bun", person)
-    assert whole.named == whole.allowed
+    assert whole.attributes == whole.allowed
     others = [draw_caption("bun", person, rng, "order") for _ in range(20)]
-    assert all({HEAD, "hair"} & other.named.keys() and "skin" in other.named for other in others)
+    assert all(
+        {HEAD, "hair"} & other.attributes.keys() and "skin" in other.attributes for other in others
+    )
     assert len({other.text for other in others}) > 15
     parts = [draw_caption("bun", person, rng, "part") for _ in range(50)]
-    assert any("skin" not in part.named for part in parts)
+    assert any("skin" not in part.attributes for part in parts)
     bare = draw_caption("bun", PLAIN | {"top": "bun"}, rng, "data")
     assert "beard" in bare.allowed
-    assert "beard" not in bare.named
+    assert "beard" not in bare.attributes

@@ -22,7 +22,7 @@ def test_names_are_in_natural_order(names, order):
 
 
 @pytest.mark.parametrize(
-    ("values", "told", "known", "labels", "names"),
+    ("values", "declared", "known", "labels", "names"),
     [
         ([3, 1, None], (), None, [1, 0, MISSING], ("1", "3")),
         ([1, -1], ("a", "b"), None, [1, MISSING], ("a", "b")),
@@ -36,9 +36,9 @@ def test_names_are_in_natural_order(names, order):
         ([True, False], (), None, [1, 0], ("False", "True")),
     ],
 )
-def test_labels_become_indices(values, told, known, labels, names):
+def test_labels_become_indices(values, declared, known, labels, names):
     """Names of the data set or of the user give indices. Other integer labels are indices."""
-    found, classes = number_classes(values, str, told=told, known=known)
+    found, classes = number_classes(values, str, declared=declared, known=known)
     assert (found.tolist(), classes) == (labels, names)
 
 

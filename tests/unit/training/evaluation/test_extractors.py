@@ -27,7 +27,7 @@ def test_judge_describes_itself(judge, test_digits):
     assert np.exp(extracted.log_probabilities).sum(axis=1) == pytest.approx(np.ones(60))
     assert extracted.features.shape == (60, 128)
     for part in ("mnist-classifier", seen.sha256[:16], "accuracy 1.0000", "layer features.relu"):
-        assert part in seen.about
+        assert part in seen.description
     assert open_extractor(judge, None, CPU)[0].sha256 == seen.sha256
 
 

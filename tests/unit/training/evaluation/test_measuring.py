@@ -16,7 +16,7 @@ CLASSES = 3
 class Pixels:
     """An extractor of sixteen numbers of an image and of the class in its first pixel."""
 
-    about, sha256, accuracy, trained_on = "pixels", "0" * 64, 1.0, "noise/train"
+    description, sha256, accuracy, trained_on = "pixels", "0" * 64, 1.0, "noise/train"
 
     def extract(self, images):
         """Returns features and log-probabilities."""

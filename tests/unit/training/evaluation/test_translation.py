@@ -81,7 +81,7 @@ class TrueJudge(Judge):
         torch.manual_seed(0)
         self._model = AttributeClassifier(2, {"accessories": 2}, width=2).eval()
         self.trained_on = "avatars64/train"
-        self.about = "toy judge"
+        self.description = "toy judge"
 
     def predict_attributes(self, images):
         """Returns glasses for a dark box."""

@@ -71,10 +71,10 @@ class AttributeClassifier(Classifier):
             DatasetError: the data has other attributes.
         """
         known = {attribute.name: attribute for attribute in data.attributes}
-        wrong = [name for name, head in self.heads.items() if not _fits(head, known.get(name))]
-        if wrong:
+        missing = [name for name, head in self.heads.items() if not _fits(head, known.get(name))]
+        if missing:
             raise DatasetError(
-                f"{data.name} has no attribute {', '.join(wrong)} with the values that the judge"
+                f"{data.name} has no attribute {', '.join(missing)} with the values that the judge"
                 " knows"
             )
         columns = [data.labels]
@@ -112,12 +112,12 @@ class AttributeClassifier(Classifier):
 
     def report(self, test: LabelledImages) -> dict[str, Any]:
         """Returns ``attribute_accuracy``: the share of visible values recognised, by attribute."""
-        seen = self.predict_attributes(test.images)
-        told = self.make_targets(test)[:, 1:]
+        predicted = self.predict_attributes(test.images)
+        targets = self.make_targets(test)[:, 1:]
         accuracy = {}
-        for column, (name, codes) in enumerate(seen.items()):
-            shown = told[:, column] != _HIDDEN
-            accuracy[name] = float((codes == told[:, column])[shown].mean())
+        for column, (name, codes) in enumerate(predicted.items()):
+            visible = targets[:, column] != _HIDDEN
+            accuracy[name] = float((codes == targets[:, column])[visible].mean())
         return {"attribute_accuracy": accuracy}
 
 

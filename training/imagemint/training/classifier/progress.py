@@ -47,7 +47,7 @@ class Progress:
         for index, moments in state["state"].items():
             tensors |= {f"moments/{index}/{name}": each for name, each in moments.items()}
         tensors["rng"] = torch.get_rng_state()
-        about = {
+        description = {
             "steps": steps,
             "identity": self._identity,
             "groups": state["param_groups"],
@@ -56,7 +56,7 @@ class Progress:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(".part")
         dense = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-        save_file(dense, part, {"about": json.dumps(about)})
+        save_file(dense, part, {"about": json.dumps(description)})
         part.replace(self._path)
 
     def restore(self) -> int:
@@ -65,14 +65,14 @@ class Progress:
             return 0
         try:
             with safe_open(self._path, "pt") as file:
-                about = json.loads(file.metadata()["about"])
+                description = json.loads(file.metadata()["about"])
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             _log.warning(
                 "%s is damaged (%s); training starts from the beginning", self._path, error
             )
             return 0
-        if about["identity"] != self._identity:
+        if description["identity"] != self._identity:
             _log.warning(
                 "%s belongs to another recipe or data set; training starts from the beginning",
                 self._path,
@@ -83,10 +83,10 @@ class Progress:
         for name, each in _select(tensors, "moments/").items():
             index, _, moment = name.partition("/")
             moments.setdefault(int(index), {})[moment] = each
-        self._optimizer.load_state_dict({"state": moments, "param_groups": about["groups"]})
-        self._cycle.load_state_dict(about["cycle"])
+        self._optimizer.load_state_dict({"state": moments, "param_groups": description["groups"]})
+        self._cycle.load_state_dict(description["cycle"])
         torch.set_rng_state(tensors["rng"])
-        steps: int = about["steps"]
+        steps: int = description["steps"]
         _log.info("resuming after %d steps", steps)
         return steps
 

@@ -22,23 +22,25 @@ def load_classifier(directory: Path, device: torch.device) -> tuple[Classifier, 
     """
     path = directory / "classifier.safetensors"
     try:
-        about: dict[str, Any] = json.loads((directory / "classifier.json").read_text())
+        metadata: dict[str, Any] = json.loads((directory / "classifier.json").read_text())
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         # Check the values that an evaluation needs now, before hours of work.
-        recorded, _, _ = about["sha256"], about["test_accuracy"], about["feature_layer"]
+        recorded, _, _ = metadata["sha256"], metadata["test_accuracy"], metadata["feature_layer"]
         if digest != recorded:
             raise CheckpointError(f"{path}: SHA-256 is {digest}, recorded is {recorded}")
-        kind = CLASSIFIER_RECIPES[about["recipe"]]
-        recipe = kind.model_validate(kind.values_before | about["options"])
+        kind = CLASSIFIER_RECIPES[metadata["recipe"]]
+        recipe = kind.model_validate(kind.values_before | metadata["options"])
         # Old files without a name are classifiers of gray digits.
-        model = recipe.make_network(len(about["class_labels"]), about.get("image_channels", 1))
+        model = recipe.make_network(
+            len(metadata["class_labels"]), metadata.get("image_channels", 1)
+        )
         model.load_state_dict(load_file(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory} holds no classifier ({_format_reason(error)}); `imagemint train"
             " mnist-classifier --out DIR` makes one"
         ) from error
-    return model.to(device).eval(), about
+    return model.to(device).eval(), metadata
 
 
 def _format_reason(error: Exception) -> str:

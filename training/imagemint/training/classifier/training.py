@@ -97,7 +97,7 @@ def train_classifier(
     out.mkdir(parents=True, exist_ok=True)
     path = out / "classifier.safetensors"
     save_file({name: t.cpu().contiguous() for name, t in model.state_dict().items()}, path)
-    about: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "recipe": recipe.name,
         "options": recipe.model_dump(),
         "class_labels": list(train.class_labels),
@@ -108,9 +108,9 @@ def train_classifier(
         "test_accuracy": float((predicted == test.labels).mean()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     } | model.report(test)
-    (out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    (out / "classifier.json").write_text(json.dumps(metadata, indent=2) + "\n")
     progress.remove()
-    return about
+    return metadata
 
 
 def _make_optimizer(recipe: ClassifierRecipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -139,8 +139,8 @@ def augment(x: Tensor, recipe: ClassifierRecipe, step: int) -> Tensor:
         offsets = rng.integers(0, 2 * recipe.shift + 1, size=(count, 2))
         x = _translate(x, recipe.shift, torch.from_numpy(offsets), recipe.background)
     if recipe.mirror:
-        turned = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
-        x = torch.where(turned, x.flip(3), x)
+        flipped = torch.from_numpy(rng.integers(0, 2, size=len(x))).bool()[:, None, None, None]
+        x = torch.where(flipped, x.flip(3), x)
     return x.contiguous(memory_format=torch.channels_last)
 
 

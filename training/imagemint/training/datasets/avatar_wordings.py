@@ -102,14 +102,14 @@ class Caption:
 
     Attributes:
         text: text of the caption.
-        named: the values of each attribute that it names, by attribute of `READ`.
+        attributes: the values of each attribute that it names, by attribute of `READ`.
         allowed: the values of each attribute that fit it, of those that not all fit: what is named,
             the heads that can show it, and no beard or glasses where a caption names skin, hair or
             head, mood and clothes, as all captions of the data set do, but neither of these.
     """
 
     text: str
-    named: Mapping[str, frozenset[str]]
+    attributes: Mapping[str, frozenset[str]]
     allowed: Mapping[str, frozenset[str]]
 
 
@@ -128,15 +128,15 @@ def draw_caption(
     found = list_phrases(head, person)
     manner = manner or _MANNERS[int(np.searchsorted(_UP_TO, rng.random(), side="right"))]
     if manner == "data":
-        chosen = {part: some[0] for part, some in found.items() if not _is_absent(some[0])}
+        chosen = {part: phrases[0] for part, phrases in found.items() if not _is_absent(phrases[0])}
         return _make_caption(compose_caption(head, person), chosen)
     kept = 1.0 if manner == "order" else rng.random()
     chosen = {}
-    for part, some in found.items():
-        if rng.random() >= kept or (_is_absent(some[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
+    for part, phrases in found.items():
+        if rng.random() >= kept or (_is_absent(phrases[0]) and rng.random() >= 0.25):  # noqa: PLR2004 - seldom
             continue
-        first = rng.random() < 0.7 and not _is_absent(some[0])  # noqa: PLR2004 - mostly
-        chosen[part] = some[0] if first else some[rng.integers(len(some))]
+        first = rng.random() < 0.7 and not _is_absent(phrases[0])  # noqa: PLR2004 - mostly
+        chosen[part] = phrases[0] if first else phrases[rng.integers(len(phrases))]
         if _is_absent(chosen[part]) and not chosen[part].text:
             del chosen[part]
     return _make_caption(_join(chosen, rng), chosen)
@@ -155,9 +155,9 @@ def _make_phrase(text: str, person: Mapping[str, str], *attributes: str) -> Phra
 
 
 def _describe_hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
-    this = {HEAD: frozenset({head})}
+    values = {HEAD: frozenset({head})}
     if head == "bald":
-        top = this | _select_values(person, "top")
+        top = values | _select_values(person, "top")
         if person["top"] == "sides":
             text = f"{person['hair']} hair at the sides"
             return Phrase(text, top | _select_values(person, "hair")), Phrase(
@@ -166,32 +166,32 @@ def _describe_hair(head: str, person: Mapping[str, str]) -> tuple[Phrase, ...]:
         return Phrase("a bald head", top), Phrase("bald", top, before="bald")
     covered = "{hat}" in HEADS[head]
     colour = _select_values(person, "hat" if covered else "hair")
-    plain = Phrase(" ".join(HEADS[head].format(hat="", hair="").split()), this)
-    whole = Phrase(HEADS[head].format_map(person), this | colour)
+    plain = Phrase(" ".join(HEADS[head].format(hat="", hair="").split()), values)
+    full = Phrase(HEADS[head].format_map(person), values | colour)
     if covered:
-        return whole, plain
-    return whole, plain, Phrase(f"{person['hair']} hair", colour, heads=_WITH_HAIR)
+        return full, plain
+    return full, plain, Phrase(f"{person['hair']} hair", colour, heads=_WITH_HAIR)
 
 
 def _describe_beard(person: Mapping[str, str]) -> tuple[Phrase, ...]:
-    this = _select_values(person, "beard")
+    values = _select_values(person, "beard")
     if person["beard"] == NONE:
-        return Phrase(""), Phrase("no beard", this), Phrase("without a beard", this)
+        return Phrase(""), Phrase("no beard", values), Phrase("without a beard", values)
     text = BEARDS[person["beard"]]
     return (
-        Phrase(text.format_map(person), this | _select_values(person, "hair"), heads=_WITH_CHIN),
-        Phrase(" ".join(text.format(hair="").split()), this, heads=_WITH_CHIN),
+        Phrase(text.format_map(person), values | _select_values(person, "hair"), heads=_WITH_CHIN),
+        Phrase(" ".join(text.format(hair="").split()), values, heads=_WITH_CHIN),
     )
 
 
 def _describe_glasses(person: Mapping[str, str]) -> tuple[Phrase, ...]:
     value = person["accessories"]
     if value == NONE:
-        this = _select_values(person, "accessories")
-        return Phrase(""), Phrase("no glasses", this), Phrase("without glasses", this)
+        values = _select_values(person, "accessories")
+        return Phrase(""), Phrase("no glasses", values), Phrase("without glasses", values)
     text = GLASSES[value]
-    this = {"accessories": frozenset(it for it, said in GLASSES.items() if said == text)}
-    return (Phrase(text, this), *([Phrase("goggles", this)] if "goggles" in text else []))
+    values = {"accessories": frozenset(it for it, wording in GLASSES.items() if wording == text)}
+    return (Phrase(text, values), *([Phrase("goggles", values)] if "goggles" in text else []))
 
 
 def _describe_clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
@@ -199,8 +199,8 @@ def _describe_clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
     text = CLOTHES[person["clothing"]]
     blazer = []
     if "blazer" in text:
-        either = frozenset(it for it, said in CLOTHES.items() if "blazer" in said)
-        blazer = [Phrase("a blazer", {"clothing": either}, heads=_WITH_CHIN)]
+        blazers = frozenset(it for it, wording in CLOTHES.items() if "blazer" in wording)
+        blazer = [Phrase("a blazer", {"clothing": blazers}, heads=_WITH_CHIN)]
     return (
         Phrase(text.format_map(person), cut | colour, heads=_WITH_CHIN),
         Phrase(" ".join(text.format(clothes="").split()), cut, heads=_WITH_CHIN),
@@ -210,18 +210,18 @@ def _describe_clothes(person: Mapping[str, str]) -> tuple[Phrase, ...]:
 
 
 def _make_caption(text: str, chosen: Mapping[str, Phrase]) -> Caption:
-    named: dict[str, frozenset[str]] = {}
-    shown = frozenset(STYLES)
+    attributes: dict[str, frozenset[str]] = {}
+    heads = frozenset(STYLES)
     for phrase in chosen.values():
-        named |= phrase.names
-        shown &= phrase.heads
-    allowed = dict(named)
-    if HEAD not in named and shown < frozenset(STYLES):
-        allowed[HEAD] = shown
+        attributes |= phrase.names
+        heads &= phrase.heads
+    allowed = dict(attributes)
+    if HEAD not in attributes and heads < frozenset(STYLES):
+        allowed[HEAD] = heads
     if chosen.keys() >= _ALWAYS_NAMED:
         for attribute in ("beard", "accessories"):
             allowed.setdefault(attribute, frozenset({NONE}))
-    return Caption(text, named, allowed)
+    return Caption(text, attributes, allowed)
 
 
 def _join(chosen: Mapping[str, Phrase], rng: np.random.Generator) -> str:
@@ -233,13 +233,13 @@ def _join(chosen: Mapping[str, Phrase], rng: np.random.Generator) -> str:
         subject = subject.replace("a ", "").replace("someone", "person")
         subject = f"a {chosen[first].before} {subject}"
         parts.remove(first)
-    said = []
+    phrases = []
     for part in parts:
         joins = _JOINS.get(part, _OTHER_JOINS)
-        said.append(f"{joins[rng.integers(len(joins))]} {chosen[part].text}")
-    place = 0 if rng.random() < 0.8 else int(rng.integers(len(said) + 1))  # noqa: PLR2004 - mostly
-    said.insert(place, subject)
-    words = " ".join(said).split()
+        phrases.append(f"{joins[rng.integers(len(joins))]} {chosen[part].text}")
+    place = 0 if rng.random() < 0.8 else int(rng.integers(len(phrases) + 1))  # noqa: PLR2004 - mostly
+    phrases.insert(place, subject)
+    words = " ".join(phrases).split()
     if rng.random() < 0.1:  # noqa: PLR2004 - as people type
         words = [word for word in words if word not in ("a", "an")]
     return _AN.sub(r"an \1", " ".join(words)) or "a person"

@@ -212,9 +212,9 @@ def compute_frequencies(attribute: str) -> NDArray[np.float64]:
         table = np.array(
             [[(top in styles) / len(styles) for top in values] for styles in STYLES.values()]
         )
-    some = {"accessories": 0.4, "beard": 0.3}.get(attribute)
-    if some is not None:
-        table[:] = [1 - some] + [some / (len(values) - 1)] * (len(values) - 1)
+    share = {"accessories": 0.4, "beard": 0.3}.get(attribute)
+    if share is not None:
+        table[:] = [1 - share] + [share / (len(values) - 1)] * (len(values) - 1)
     if attribute == "beard":
         table[list(STYLES).index("hijab")] = np.eye(len(values))[0]
     return table
@@ -236,11 +236,13 @@ def _read_columns(content: bytes, name: str) -> dict[str, list[Any]]:
 
 def _encode_column(column: list[Any], values: tuple[str, ...], name: str) -> NDArray[np.int64]:
     index = {value: code for code, value in enumerate(values)}
-    told = [NONE if value is None else str(value) for value in column]
-    wrong = next((row for row, value in enumerate(told) if value not in index), None)
-    if wrong is not None:
-        raise DatasetError(f"{name}, row {wrong}: {told[wrong]!r} is none of {', '.join(values)}")
-    return np.array([index[value] for value in told], np.int64)
+    texts = [NONE if value is None else str(value) for value in column]
+    invalid = next((row for row, value in enumerate(texts) if value not in index), None)
+    if invalid is not None:
+        raise DatasetError(
+            f"{name}, row {invalid}: {texts[invalid]!r} is none of {', '.join(values)}"
+        )
+    return np.array([index[value] for value in texts], np.int64)
 
 
 def _find_visible(

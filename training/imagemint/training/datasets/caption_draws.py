@@ -35,14 +35,14 @@ class CaptionDraws:
             position: position of the step.
         """
         rng = make_rng(seed, Stream.CAPTIONS, position)
-        drawn = [
+        captions = [
             draw_caption(*decode_person(row), rng)
             for row in people.cpu().numpy()
             for _ in range(self.count)
         ]
-        tokens = CAPTIONS.encode([normalize(caption.text) for caption in drawn])
+        tokens = CAPTIONS.encode([normalize(caption.text) for caption in captions])
         tokens = tokens[:, : max(int((tokens > 0).sum(axis=1).max()), 1)]
-        allowed = np.stack([_list_allowed(caption) for caption in drawn])
+        allowed = np.stack([_list_allowed(caption) for caption in captions])
         return torch.from_numpy(tokens), torch.from_numpy(allowed)
 
 

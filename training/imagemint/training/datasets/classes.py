@@ -39,7 +39,7 @@ def number_classes(
     values: Sequence[Label | None],
     place: Callable[[int], str],
     *,
-    told: tuple[str, ...] = (),
+    declared: tuple[str, ...] = (),
     known: tuple[str, ...] | None = None,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Returns labels int64 [N], `MISSING` for no label, and the names of the classes.
@@ -48,21 +48,21 @@ def number_classes(
         values: integers or names. None and an empty text mean no label. So does -1 if the classes
             have names, because data sets use it for hidden labels.
         place: returns the place of a row's label, for errors.
-        told: names of the classes in the data set, by index.
-        known: names from the user or the training split, which override ``told``. Labels that are
-            not among them are indices into them.
+        declared: names of the classes in the data set, by index.
+        known: names from the user or the training split, which override ``declared``. Labels that
+            are not among them are indices into them.
 
     Raises:
         DatasetError: a label is not one of the classes; the message names it.
     """
-    missing = (None, "", MISSING) if told else (None, "")
+    missing = (None, "", MISSING) if declared else (None, "")
     cleaned = [None if value in missing else value for value in values]
-    there = [value for value in cleaned if value is not None]
-    if known is None and told and not any(isinstance(value, str) for value in there):
+    present = [value for value in cleaned if value is not None]
+    if known is None and declared and not any(isinstance(value, str) for value in present):
         # LabelledImages refuses a label out of range, because it knows the row.
-        return _as_array(cleaned), told
-    texts = {compose_name(str(value)) for value in there}
-    names = known or told or _list_distinct(there)
+        return _as_array(cleaned), declared
+    texts = {compose_name(str(value)) for value in present}
+    names = known or declared or _list_distinct(present)
     index = {compose_name(name): label for label, name in enumerate(names)}
     if known is not None and not texts <= index.keys() and _are_indices(texts, len(names)):
         return _as_array([None if value is None else int(value) for value in cleaned]), names
@@ -78,11 +78,11 @@ def number_classes(
 
 
 def _describe_unknown_label(text: str, names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    near = get_close_matches(text, names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    shown = ", ".join(names[:_SHOWN])
-    return f"class {text!r} is none of the {len(names)} classes {shown}{more}{hint}"
+    ellipsis = ", ..." if len(names) > _SHOWN else ""
+    matches = get_close_matches(text, names, 1)
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
+    examples = ", ".join(names[:_SHOWN])
+    return f"class {text!r} is none of the {len(names)} classes {examples}{ellipsis}{hint}"
 
 
 def _are_indices(texts: Iterable[str], count: int) -> bool:
@@ -119,7 +119,7 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
     if not names or "" in names:
         line = names.index("") + 1 if names else 1
         raise DatasetError(f"{path}: each line must contain a label, but line {line} is empty")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DatasetError(f"{path}: label {twice!r} occurs twice")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise DatasetError(f"{path}: label {duplicate!r} occurs twice")
     return tuple(names)

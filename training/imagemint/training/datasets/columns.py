@@ -46,30 +46,32 @@ def find_column(
     columns: Sequence[str],
     usual: Sequence[str],
     *,
-    asked: str | None = None,
+    requested: str | None = None,
     flag: str = "",
-    typed: Collection[str] = (),
+    declared: Collection[str] = (),
 ) -> str | None:
     """Returns the column of a kind; None if there is none.
 
     Args:
         columns: columns of the table.
         usual: names to search for, the most specific first, compared without case.
-        asked: the column that the user names.
+        requested: the column that the user names.
         flag: the option that names it.
-        typed: columns that the table itself declares to be of this kind, which come first.
+        declared: columns that the table itself declares to be of this kind, which come first.
 
     Raises:
         DatasetError: no column has the requested name.
     """
-    if asked is not None:
-        if asked not in columns:
-            raise DatasetError(f"no column {asked!r} for {flag}; there are {', '.join(columns)}")
-        return asked
+    if requested is not None:
+        if requested not in columns:
+            raise DatasetError(
+                f"no column {requested!r} for {flag}; there are {', '.join(columns)}"
+            )
+        return requested
     by_name = {name.casefold(): name for name in reversed(columns)}
-    named = [by_name[name] for name in usual if name in by_name]
-    candidates = [*named, *(name for name in typed if name not in named)]
-    return next((name for name in candidates if name in typed), next(iter(candidates), None))
+    matches = [by_name[name] for name in usual if name in by_name]
+    candidates = [*matches, *(name for name in declared if name not in matches)]
+    return next((name for name in candidates if name in declared), next(iter(candidates), None))
 
 
 def as_label(value: object, place: str) -> Label | None:

@@ -57,12 +57,12 @@ def read_source(source: Source, data: Path | None) -> bytes:
         DatasetError: the file is not found and cannot be downloaded, is damaged, or has another
             checksum than the published one. The message names everything that was tried.
     """
-    tried = [folder / source.path for folder in list_search_folders(data)]
-    for path in tried:
+    candidates = [folder / source.path for folder in list_search_folders(data)]
+    for path in candidates:
         if path.is_file():
             remedy = "delete the file to have it fetched again"
             return _check_content(path.read_bytes(), source, path, remedy)
-    places = ", ".join(str(path) for path in tried)
+    places = ", ".join(str(path) for path in candidates)
     hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
     if source.url is None:
         raise DatasetError(
@@ -75,7 +75,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
             f"{source.path} not found; tried {places}, then {source.url} ({error!r}); {hint}"
         ) from error
     checked = _check_content(content, source, source.url, hint)
-    write_whole(tried[-1], content)
+    write_whole(candidates[-1], content)
     return checked
 
 

@@ -67,9 +67,11 @@ def load_tree(
     chosen = train if part == "train" else _unwrap_like(train, parts[part])
     remarks = (*_list_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
     listing = _list(chosen, names, options, base=tree.path, flat=not train.folders)
-    undivided = split if parts.keys() <= {"train"} else None
+    split_to_select = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
-    return read_listing(replace(listing, remarks=remarks), name, options, undivided=undivided)
+    return read_listing(
+        replace(listing, remarks=remarks), name, options, split_to_select=split_to_select
+    )
 
 
 def split_folders(folder: Folder) -> dict[str, Folder]:
@@ -89,9 +91,9 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
             raise DatasetError(f"{folder.path}: {twins} are the {split} split")
         if split is not None:
             found[split] = each
-    no_other = len(found) == len(folder.folders)
+    is_exhaustive = len(found) == len(folder.folders)
     divided = "train" in found and ("test" in found or found["train"].folders)
-    return found if no_other or divided else {}
+    return found if is_exhaustive or divided else {}
 
 
 def unwrap(folder: Folder) -> Folder:
@@ -143,7 +145,7 @@ def _list(
     return Listing(
         place=str(folder.path),
         sources=pictures,
-        where=lambda row: str(pictures[row].relative_to(base)),
+        get_place=lambda row: str(pictures[row].relative_to(base)),
         labels=np.repeat(np.array([labels[n] for n in order], np.int64), counts),
         class_labels=names,
         digest=hashlib.sha256(f"{options.shape}\n".encode()),
@@ -152,29 +154,29 @@ def _list(
 
 def _list_remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
     """Returns remarks about pictures that are left out, and about guesses."""
-    said = []
+    remarks = []
     if not train.folders:
-        said.append(
+        remarks.append(
             "no labels: all pictures are of one class; put them in a folder for each class, or"
             " list them in metadata.csv with the columns file_name and label"
         )
     elif train.path != tree.path:
-        said.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
+        remarks.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
     if train.folders and train.pictures:
-        loose = _join_names([path.name for path in train.pictures])
-        said.append(f"left out beside the folders of classes: {loose}")
+        names = _join_names([path.name for path in train.pictures])
+        remarks.append(f"left out beside the folders of classes: {names}")
     if parts and len(parts) < len(tree.folders):
         others = [each for each in tree.folders if find_split_name(each.name) is None]
-        said.append(f"not a split, left out: {_join_folder_names(others)}")
+        remarks.append(f"not a split, left out: {_join_folder_names(others)}")
     if train.bare:
-        said.append(f"folders without pictures are no classes: {_join_names(train.bare)}")
-    spelt = Counter(compose_name(each.name) for each in train.folders)
-    twins = [name for name, count in spelt.items() if count > 1]
+        remarks.append(f"folders without pictures are no classes: {_join_names(train.bare)}")
+    counts = Counter(compose_name(each.name) for each in train.folders)
+    twins = [name for name, count in counts.items() if count > 1]
     if twins:
-        said.append(
+        remarks.append(
             f"folders whose names differ only in Unicode are one class: {_join_names(twins)}"
         )
-    return said
+    return remarks
 
 
 def _join_folder_names(folders: Sequence[Folder]) -> str:

@@ -87,10 +87,10 @@ class LabelledImages:
                     f"{self.name}: {len(images)} images with {len(attribute.codes)} codes of"
                     f" attribute {attribute.name}"
                 )
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.class_labels)))
-        if wrong.size:
+        invalid = np.flatnonzero((labels < 0) | (labels >= len(self.class_labels)))
+        if invalid.size:
             raise DatasetError(
-                f"{self.name}, row {wrong[0]}: label {labels[wrong[0]]} is not in"
+                f"{self.name}, row {invalid[0]}: label {labels[invalid[0]]} is not in"
                 f" 0 to {len(self.class_labels) - 1}"
             )
 

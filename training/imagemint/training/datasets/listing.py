@@ -60,7 +60,7 @@ class Listing:
     Attributes:
         place: the place for errors.
         sources: N pictures in order. Consumed once, so a file of any size can be streamed.
-        where: returns the place of the picture of a row.
+        get_place: returns the place of the picture of a row.
         labels: int64 [N], `classes.MISSING` where there is none.
         class_labels: names of the classes.
         texts: N texts, or no texts.
@@ -70,7 +70,7 @@ class Listing:
 
     place: str
     sources: Iterable[Encoded]
-    where: Callable[[int], str]
+    get_place: Callable[[int], str]
     labels: NDArray[np.int64]
     class_labels: tuple[str, ...]
     texts: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Listing:
 
 
 def read_listing(
-    listing: Listing, name: str, options: ReadOptions, *, undivided: Split | None = None
+    listing: Listing, name: str, options: ReadOptions, *, split_to_select: Split | None = None
 ) -> LabelledImages:
     """Returns the listed pictures as arrays.
 
@@ -87,35 +87,39 @@ def read_listing(
         listing: the pictures to read.
         name: data set and split.
         options: shape, strictness and threads.
-        undivided: the split to select from pictures without splits. None: all pictures.
+        split_to_select: the split to select from pictures without splits. None: all pictures.
 
     Raises:
         DatasetError: there are no pictures, they have several sizes, one is broken with ``strict``,
             or all are broken.
     """
     count = len(listing.labels)
-    rows = np.arange(count) if undivided is None else select_held_out(listing.labels, undivided)
+    rows = (
+        np.arange(count)
+        if split_to_select is None
+        else select_held_out(listing.labels, split_to_select)
+    )
     if not rows.size:
-        raise DatasetError(_explain_too_few(listing.place, count, undivided))
-    wanted = np.zeros(count, bool)
-    wanted[rows] = True
+        raise DatasetError(_explain_too_few(listing.place, count, split_to_select))
+    is_selected = np.zeros(count, bool)
+    is_selected[rows] = True
     wanted_sources = (
         _NO_LABEL if listing.labels[row] == MISSING else source
         for row, source in enumerate(listing.sources)
-        if wanted[row]
+        if is_selected[row]
     )
-    stack, good, broken = Stack(len(rows)), [], []
+    stack, readable, broken = Stack(len(rows)), [], []
     for row, found in zip(
         rows.tolist(),
         decode_all(wanted_sources, options.shape, workers=options.workers),
         strict=True,
     ):
         if isinstance(found, DatasetError):
-            broken.append(f"{listing.where(row)}: {found}")
+            broken.append(f"{listing.get_place(row)}: {found}")
             continue
-        place = f"{listing.place}, {listing.where(row)}"
+        place = f"{listing.place}, {listing.get_place(row)}"
         stack.add(found.picture, place, found.stored_size)
-        good.append(row)
+        readable.append(row)
         if found.file is not None:
             label = listing.class_labels[listing.labels[row]]
             line = f"{label}/{found.file.name} {found.sha256}\n"
@@ -127,20 +131,20 @@ def read_listing(
     return LabelledImages(
         name=name,
         images=stack.get_images(),
-        labels=listing.labels[good],
+        labels=listing.labels[readable],
         class_labels=listing.class_labels,
         sha256=listing.digest.hexdigest(),
-        texts=tuple(listing.texts[row] for row in good) if listing.texts else (),
+        texts=tuple(listing.texts[row] for row in readable) if listing.texts else (),
         broken=tuple(broken),
         remarks=remarks,
     )
 
 
-def _explain_too_few(place: str, count: int, undivided: Split | None) -> str:
+def _explain_too_few(place: str, count: int, split: Split | None) -> str:
     if not count:
         return f"{place}: no picture"
     return (
-        f"{place}: no picture is left for the {undivided} split: every tenth picture of a class"
+        f"{place}: no picture is left for the {split} split: every tenth picture of a class"
         " is for testing, and no class has ten"
     )
 

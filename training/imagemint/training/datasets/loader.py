@@ -102,7 +102,7 @@ class _Sent:
     def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
         self._images = images
         self._device = device
-        self._way = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copy_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._expected: tuple[NDArray[np.int64], Future[Tensor]] | None = None
 
@@ -111,12 +111,12 @@ class _Sent:
         if self._expected is None or self._expected[0] is not rows:
             self.expect(rows)
         assert self._expected is not None  # noqa: S101 - by expect
-        sent = self._expected[1].result()
-        if self._way is not None:
+        batch = self._expected[1].result()
+        if self._copy_stream is not None:
             working = torch.cuda.current_stream(self._device)
-            working.wait_stream(self._way)
-            sent.record_stream(working)
-        return sent.permute(0, 3, 1, 2).contiguous()
+            working.wait_stream(self._copy_stream)
+            batch.record_stream(working)
+        return batch.permute(0, 3, 1, 2).contiguous()
 
     def expect(self, rows: NDArray[np.int64]) -> None:
         """Begins to send the images of these rows."""
@@ -125,7 +125,7 @@ class _Sent:
     def _send(self, rows: NDArray[np.int64]) -> Tensor:
         shape = (len(rows), *self._images.shape[1:])
         # Only from pinned memory is a copy asynchronous; PyTorch keeps it until the copy is done.
-        pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=self._way is not None)
+        pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copy_stream is not None)
         np.take(self._images, rows, axis=0, out=pinned.numpy(), mode="clip")
-        with torch.cuda.stream(self._way):
+        with torch.cuda.stream(self._copy_stream):
             return pinned.to(self._device, non_blocking=True)

@@ -64,8 +64,8 @@ def parse_image_parquet(
             a label out of range, or, with ``strict``, an unreadable picture or a missing label. The
             message names the row.
     """
-    whole = [files] if isinstance(files, bytes | Path) else list(files)
-    return _read([_Shard(each, name, options) for each in whole], name, options)
+    shards = [files] if isinstance(files, bytes | Path) else list(files)
+    return _read([_Shard(each, name, options) for each in shards], name, options)
 
 
 def load_parquet_folder(
@@ -96,9 +96,11 @@ def load_parquet_folder(
     if part != "train":
         training = [_Shard(path, str(path), options) for path in files["train"]]
         known = _read_classes(training, str(folder), options)[1]
-    undivided = split if files.keys() == {"train"} else None
+    split_to_select = split if files.keys() == {"train"} else None
     remarks = describe_unused_splits(files)
-    return _read(shards, name, options, known=known, undivided=undivided, remarks=remarks)
+    return _read(
+        shards, name, options, known=known, split_to_select=split_to_select, remarks=remarks
+    )
 
 
 def _read(
@@ -107,7 +109,7 @@ def _read(
     options: ReadOptions,
     *,
     known: tuple[str, ...] | None = None,
-    undivided: Split | None = None,
+    split_to_select: Split | None = None,
     remarks: tuple[str, ...] = (),
 ) -> LabelledImages:
     labels, names = _read_classes(shards, name, options, known)
@@ -122,18 +124,20 @@ def _read(
     listing = Listing(
         place=name,
         sources=(picture for shard in shards for picture in shard.read_pictures()),
-        where=lambda row: f"row {row}",
+        get_place=lambda row: f"row {row}",
         labels=labels,
         class_labels=names,
         texts=tuple(text for shard in shards for text in shard.read_texts()),
         digest=digest,
         remarks=remarks,
     )
-    data = read_listing(listing, name, options, undivided=undivided)
-    if undivided is None:
+    data = read_listing(listing, name, options, split_to_select=split_to_select)
+    if split_to_select is None:
         return data
     # For compatibility, broken rows do not count in the selection of test pictures.
-    return add_digest(data, undivided, *([f"{len(data.broken)} broken"] if data.broken else []))
+    return add_digest(
+        data, split_to_select, *([f"{len(data.broken)} broken"] if data.broken else [])
+    )
 
 
 def _read_classes(
@@ -145,12 +149,12 @@ def _read_classes(
     """Returns the labels int64 [N] of all rows and the names of the classes."""
     if shards[0].label_column is None:
         return np.zeros(sum(shard.num_rows for shard in shards), np.int64), UNLABELLED
-    told = shards[0].label_names
+    declared = shards[0].label_names
     return number_classes(
         [label for shard in shards for label in shard.read_labels()],
         lambda row: f"{name}, row {row}",
-        told=told,
-        known=options.class_labels or (None if told else known),
+        declared=declared,
+        known=options.class_labels or (None if declared else known),
     )
 
 
@@ -180,9 +184,9 @@ class _Shard:
                 [name for name in names if name != self.image_column],
                 columns.LABELS,
                 flag="--label-column",
-                typed=[name for name, it in features.items() if it.get("_type") == "ClassLabel"],
+                declared=[name for name, it in features.items() if it.get("_type") == "ClassLabel"],
             )
-            self.label_column = find_labels(asked=options.label_column)
+            self.label_column = find_labels(requested=options.label_column)
             # Digests of files read by the usual columns stay those of older versions.
             self.unusual_columns = [
                 f"{kind} {found}"
@@ -192,8 +196,8 @@ class _Shard:
                 )
                 if found != usual
             ]
-        about = features.get(self.label_column or "", {})
-        self.label_names: tuple[str, ...] = tuple(about.get("names") or ())
+        description = features.get(self.label_column or "", {})
+        self.label_names: tuple[str, ...] = tuple(description.get("names") or ())
 
     @contextmanager
     def _open(self) -> Iterator["pq.ParquetFile"]:
@@ -260,22 +264,22 @@ class _Shard:
 
 def _read_features(schema: "pa.Schema") -> dict[str, dict[str, Any]]:
     """Returns the description of the columns in the metadata; {} if there is none."""
-    told = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(told).get("info", {}).get("features", {}) if told else {}
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
     return {
-        name: about
-        for name, about in features.items()
-        if isinstance(about, dict) and name in schema.names
+        name: description
+        for name, description in features.items()
+        if isinstance(description, dict) and name in schema.names
     }
 
 
 def _find_image_column(
-    schema: "pa.Schema", features: dict[str, dict[str, Any]], asked: str | None
+    schema: "pa.Schema", features: dict[str, dict[str, Any]], requested: str | None
 ) -> str:
     """Returns the column of pictures: by metadata, by name, by type, or the one of file names."""
     found = _find_usual_image_column(schema, features)
-    if asked is not None:
-        found = columns.find_column(schema.names, (), asked=asked, flag="--image-column")
+    if requested is not None:
+        found = columns.find_column(schema.names, (), requested=requested, flag="--image-column")
     if found is None:
         raise DatasetError(
             f"no column of images among {', '.join(schema.names) or 'none'};"
@@ -294,10 +298,12 @@ def _find_usual_image_column(
 ) -> str | None:
     """Returns the column of pictures that is read if the user names none."""
     kinds = {field.name: _classify_type(field.type) for field in schema}
-    typed = [name for name, about in features.items() if about.get("_type") == "Image"]
+    declared = [
+        name for name, description in features.items() if description.get("_type") == "Image"
+    ]
     binary = [name for name, kind in kinds.items() if kind == "bytes"]
     files = [name for name, kind in kinds.items() if kind == "path"]
-    found = columns.find_column(schema.names, columns.PICTURES, typed=typed)
+    found = columns.find_column(schema.names, columns.PICTURES, declared=declared)
     found = found or (binary[0] if len(binary) == 1 else None)
     return found or columns.find_column(files, columns.FILES)
 

@@ -158,11 +158,11 @@ def report_broken(place: object, broken: list[str], count: int, *, strict: bool)
     """
     if not broken:
         return
-    more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    said = f"{len(broken)} of {count} pictures are broken: {'; '.join(broken[:_NAMED])}{more}"
+    others = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    message = f"{len(broken)} of {count} pictures are broken: {'; '.join(broken[:_NAMED])}{others}"
     if strict or len(broken) == count:
-        raise DatasetError(f"{place}: {said}")
-    _log.warning("%s: %s; they are left out", place, said)
+        raise DatasetError(f"{place}: {message}")
+    _log.warning("%s: %s; they are left out", place, message)
 
 
 def fit_picture(picture: Image.Image, shape: Shape) -> Image.Image:
@@ -192,11 +192,11 @@ def _fit_halves(picture: Image.Image, size: int) -> Image.Image:
             f"the picture is {width} pixels wide; one with a source and a target side by side has"
             " an even width"
         )
-    whole = Image.new(picture.mode, (2 * size, size))
+    canvas = Image.new(picture.mode, (2 * size, size))
     for side in (0, 1):
         half = picture.crop((side * width // 2, 0, (side + 1) * width // 2, height))
-        whole.paste(_fit_square(half, size), (side * size, 0))
-    return whole
+        canvas.paste(_fit_square(half, size), (side * size, 0))
+    return canvas
 
 
 class Stack:
@@ -263,9 +263,9 @@ class Stack:
 def reshape_images(images: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
     """Returns images uint8 [N, H, W, C] converted to ``shape``; the same array if they have it."""
     height, width, channels = images.shape[1:]
-    wanted = shape.channels or channels
+    target_channels = shape.channels or channels
     size = (shape.size, shape.size * (2 if shape.halves else 1)) if shape.size else (height, width)
-    if (height, width, channels) == (*size, wanted):
+    if (height, width, channels) == (*size, target_channels):
         return images
     stack = Stack(len(images))
     for row, image in enumerate(images):

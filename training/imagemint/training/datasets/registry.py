@@ -66,7 +66,7 @@ def load_dataset(
 
     Raises:
         DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
-            damaged or with another checksum than the published one; fewer images than asked for;
+            damaged or with another checksum than the published one; fewer images than requested;
             labels that are none of ``class_labels``.
     """
     shape = Shape(size, channels, halves)
@@ -126,11 +126,11 @@ def _load_file(path: Path, split: Split, options: ReadOptions) -> LabelledImages
 
 
 def _find_path(name: str, data: Path | None) -> Path:
-    tried = [Path(name).expanduser(), *(folder / name for folder in list_search_folders(data))]
-    for path in tried:
+    candidates = [Path(name).expanduser(), *(folder / name for folder in list_search_folders(data))]
+    for path in candidates:
         if name and path.exists():
             return path
-    places = ", ".join(dict.fromkeys(map(str, tried)))  # all are equal for an absolute path
+    places = ", ".join(dict.fromkeys(map(str, candidates)))  # all are equal for an absolute path
     raise DatasetError(
         f"unknown data set {name!r}; known are {', '.join(sorted(DATASETS))}, and folders of"
         f" pictures or Parquet files: name one by --dataset (tried {places})"

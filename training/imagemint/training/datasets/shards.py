@@ -35,9 +35,9 @@ def find_shards(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]
         homes = sorted({str(path.parent.relative_to(folder)) for path in paths})
         if len(homes) > 1:
             raise DatasetError(f"{folder} holds several data sets: name one of {', '.join(homes)}")
-        promised = _NUMBERED.search(paths[0].name.partition(".")[0])
-        if promised and int(promised[1]) != len(paths):
-            raise DatasetError(f"{paths[0]}: only {len(paths)} of {int(promised[1])} files exist")
+        match = _NUMBERED.search(paths[0].name.partition(".")[0])
+        if match and int(match[1]) != len(paths):
+            raise DatasetError(f"{paths[0]}: only {len(paths)} of {int(match[1])} files exist")
     if files and "train" not in files:
         raise DatasetError(f"{folder}: no {suffixes[0]} file of the training split")
     return files

@@ -29,46 +29,48 @@ def find_shortages(data: LabelledImages, batch_size: int, *, by_class: bool) -> 
         batch_size: batch size of the run.
         by_class: whether variety is compared within each class.
     """
-    said = []
+    warnings = []
     if len(data) < batch_size:
-        said.append(
+        warnings.append(
             f"{len(data)} training pictures are fewer than a batch of {batch_size}, so each batch"
             " shows some of them twice; --batch-size sets it"
         )
     counts = np.bincount(data.labels, minlength=len(data.class_labels))
     empty = [data.class_labels[label] for label in np.flatnonzero(counts == 0)]
     if empty:
-        said.append(f"no training picture of {_join_names(empty)}")
+        warnings.append(f"no training picture of {_join_names(empty)}")
     compared = counts if by_class else np.array([len(data)])
     if compared.max() < VARIETY:
-        said.append(
+        warnings.append(
             f"no class has {VARIETY} training pictures, so variety cannot be measured and mode"
             " collapse is not watched for"
         )
     elif by_class and (few := np.flatnonzero((counts > 0) & (counts < VARIETY))).size:
         names = _join_names([data.class_labels[label] for label in few])
-        said.append(f"fewer than {VARIETY} training pictures of {names}: no variety is measured")
-    return said
+        warnings.append(
+            f"fewer than {VARIETY} training pictures of {names}: no variety is measured"
+        )
+    return warnings
 
 
 def find_evaluation_shortages(test: LabelledImages) -> list[str]:
     """Returns sentences about figures of an evaluation that are unreliable or missing."""
-    said = []
+    warnings = []
     counts = np.bincount(test.labels, minlength=len(test.class_labels))
     empty = [test.class_labels[label] for label in np.flatnonzero(counts == 0)]
     if empty:
-        said.append(f"no test picture of {_join_names(empty)}")
+        warnings.append(f"no test picture of {_join_names(empty)}")
     if len(test) < COMPARABLE:
-        said.append(
+        warnings.append(
             f"too few test pictures for `imagemint evaluate`: {len(test)}, it needs at least"
             f" {COMPARABLE}"
         )
     elif len(test) < STEADY:
-        said.append(
+        warnings.append(
             f"with {len(test)} test pictures, fewer than {STEADY:,}, the figures of `imagemint"
             " evaluate` are noisy"
         )
-    return said
+    return warnings
 
 
 def count_classifier_steps(count: int, epochs: int, batch_size: int) -> int:
@@ -87,5 +89,5 @@ def count_classifier_steps(count: int, epochs: int, batch_size: int) -> int:
 
 
 def _join_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return "class" + ("es " if len(names) > 1 else " ") + ", ".join(names[:_SHOWN]) + more
+    others = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return "class" + ("es " if len(names) > 1 else " ") + ", ".join(names[:_SHOWN]) + others

@@ -45,36 +45,36 @@ def find_doubts(data: LabelledImages) -> list[str]:
 def _find_doubtful_classes(data: LabelledImages) -> list[str]:
     names = data.class_labels
     counts = np.bincount(data.labels, minlength=len(names))
-    said = []
+    warnings = []
     if len(names) == 1:
-        said.append(f"all {len(data)} pictures are of one class, {names[0]!r}")
+        warnings.append(f"all {len(data)} pictures are of one class, {names[0]!r}")
     splits = [name for name in names if find_split_name(name)]
     if splits:
-        said.append(f"classes are called like splits: {_join_names(splits)}")
+        warnings.append(f"classes are called like splits: {_join_names(splits)}")
     folded = Counter(name.casefold() for name in names)
     twins = [name for name in names if folded[name.casefold()] > 1]
     if twins:
-        said.append(f"names of classes differ only in case: {_join_names(twins)}")
+        warnings.append(f"names of classes differ only in case: {_join_names(twins)}")
     least = max(HELD_OUT, int(counts.max()) // _RARE)
     tiny = [f"{names[label]} ({counts[label]})" for label in np.flatnonzero(counts < least)]
     if tiny and len(names) > 1:
-        said.append(f"classes with fewer than {least} training pictures: {_join_names(tiny)}")
-    return said
+        warnings.append(f"classes with fewer than {least} training pictures: {_join_names(tiny)}")
+    return warnings
 
 
 def _find_doubtful_pictures(data: LabelledImages) -> list[str]:
     rows = np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).astype(np.int64)
-    some = data.images[rows]
-    distinct = len({image.tobytes() for image in some})
-    said = []
-    if len(some) > 1 and some.astype(np.float32).std(axis=0).mean() < _ALIKE:
-        said.append("nearly all pictures are alike")
-    elif distinct <= len(some) // 2:
-        said.append(f"of {len(some)} pictures only {distinct} differ")
-    dark = float((some.max(axis=(1, 2, 3)) < _DARK).mean())
+    sample = data.images[rows]
+    distinct = len({image.tobytes() for image in sample})
+    warnings = []
+    if len(sample) > 1 and sample.astype(np.float32).std(axis=0).mean() < _ALIKE:
+        warnings.append("nearly all pictures are alike")
+    elif distinct <= len(sample) // 2:
+        warnings.append(f"of {len(sample)} pictures only {distinct} differ")
+    dark = float((sample.max(axis=(1, 2, 3)) < _DARK).mean())
     if dark > 1 / 2:
-        said.append(f"{dark:.0%} of the pictures are nearly black")
-    return said
+        warnings.append(f"{dark:.0%} of the pictures are nearly black")
+    return warnings
 
 
 def _join_names(names: Sequence[str]) -> str:

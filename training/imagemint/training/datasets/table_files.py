@@ -151,11 +151,11 @@ def _find_file_column(
     names: list[str],
     index: PictureIndex,
     beside: Path,
-    asked: str | None,
+    requested: str | None,
 ) -> str | None:
     """Returns the column that names pictures, the usual names first; None if none does."""
-    if asked is not None:
-        return asked if asked in names else None
+    if requested is not None:
+        return requested if requested in names else None
     usual = [*columns.FILES, *columns.PICTURES]
     called = [name for name in names if name.casefold() in usual or name.endswith("file_name")]
     called.sort(key=lambda name: usual.index(name.casefold()) if name.casefold() in usual else 0)

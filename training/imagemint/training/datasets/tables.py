@@ -59,15 +59,15 @@ def load_tables(
         only: the only table to read.
 
     Raises:
-        DatasetError: the column that was asked for is missing, a label is none of the classes,
+        DatasetError: the requested column is missing, a label is none of the classes,
             there is no picture of the split, or as `read_listing`.
     """
     paths = [path for path in _find_tables(tree) if only in (None, path)]
     if not paths:
         return None
     index = PictureIndex(tree)
-    asked = {"image_column": options.image_column, "label_column": options.label_column}
-    opened = [open_table(path, index, **asked) for path in paths]
+    requested = {"image_column": options.image_column, "label_column": options.label_column}
+    opened = [open_table(path, index, **requested) for path in paths]
     found = [table for table in opened if table is not None]
     if only is not None and not found:
         raise DatasetError(f"{only}: no column names pictures below {tree.path}")
@@ -105,8 +105,8 @@ def _load(
 ) -> LabelledImages:
     used = [table for table in tables if table.labels] or list(tables)
     if options.label_column is not None and not used[0].labels:
-        there = [name for table in tables for name in table.columns]
-        columns.find_column(there, (), asked=options.label_column, flag="--label-column")
+        column_names = [name for table in tables for name in table.columns]
+        columns.find_column(column_names, (), requested=options.label_column, flag="--label-column")
     parts: dict[str, list[_Row]] = defaultdict(list)
     for table in used:
         for row in _read_rows(table, tree, index):
@@ -118,16 +118,16 @@ def _load(
     listing = Listing(
         place=str(tree.path),
         sources=[row.source for row in rows],
-        where=lambda n: rows[n].file,
+        get_place=lambda n: rows[n].file,
         labels=labels,
         class_labels=names,
         texts=tuple(row.text for row in rows) if any(row.text for row in rows) else (),
         digest=hashlib.sha256(f"{options.shape}\n".encode()),
         remarks=(*_list_remarks(tables, used), *describe_unused_splits(parts)),
     )
-    undivided = split if parts.keys() == {"train"} else None
+    split_to_select = split if parts.keys() == {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
-    return read_listing(listing, name, options, undivided=undivided)
+    return read_listing(listing, name, options, split_to_select=split_to_select)
 
 
 def _number_classes(
@@ -138,10 +138,10 @@ def _number_classes(
         return np.zeros(len(rows), np.int64), UNLABELLED
 
     def number_rows(
-        some: Sequence[_Row], known: tuple[str, ...] | None
+        subset: Sequence[_Row], known: tuple[str, ...] | None
     ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        labels = [row.label for row in some]
-        return number_classes(labels, lambda n: f"{table.path}, {some[n].file}", known=known)
+        labels = [row.label for row in subset]
+        return number_classes(labels, lambda n: f"{table.path}, {subset[n].file}", known=known)
 
     return number_rows(rows, options.class_labels or number_rows(training, None)[1])
 
@@ -166,9 +166,9 @@ def _read_rows(table: Table, tree: Folder, index: PictureIndex) -> Iterator[_Row
 
 def _read_split(cells: dict[str, Any], file: str, source: Encoded, tree: Folder) -> str | None:
     """Returns the split of one row, by its column ``split`` or the folders of its picture."""
-    told = find_split_name(str(cells.get("split") or ""))
-    if told is not None:
-        return told
+    column_split = find_split_name(str(cells.get("split") or ""))
+    if column_split is not None:
+        return column_split
     parents = PurePosixPath(file.replace("\\", "/")).parts[:-1]
     if isinstance(source, Path) and source.is_relative_to(tree.path):
         parents = source.relative_to(tree.path).parts[:-1]
@@ -180,8 +180,8 @@ def _list_remarks(tables: Sequence[Table], used: Sequence[Table]) -> list[str]:
         return [
             columns.describe_missing_labels([it for it in used[0].columns if it != used[0].files])
         ]
-    said = [f"labels are from {', '.join(f'{it.path.name}, column {it.labels}' for it in used)}"]
-    left = [table.path.name for table in tables if table not in used]
-    if left:
-        said.append(f"without a column of labels, left out: {', '.join(left)}")
-    return said
+    remarks = [f"labels are from {', '.join(f'{it.path.name}, column {it.labels}' for it in used)}"]
+    unlabelled = [table.path.name for table in tables if table not in used]
+    if unlabelled:
+        remarks.append(f"without a column of labels, left out: {', '.join(unlabelled)}")
+    return remarks

@@ -93,8 +93,8 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
         pictures, folders, others, bare = [], [], [], []
         for entry in found:
             if entry.is_dir():
-                about = entry.stat()
-                if (about.st_dev, about.st_ino) in here:
+                status = entry.stat()
+                if (status.st_dev, status.st_ino) in here:
                     continue
                 folder = _scan(path / entry.name, here)
                 folders.append(folder) if folder.holds_pictures() else bare.append(entry.name)

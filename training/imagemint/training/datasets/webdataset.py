@@ -98,16 +98,16 @@ def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> Labelle
     listing = Listing(
         place=name,
         sources=_read_pictures(samples, suffix),
-        where=lambda row: f"{samples[row].shard.name}, {samples[row].key}",
+        get_place=lambda row: f"{samples[row].shard.name}, {samples[row].key}",
         labels=labels,
         class_labels=names,
         texts=texts if any(texts) else (),
         digest=digest,
         remarks=tuple(remarks),
     )
-    undivided = split if files.keys() == {"train"} else None
-    data = read_listing(listing, name, options, undivided=undivided)
-    return add_digest(data, undivided) if undivided else data
+    split_to_select = split if files.keys() == {"train"} else None
+    data = read_listing(listing, name, options, split_to_select=split_to_select)
+    return add_digest(data, split_to_select) if split_to_select else data
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -127,11 +127,11 @@ def _read_samples(path: Path) -> list[_Sample]:
     samples: dict[str, _Sample] = {}
     with _open(path) as archive:
         for member in archive:
-            inside = PurePosixPath(member.name)
-            if not member.isfile() or any(is_stray(part) for part in inside.parts):
+            member_path = PurePosixPath(member.name)
+            if not member.isfile() or any(is_stray(part) for part in member_path.parts):
                 continue
-            stem, _, suffix = inside.name.partition(".")
-            key = str(inside.parent / stem)
+            stem, _, suffix = member_path.name.partition(".")
+            key = str(member_path.parent / stem)
             sample = samples.setdefault(key, _Sample(path, key))
             if f".{suffix.rpartition('.')[-1].lower()}" in SUFFIXES:
                 sample.pictures[suffix.lower()] = (member.offset_data, member.size)
@@ -177,23 +177,25 @@ def _read(archive: tarfile.TarFile, offset: int, size: int) -> bytes:
 # --- what they tell -------------------------------------------------------------------------------
 
 
-def _find_label_column(samples: Sequence[_Sample], asked: str | None) -> str | None:
+def _find_label_column(samples: Sequence[_Sample], requested: str | None) -> str | None:
     """Returns the field of labels, `_FOLDER` for folders in the shards, or None without labels."""
-    there = list(dict.fromkeys(name for sample in samples for name in sample.fields))
+    names = list(dict.fromkeys(name for sample in samples for name in sample.fields))
     usual = (*_LABELS, *columns.LABELS)
-    found = columns.find_column(there, usual, asked=asked, flag="--label-column")
+    found = columns.find_column(names, usual, requested=requested, flag="--label-column")
     if found is None and len({PurePosixPath(sample.key).parent for sample in samples}) > 1:
         return _FOLDER
     return found
 
 
-def _choose_picture_suffix(samples: Sequence[_Sample], asked: str | None) -> str:
+def _choose_picture_suffix(samples: Sequence[_Sample], requested: str | None) -> str:
     """Returns the suffix of the pictures to use if samples have several."""
-    there = list(dict.fromkeys(suffix for sample in samples for suffix in sample.pictures))
-    if asked is None:
-        return there[0]
-    found = columns.find_column(there, (), asked=asked.lstrip("."), flag="--image-column")
-    return found or there[0]
+    suffixes = list(dict.fromkeys(suffix for sample in samples for suffix in sample.pictures))
+    if requested is None:
+        return suffixes[0]
+    found = columns.find_column(
+        suffixes, (), requested=requested.lstrip("."), flag="--image-column"
+    )
+    return found or suffixes[0]
 
 
 def _number_classes(
@@ -206,10 +208,10 @@ def _number_classes(
         return np.zeros(len(samples), np.int64), UNLABELLED
 
     def number_samples(
-        some: Sequence[_Sample], known: tuple[str, ...] | None
+        subset: Sequence[_Sample], known: tuple[str, ...] | None
     ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        labels = [_read_label(sample, column) for sample in some]
-        return number_classes(labels, lambda n: f"{some[n].shard}, {some[n].key}", known=known)
+        labels = [_read_label(sample, column) for sample in subset]
+        return number_classes(labels, lambda n: f"{subset[n].shard}, {subset[n].key}", known=known)
 
     return number_samples(samples, options.class_labels or number_samples(training, None)[1])
 
@@ -231,6 +233,6 @@ def _list_remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -
         yield columns.describe_missing_labels(list(fields))
     elif column == _FOLDER:
         yield "labels are the folders in the shards, because no file or field holds any"
-    several = {it for sample in samples for it in sample.pictures if len(sample.pictures) > 1}
-    if several:
+    suffixes = {it for sample in samples for it in sample.pictures if len(sample.pictures) > 1}
+    if suffixes:
         yield f"of several pictures a sample, .{suffix} is taken; --image-column names another"

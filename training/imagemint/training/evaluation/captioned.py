@@ -61,8 +61,8 @@ def measure_captions(
     """
     if not takes_captions(source):
         return
-    told = {attribute.name for attribute in test.attributes}
-    if not (isinstance(judge, Judge) and told & judge.attribute_names >= READ.keys() - {HEAD}):
+    labelled = {attribute.name for attribute in test.attributes}
+    if not (isinstance(judge, Judge) and labelled & judge.attribute_names >= READ.keys() - {HEAD}):
         return
     known = {attribute.name: attribute for attribute in test.attributes}
     people = np.stack([test.labels, *(known[name].codes for name in list(READ)[1:])], axis=1)
@@ -78,14 +78,14 @@ def measure_captions(
         images = source.draw_captions(seed, 0, [caption.text for caption in captions])
         shares = _compute_shares(captions, _recognise(judge, images), hidden)
         rivals = _compute_shares(captions, real, hidden)
-        listed = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+        detail = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
         yield Measured(
             metric,
             float(np.mean([*shares.values()])),
             f"share of {len(captions):,} images that show what their caption names, mean over the"
             f" attributes; {what}; reference: the judge on the real images",
             float(np.mean([*rivals.values()])),
-            listed,
+            detail,
         )
     yield _measure_variety(source, judge, seed, people, real)
 
@@ -111,13 +111,15 @@ def _compute_shares(
     """
     shares = {}
     for name, values in READ.items():
-        named = [
+        names = [
             row
             for row, caption in enumerate(captions)
-            if name in caption.named and not (name in hidden and hidden[name][row])
+            if name in caption.attributes and not (name in hidden and hidden[name][row])
         ]
-        if named and name != _STYLE:
-            right = [values[recognised[name][row]] in captions[row].named[name] for row in named]
+        if names and name != _STYLE:
+            right = [
+                values[recognised[name][row]] in captions[row].attributes[name] for row in names
+            ]
             shares[name] = float(np.mean(right))
     return shares
 
@@ -131,9 +133,9 @@ def _measure_variety(
     found, usual = [], []
     for number, caption in enumerate(captions):
         rows = slice(number * _EACH, (number + 1) * _EACH)
-        open_ = [name for name in READ if name not in caption.allowed and name != _STYLE]
-        found += [_differ(recognised[name][rows], len(READ[name])) for name in open_]
-        usual += [_differ(real[name], len(READ[name])) for name in open_]
+        free_names = [name for name in READ if name not in caption.allowed and name != _STYLE]
+        found += [_differ(recognised[name][rows], len(READ[name])) for name in free_names]
+        usual += [_differ(real[name], len(READ[name])) for name in free_names]
     return Measured(
         "open_attribute_variety",
         float(np.mean(found)),

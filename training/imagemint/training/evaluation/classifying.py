@@ -36,22 +36,22 @@ def measure_discriminator(
     """
     D = source.load_discriminator(len(test.class_labels))
     count = len(test)
-    asked = f"on all {count:,} images of {test.name}; D of the newest step, not averaged"
+    sample = f"on all {count:,} images of {test.name}; D of the newest step, not averaged"
     if "classes" in D.heads:
         _recalibrate(D, train)
-        shown = int((source.recipe.select_visible_labels(train.labels) >= 0).sum())
-        how = f"share that D's own classifier sees right, {shown:,} labels shown in training"
+        visible = int((source.recipe.select_visible_labels(train.labels) >= 0).sum())
+        method = f"share that D's own classifier sees right, {visible:,} labels shown in training"
         share = float((_read(D, "classes", test) == test.labels).mean())
-        return [EvaluationFigure("classifier_accuracy", share, f"{how}, {asked}", count)]
+        return [EvaluationFigure("classifier_accuracy", share, f"{method}, {sample}", count)]
     if "code" in D.heads:
         _recalibrate(D, train)
         codes = _read(D, "code", test)
         share = code_class_accuracy(codes, test.labels).share
-        how = (
+        method = (
             "share whose class is the one assigned to the code that D reads, by the best one-to-one"
             f" assignment; dealt at random {chance_code_accuracy(codes, test.labels):.3f}"
         )
-        return [EvaluationFigure("code_classifier_accuracy", share, f"{how}, {asked}", count)]
+        return [EvaluationFigure("code_classifier_accuracy", share, f"{method}, {sample}", count)]
     return []
 
 
@@ -68,10 +68,10 @@ def _recalibrate(D: Discriminator, train: LabelledImages) -> None:
         layer.train()
     rows = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(train))
     for batch in range(_RECALIBRATION_BATCHES if layers else 0):
-        some = rows[batch * _BATCH : (batch + 1) * _BATCH]
-        if len(some) < min(_BATCH, len(train)):
+        batch_rows = rows[batch * _BATCH : (batch + 1) * _BATCH]
+        if len(batch_rows) < min(_BATCH, len(train)):
             break
-        phi = D.phi(_to_network(train.images[some], D), None)
+        phi = D.phi(_to_network(train.images[batch_rows], D), None)
         for head in D.heads.values():
             head(phi)
     for layer in layers:

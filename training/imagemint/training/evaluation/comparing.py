@@ -116,13 +116,15 @@ def compare(
         ]
         for metric, value in both[0].items():
             rounds.setdefault(metric, []).append((value, both[1][metric]))
-    about = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
+    judges = [extractor.description] + (
+        [judge.description] if judge not in (None, extractor) else []
+    )
     turns = ", classes in turn" if model.num_classes else ""
     return Compared(
         totals.compute_difference(),
         tuple(_compare(metric, values, samples) for metric, values in rounds.items()),
         f"seeds {_FIRST_SEED} to {_FIRST_SEED + seeds - 1}, indices 0 to {samples - 1}{turns}; "
-        f"against {len(real):,} test images of {test.name.rpartition('/')[0]}; {'; '.join(about)}",
+        f"against {len(real):,} test images of {test.name.rpartition('/')[0]}; {'; '.join(judges)}",
         samples,
         seeds,
     )
@@ -136,8 +138,8 @@ class _Totals:
         self._images = 0
 
     def add(self, ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
-        apart = np.maximum(ours, theirs) - np.minimum(ours, theirs)
-        self._levels += np.bincount(apart.ravel(), minlength=256)
+        differences = np.maximum(ours, theirs) - np.minimum(ours, theirs)
+        self._levels += np.bincount(differences.ravel(), minlength=256)
         self._images += len(ours)
 
     def compute_difference(self) -> Difference:

@@ -39,12 +39,12 @@ def find_nearest_training_images(
     candidates = _find_candidates(images, known, margin)
     distances, rows = np.empty(len(images)), np.empty(len(images), np.int64)
     for i in range(0, len(images), _CHUNK):
-        some = candidates[i : i + _CHUNK]
-        found = _compute_least_distances(images[i : i + _CHUNK], known[some], margin)
+        candidate_rows = candidates[i : i + _CHUNK]
+        found = _compute_least_distances(images[i : i + _CHUNK], known[candidate_rows], margin)
         best = found.argmin(axis=1)
         turn = np.arange(len(best))
         distances[i : i + _CHUNK] = np.sqrt(found[turn, best])
-        rows[i : i + _CHUNK] = some[turn, best]
+        rows[i : i + _CHUNK] = candidate_rows[turn, best]
     return distances, rows
 
 

@@ -53,14 +53,14 @@ class Extractor(Protocol):
     """Computes features and classes of images.
 
     Attributes:
-        about: name, digest, layer and accuracy, for protocols.
+        description: name, digest, layer and accuracy, for protocols.
         sha256: digest of its weights.
         accuracy: share of its test set that it classifies correctly; None if unknown.
         trained_on: data set and split whose classes it knows; None for other classes.
         class_labels: these classes by index; None if they are those of the data set by definition.
     """
 
-    about: str
+    description: str
     sha256: str
     accuracy: float | None
     trained_on: str | None
@@ -87,20 +87,20 @@ class Judge:
 
     def __init__(self, directory: Path, device: torch.device) -> None:
         self._model: Classifier
-        self._model, about = load_classifier(directory, device)
-        self.sha256: str = about["sha256"]
-        self.accuracy: float | None = about["test_accuracy"]
-        self.trained_on: str | None = about["trained_on"]
-        self.class_labels: tuple[str, ...] | None = tuple(about["class_labels"])
-        self.about = (
-            f"judge {about['recipe']}, SHA-256 {self.sha256[:16]},"
-            f" test accuracy {self.accuracy:.4f}, layer {about['feature_layer']}"
+        self._model, metadata = load_classifier(directory, device)
+        self.sha256: str = metadata["sha256"]
+        self.accuracy: float | None = metadata["test_accuracy"]
+        self.trained_on: str | None = metadata["trained_on"]
+        self.class_labels: tuple[str, ...] | None = tuple(metadata["class_labels"])
+        self.description = (
+            f"judge {metadata['recipe']}, SHA-256 {self.sha256[:16]},"
+            f" test accuracy {self.accuracy:.4f}, layer {metadata['feature_layer']}"
         )
-        heads: dict[str, float] = about.get("attribute_accuracy", {})
+        heads: dict[str, float] = metadata.get("attribute_accuracy", {})
         self.attribute_names = frozenset(heads)
         if heads:
-            told = ", ".join(f"{name} {share:.4f}" for name, share in heads.items())
-            self.about += f", accuracy by attribute: {told}"
+            accuracies = ", ".join(f"{name} {share:.4f}" for name, share in heads.items())
+            self.description += f", accuracy by attribute: {accuracies}"
 
     def extract(self, images: NDArray[np.uint8]) -> Extracted:
         """Returns the features of the named layer, and the classes that it was trained on."""
@@ -163,7 +163,7 @@ class StackedJudge:
 
     def __init__(self, digits: Extractor) -> None:
         self._digits = digits
-        self.about = f"{digits.about}, on each of three channels, features side by side"
+        self.description = f"{digits.description}, on each of three channels, features side by side"
         self.sha256 = hashlib.sha256(f"stacked {digits.sha256}".encode()).hexdigest()
         self.trained_on: str | None = f"stacked-{digits.trained_on}"
 
@@ -230,7 +230,9 @@ class Inception:
             feature_extractor_weights_path=str(weights),
         ).to(device)
         self._device = device
-        self.about = f"Inception v3 of FID, SHA-256 {self.sha256[:16]}, layer {_INCEPTION_LAYER}"
+        self.description = (
+            f"Inception v3 of FID, SHA-256 {self.sha256[:16]}, layer {_INCEPTION_LAYER}"
+        )
 
     @torch.no_grad()
     def extract(self, images: NDArray[np.uint8]) -> Extracted:
@@ -274,8 +276,8 @@ def _get_data_set(split: str) -> str:
 
 def describe_classes(class_labels: tuple[str, ...]) -> str:
     """Returns the first ten names of classes as one text."""
-    more = ", ..." if len(class_labels) > _SHOWN else ""
-    return ", ".join(class_labels[:_SHOWN]) + more
+    ellipsis = ", ..." if len(class_labels) > _SHOWN else ""
+    return ", ".join(class_labels[:_SHOWN]) + ellipsis
 
 
 def open_extractor(

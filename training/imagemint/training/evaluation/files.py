@@ -142,20 +142,20 @@ class PicturesSource(FileSource):
 
 def _find_labels(tree: Folder, paths: Sequence[Path]) -> list[Label]:
     """Returns the label of each picture, as a text or an index; [] if there are none."""
-    told = _read_table_labels(tree) or _read_picture_labels(paths) or _read_folder_labels(tree)
-    if not told:
+    labels = _read_table_labels(tree) or _read_picture_labels(paths) or _read_folder_labels(tree)
+    if not labels:
         return []
-    missing = next((path for path in paths if path not in told), None)
+    missing = next((path for path in paths if path not in labels), None)
     if missing is not None:
         raise DatasetError(
             f"{missing}: its class is unknown, and those of other pictures are known"
         )
-    return [told[path] for path in paths]
+    return [labels[path] for path in paths]
 
 
 def _read_table_labels(tree: Folder) -> dict[Path, Label]:
     index = PictureIndex(tree)
-    told: dict[Path, Label] = {}
+    labels: dict[Path, Label] = {}
     for path in tree.others:
         table = None
         if path.suffix.lower() in TABLES:
@@ -163,22 +163,22 @@ def _read_table_labels(tree: Folder) -> dict[Path, Label]:
         for row in table.rows if table is not None and table.labels else ():
             source = index.find(row.get(table.files), path.parent) if table else None
             if isinstance(source, Path) and table and row.get(table.labels or "") is not None:
-                told[source] = str(row[table.labels or ""])
-    return told
+                labels[source] = str(row[table.labels or ""])
+    return labels
 
 
 def _read_picture_labels(paths: Sequence[Path]) -> dict[Path, Label]:
-    told: dict[Path, Label] = {}
+    labels: dict[Path, Label] = {}
     for path in paths:
         with Image.open(path) as picture:
             serial = str(picture.info.get(SERIAL_KEY, ""))
         classes = parse_qs(serial.partition("?")[2]).get("class")
-        named = _NAMED_CLASS.search(path.stem)
+        match = _NAMED_CLASS.search(path.stem)
         if classes:
-            told[path] = int(classes[0])
-        elif named:
-            told[path] = int(named[1])
-    return told
+            labels[path] = int(classes[0])
+        elif match:
+            labels[path] = int(match[1])
+    return labels
 
 
 def _read_folder_labels(tree: Folder) -> dict[Path, Label]:

@@ -141,7 +141,9 @@ def evaluate(
         if album is not None and seed == protocol.seed:
             album.add(source, seed, sample, reals)
     origin = _describe_origin(source, protocol.seed, seeds, len(sample.images))
-    judges = [extractor.about] + ([judge.about] if judge not in (None, extractor) else [])
+    judges = [extractor.description] + (
+        [judge.description] if judge not in (None, extractor) else []
+    )
     real = f"{test.name} at {'x'.join(map(str, test.images.shape[1:]))}"
     command = "imagemint evaluate RUN --classifier DIR"
     setup = Setup(origin, real, tuple(judges), command, tuple(warnings))
@@ -230,14 +232,14 @@ def find_doubts(extractor: Extractor, judge: Extractor | None, test: LabelledIma
     """Returns the reasons not to trust an evaluation, as sentences."""
     found = []
     weak = {
-        each.about: each.accuracy
+        each.description: each.accuracy
         for each in (extractor, judge)
         if each is not None and each.accuracy is not None and each.accuracy < WEAK_JUDGE
     }
     found += [
         f"the judge is right about {accuracy:.1%} of its test images only (less than"
-        f" {WEAK_JUDGE:.0%}), so its classes and its feature space say little ({about})"
-        for about, accuracy in weak.items()
+        f" {WEAK_JUDGE:.0%}), so its classes and its feature space say little ({description})"
+        for description, accuracy in weak.items()
     ]
     if len(test) < STEADY:
         found.append(
@@ -331,11 +333,11 @@ def _check_like(
         raise DatasetError(
             f"{real.name} has {len(real)} images, too few to compare with: at least {COMPARABLE}"
         )
-    wanted = real.images.shape[1:]
-    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < COMPARABLE:
+    shape = real.images.shape[1:]
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) < COMPARABLE:
         raise DatasetError(
             f"{origin}: images are {images.dtype} {list(images.shape)}, should be uint8"
-            f" {['N', *wanted]} with N at least {COMPARABLE}"
+            f" {['N', *shape]} with N at least {COMPARABLE}"
         )
     if classes is None:
         return

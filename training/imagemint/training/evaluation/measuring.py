@@ -190,8 +190,8 @@ def _measure_distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:
         _average(partial(frechet_distance, real), other, size),
         f"{size:,} of each",
     )
-    size = _choose_size(reals, sample, len(reals.some))
-    real = reals.real.features[reals.some[:size]]
+    size = _choose_size(reals, sample, len(reals.sample_rows))
+    real = reals.real.features[reals.sample_rows[:size]]
     yield Measured(
         "coverage",
         _average(partial(coverage, real, k=NEIGHBOURS), fake, size),
@@ -291,10 +291,10 @@ def _measure_neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]
         f" {rivals}",
         _average(partial(kernel_distance, real), other, size),
     )
-    size = _choose_size(reals, sample, len(reals.some))
-    some = reals.real.features[reals.some[:size]]
+    size = _choose_size(reals, sample, len(reals.sample_rows))
+    real = reals.real.features[reals.sample_rows[:size]]
     found, floor = (
-        [measure_neighbourhoods(some, each, NEIGHBOURS) for each in _draw_samples(points, size)]
+        [measure_neighbourhoods(real, each, NEIGHBOURS) for each in _draw_samples(points, size)]
         for points in (fake, other)
     )
     for metric, what in (
@@ -310,10 +310,10 @@ def _measure_neighbours(reals: RealImages, sample: Sample) -> Iterator[Measured]
     pairs = min(size, _PAIRS)
     yield Measured(
         "two_sample_accuracy",
-        _average(partial(two_sample_accuracy, some[:pairs]), fake, pairs),
+        _average(partial(two_sample_accuracy, real[:pairs]), fake, pairs),
         f"share of {pairs:,} test and {pairs:,} generated images whose nearest neighbour is of"
         f" their own kind, in feature space, 0.5 where none can tell; {rivals}",
-        _average(partial(two_sample_accuracy, some[:pairs]), other, pairs),
+        _average(partial(two_sample_accuracy, real[:pairs]), other, pairs),
     )
 
 

@@ -33,7 +33,7 @@ class RealImages:
             10,000,
             whatever the number of test images, for several samples of a small test set's size.
         other_classes: labels of those.
-        some: up to 3,000 rows of ``real``.
+        sample_rows: up to 3,000 rows of ``real``.
         typical_copies: distances from up to 2,000 random test images to their nearest training
             image, as `copies` measures them; None of stacks, which are drawn and not collected.
         shares: share of each class in the training data: float64 [K].
@@ -47,7 +47,7 @@ class RealImages:
     real: Extracted
     other: Extracted
     other_classes: NDArray[np.int64]
-    some: NDArray[np.int64]
+    sample_rows: NDArray[np.int64]
     typical_copies: NDArray[np.float64] | None
     shares: NDArray[np.float64]
     rng: np.random.Generator
@@ -95,10 +95,14 @@ def extract_real_images(
     images = test.images[:_MOST]
     rows = rng.permutation(len(train))[:_MOST]
     real, other = extractor.extract(images), extractor.extract(train.images[rows])
-    some = rng.permutation(len(images))[:_SOME]
+    sample_rows = rng.permutation(len(images))[:_SOME]
     stacks = dataset == STACKED
     # Random rows: the first half of MNIST's test set is neater than the second.
-    copies = None if stacks else find_nearest_training_images(images[some[:_FEW]], train.images)[0]
+    copies = (
+        None
+        if stacks
+        else find_nearest_training_images(images[sample_rows[:_FEW]], train.images)[0]
+    )
     return RealImages(
         dataset=dataset,
         train=train,
@@ -107,7 +111,7 @@ def extract_real_images(
         real=real,
         other=other,
         other_classes=train.labels[rows],
-        some=some,
+        sample_rows=sample_rows,
         typical_copies=copies,
         shares=_compute_shares(train, stacks=stacks),
         rng=rng,
@@ -120,7 +124,7 @@ def _compute_shares(train: LabelledImages, *, stacks: bool) -> NDArray[np.float6
     # The digits of a stack are drawn independently, so shares of stacks are products. Counting a
     # thousand classes instead would add a noise of (K - 1) / 2N = 0.004 to every divergence from
     # them.
-    spelt = np.concatenate([train.labels // worth % 10 for worth in (100, 10, 1)])
-    digit = np.bincount(spelt, minlength=10) / len(spelt)
-    joint: NDArray[np.float64] = np.einsum("a,b,c->abc", digit, digit, digit).reshape(-1)
+    digits = np.concatenate([train.labels // worth % 10 for worth in (100, 10, 1)])
+    shares = np.bincount(digits, minlength=10) / len(digits)
+    joint: NDArray[np.float64] = np.einsum("a,b,c->abc", shares, shares, shares).reshape(-1)
     return joint

@@ -153,8 +153,8 @@ class LatentSource:
     def draw(self, seed: int, first: int, count: int) -> tuple[Images, Classes | None]:
         """Returns images and classes at these indices."""
         z = draw_latents(seed, first, count, self.z_dim, distribution=self.distribution)
-        turns = np.arange(first, first + count, dtype=np.int64)
-        classes = turns % self.num_classes if self.num_classes else None
+        indices = np.arange(first, first + count, dtype=np.int64)
+        classes = indices % self.num_classes if self.num_classes else None
         return self.generate(z, classes), classes
 
     def close(self) -> None:
@@ -201,14 +201,14 @@ class RunSource(LatentSource):
 
     @torch.no_grad()
     def _run(self, batch: Batch) -> Images:
-        told = {}
+        inputs = {}
         if batch.class_id is not None:
-            told["y"] = torch.from_numpy(batch.class_id).to(self._device)
+            inputs["y"] = torch.from_numpy(batch.class_id).to(self._device)
         if batch.tokens is not None:
-            told["tokens"] = torch.from_numpy(batch.tokens).to(self._device)
+            inputs["tokens"] = torch.from_numpy(batch.tokens).to(self._device)
         if batch.truncation is not None:
-            told["truncation"] = torch.from_numpy(batch.truncation)[:, None].to(self._device)
-        x = self._module(torch.from_numpy(batch.z).to(self._device), **told)
+            inputs["truncation"] = torch.from_numpy(batch.truncation)[:, None].to(self._device)
+        x = self._module(torch.from_numpy(batch.z).to(self._device), **inputs)
         levels = x.add(1).mul(127.5).round().clamp(0, 255)
         images: Images = levels.byte().permute(0, 2, 3, 1).cpu().numpy()
         return images
@@ -314,9 +314,9 @@ def open_address(place: str, plugs: Mapping[str, Callable[[str], Source]] | None
     scheme, _, address = place.partition("://")
     known = _open_installed() if plugs is None else plugs
     if scheme not in known:
-        there = ", ".join(sorted(known)) or "none"
+        installed = ", ".join(sorted(known)) or "none"
         raise DatasetError(
-            f"{place}: no installed source reads addresses {scheme}://; installed: {there}"
+            f"{place}: no installed source reads addresses {scheme}://; installed: {installed}"
         )
     return known[scheme](address)
 

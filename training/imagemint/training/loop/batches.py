@@ -48,12 +48,12 @@ class BatchSource:
         self._loader = ImageLoader(data, labels, seed, device, processes)
         self._labelled: ImageLoader | None = None
         if recipe.count_labelled_images():
-            shown = np.flatnonzero(labels >= 0)
+            labelled = np.flatnonzero(labels >= 0)
             few = LabelledImages(
-                *(data.name, data.images[shown], data.labels[shown]),
+                *(data.name, data.images[labelled], data.labels[labelled]),
                 *(data.class_labels, data.sha256),
             )
-            self._labelled = ImageLoader(few, labels[shown], seed, device, processes)
+            self._labelled = ImageLoader(few, labels[labelled], seed, device, processes)
 
     def draw(self, position: int, *, with_gradient: bool) -> Batch:
         """Returns this process's part of a batch, with images of the current G.

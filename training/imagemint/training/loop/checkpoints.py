@@ -48,7 +48,7 @@ def save_checkpoint(
     run: Path,
     state: TrainingState,
     generator: nn.Module,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     interim: bool = False,
 ) -> Path:
@@ -60,7 +60,7 @@ def save_checkpoint(
         run: the run's directory.
         state: the state to resume from.
         generator: the averaged generator, ready for use, in evaluation mode.
-        about: recipe, options, data and code, as JSON values; stored as they are.
+        metadata: recipe, options, data and code, as JSON values; stored as they are.
         interim: whether the run stops here before its end, outside of its schedule.
 
     Raises:
@@ -72,7 +72,7 @@ def save_checkpoint(
     for torn in final.parent.glob(_TORN):  # left by a run that was killed while it saved
         shutil.rmtree(torn, ignore_errors=True)
     try:
-        _write(part, state, generator, about, interim=interim)
+        _write(part, state, generator, metadata, interim=interim)
         flush_directory(part)
         shutil.rmtree(final, ignore_errors=True)
         part.replace(final)
@@ -90,7 +90,7 @@ def _write(
     part: Path,
     state: TrainingState,
     generator: nn.Module,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     interim: bool,
 ) -> None:
@@ -108,7 +108,7 @@ def _write(
         "interim": interim,
         "state_sha256": _compute_sha256(part / "state.safetensors"),
         "generator_sha256": _compute_sha256(part / "generator.safetensors"),
-        **about,
+        **metadata,
     }
     (part / "checkpoint.json").write_text(json.dumps(description, indent=2) + "\n")
 
@@ -258,12 +258,12 @@ def find_whole_checkpoint(run: Path) -> Path:
     return find_latest_checkpoint(run)  # raises, because there is none
 
 
-def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str]) -> Path:
-    """Returns the newest whole checkpoint of ``run`` if it is of the run that ``about`` describes.
+def find_fitting_checkpoint(run: Path, metadata: dict[str, Any], *, free: set[str]) -> Path:
+    """Returns the newest whole checkpoint of ``run`` if ``metadata`` describes the same run.
 
     Args:
         run: the run's directory.
-        about: the argument of `save_checkpoint`; recipe, data, precision and options must agree.
+        metadata: the argument of `save_checkpoint`; recipe, data, precision and options must agree.
         free: options that may differ, because they do not affect the steps.
 
     Raises:
@@ -273,14 +273,14 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     checkpoint = find_whole_checkpoint(run)
     found = read_description(checkpoint)
     faults = [
-        f"{key} is {found.get(key)!r} there and {about.get(key)!r} here{why}"
-        for key, why in _COMPARED.items()
-        if found.get(key) != about.get(key)
+        f"{key} is {found.get(key)!r} there and {metadata.get(key)!r} here{hint}"
+        for key, hint in _COMPARED.items()
+        if found.get(key) != metadata.get(key)
     ]
-    found_precision, precision = (each.get("precision", "fp32") for each in (found, about))
+    found_precision, precision = (each.get("precision", "fp32") for each in (found, metadata))
     if found_precision != precision:
         faults.append(f"precision is {found_precision} there and {precision} here")
-    theirs, ours = read_option_defaults(about["recipe"]) | found["options"], about["options"]
+    theirs, ours = read_option_defaults(metadata["recipe"]) | found["options"], metadata["options"]
     faults += [
         f"option {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
         for key in sorted(theirs.keys() | ours.keys())
@@ -288,10 +288,11 @@ def find_fitting_checkpoint(run: Path, about: dict[str, Any], *, free: set[str])
     ]
     if faults:
         raise CheckpointError(f"{checkpoint} is of another run: " + "; ".join(faults))
-    shown, wanted = int(checkpoint.name), about["options"]["images"]
-    if wanted < min(shown, found["options"]["images"]):  # a run may end a few images later
+    images_seen, images = int(checkpoint.name), metadata["options"]["images"]
+    if images < min(images_seen, found["options"]["images"]):  # a run may end a few images later
         raise CheckpointError(
-            f"{checkpoint} has shown {shown:,} images: a run cannot be shortened to {wanted:,}"
+            f"{checkpoint} has shown {images_seen:,} images: a run cannot be shortened to"
+            f" {images:,}"
         )
     return checkpoint
 
@@ -307,7 +308,7 @@ def read_option_defaults(recipe: str) -> dict[str, Any]:
     return {}
 
 
-def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set[str]) -> None:
+def restore(run: Path, state: TrainingState, metadata: dict[str, Any], *, free: set[str]) -> None:
     """Fills ``state`` from the newest whole checkpoint of ``run``, if it fits.
 
     Newer damaged checkpoints are renamed, so that the run continues without them.
@@ -315,13 +316,13 @@ def restore(run: Path, state: TrainingState, about: dict[str, Any], *, free: set
     Args:
         run: the run's directory.
         state: networks and optimisers as the recipe builds them.
-        about: as for `find_fitting_checkpoint`.
+        metadata: as for `find_fitting_checkpoint`.
         free: as for `find_fitting_checkpoint`.
 
     Raises:
         CheckpointError: no checkpoint fits, or its tensors are damaged.
     """
-    checkpoint = find_fitting_checkpoint(run, about, free=free)
+    checkpoint = find_fitting_checkpoint(run, metadata, free=free)
     for damaged in list_checkpoints(run):
         if int(damaged.name) > int(checkpoint.name):
             _set_aside(damaged)

@@ -18,10 +18,10 @@ from imagemint.training.recipes.results import spell_minutes
 def find_training_warnings(recipe: Recipe, data: LabelledImages) -> list[str]:
     """Returns possible problems of the training pictures, and what the run omits."""
     by_class = recipe.condition == "class"
-    said = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
+    warnings = [*find_doubts(data), *find_shortages(data, recipe.batch_size, by_class=by_class)]
     if by_class and len(data.class_labels) == 1:
-        said.append(f"recipe {recipe.name} is class-conditional, and there is only one class")
-    return said + recipe.find_warnings(data)
+        warnings.append(f"recipe {recipe.name} is class-conditional, and there is only one class")
+    return warnings + recipe.find_warnings(data)
 
 
 def describe_data(train: LabelledImages, test: LabelledImages | str) -> dict[str, Any]:
@@ -52,11 +52,13 @@ def estimate_time(
         TrainingError: the first steps of the run fail.
     """
     pace = measure_pace(task, schedule, device, passes)
-    where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    counted = f"{'1 step' if pace.steps == 1 else f'{pace.steps} steps'} ({pace.images:,} images)"
+    processor = (
+        f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    )
+    sample = f"{'1 step' if pace.steps == 1 else f'{pace.steps} steps'} ({pace.images:,} images)"
     return {
         "time": spell_minutes(task.options.images / pace.images_per_s / 60),
         "images": task.options.images,
         "images_per_s": round(pace.images_per_s, 1),
-        "basis": f"measured on {counted} in one process on {where}, without checkpoints",
+        "basis": f"measured on {sample} in one process on {processor}, without checkpoints",
     }

@@ -132,8 +132,8 @@ def arrange_examples(
     ]
     if isinstance(translator, TwoWay):
         columns.append(translate_images(translator.back, target))
-    turns = np.stack(columns, axis=1).reshape(-1, *target.shape[1:])
-    return turns, len(columns) * (3 if len(columns) < 4 else 2)  # noqa: PLR2004 - 9 or 8 in a row
+    images = np.stack(columns, axis=1).reshape(-1, *target.shape[1:])
+    return images, len(columns) * (3 if len(columns) < 4 else 2)  # noqa: PLR2004 - 9 or 8 in a row
 
 
 def describe_form(form: SourceForm) -> dict[str, Any]:

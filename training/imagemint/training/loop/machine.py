@@ -26,9 +26,10 @@ def compare_threads(threads: int, cores: int, load: float) -> list[str]:
     """
     if threads == 1 or load < _BUSY or threads <= cores - load:
         return []
-    used = min(load, cores)  # more programs may wait for a core than there are
-    why = (
-        f"other programs use about {used:.1f} of {cores} cores, and each operation of the run waits"
-        f" for the slowest of {threads} threads; set OMP_NUM_THREADS to the number of free cores"
+    busy_cores = min(load, cores)  # more programs may wait for a core than there are
+    warning = (
+        f"other programs use about {busy_cores:.1f} of {cores} cores, and each operation of the run"
+        f" waits for the slowest of {threads} threads; set OMP_NUM_THREADS to the number of free"
+        " cores"
     )
-    return [why]
+    return [warning]

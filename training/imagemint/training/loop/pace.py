@@ -48,9 +48,9 @@ class _Rehearsal(Distributed):
         self.ends: list[float] = []
         self.interrupted = False
 
-    def select_local_part(self, whole: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
+    def select_local_part(self, batch: Tensor, dim: int = 0) -> Tensor:  # noqa: ARG002 - as in the base class
         """Returns all of a batch."""
-        return whole
+        return batch
 
     def average(self, figure: float) -> float:
         """Returns the figure; at the end of a step, where it is a bool, whether to stop."""

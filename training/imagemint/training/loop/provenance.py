@@ -66,9 +66,9 @@ def describe_run(
     }
 
 
-def write_options(run: Path, about: dict[str, Any]) -> None:
+def write_options(run: Path, metadata: dict[str, Any]) -> None:
     """Writes the complete options of a run beside its results, which a resume reads."""
-    write_whole(run / "options.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_whole(run / "options.json", (json.dumps(metadata, indent=2) + "\n").encode())
 
 
 def read_code_revision() -> str:

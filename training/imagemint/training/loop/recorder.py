@@ -32,7 +32,7 @@ class Recorder:
         task: the task of the run.
         run: directory of the run.
         state: its state, read when something is written.
-        about: the description that every checkpoint holds.
+        metadata: the description that every checkpoint holds.
         schedule: how often to log and save.
         processes: the collectives of the run.
         measure: returns figures of a generator by their names, for the log; None for no figures.
@@ -44,7 +44,7 @@ class Recorder:
         task: Task,
         run: Path,
         state: TrainingState,
-        about: dict[str, Any],
+        metadata: dict[str, Any],
         *,
         schedule: Schedule,
         processes: Distributed,
@@ -52,7 +52,7 @@ class Recorder:
         quiet: bool,
     ) -> None:
         self._task, self._run, self._state = task, run, state
-        self._about, self._schedule, self._processes = about, schedule, processes
+        self._metadata, self._schedule, self._processes = metadata, schedule, processes
         is_writer = processes.rank == 0
         self._monitor = Monitor(run, task.options.images, state, quiet=quiet) if is_writer else None
         self._measure = measure
@@ -127,7 +127,7 @@ class Recorder:
             self._losses.add(self._monitor.log())
 
     def _save(self, *, interim: bool = False) -> None:
-        save_checkpoint(self._run, self._state, self._generator, self._about, interim=interim)
+        save_checkpoint(self._run, self._state, self._generator, self._metadata, interim=interim)
 
 
 def _refuse_not_finite(stats: list[tuple[str, float]], state: TrainingState, run: Path) -> None:

@@ -37,8 +37,8 @@ def list_settings_to_record(
         settings: settings of the command.
         recipe_options: the options of the recipe, which the checkpoints hold.
     """
-    left_out = NOT_REMEMBERED | recipe_options.keys()
-    kept = settings.model_dump(mode="json", by_alias=True, exclude=set(left_out))
+    excluded = NOT_REMEMBERED | recipe_options.keys()
+    kept = settings.model_dump(mode="json", by_alias=True, exclude=set(excluded))
     for name in ("dataset", "labels_file", "classifier", "judge"):
         # A published data set goes before a folder of its name.
         is_path = kept.get(name) and not (name == "dataset" and kept[name] in DATASETS)
@@ -72,12 +72,12 @@ def resume_settings(
         elif "data_set" not in settings.model_fields_set:
             raise CheckpointError(f"{run} does not record where its data are: name the --dataset")
         kept |= {"size": description["image_size"], "channels": description["image_channels"]}
-    given = settings.model_dump(by_alias=True, exclude_unset=True)
+    explicit = settings.model_dump(by_alias=True, exclude_unset=True)
     values = {
         **read_option_defaults(description["recipe"]),
         **description["options"],
         **kept,
-        **given,
+        **explicit,
     }
     names = {field.alias or name for name, field in type(settings).model_fields.items()}
     try:

@@ -50,10 +50,10 @@ def generate_images(
     """
     device = next(generator.parameters()).device
     rows = torch.from_numpy(z).to(device).split(256)
-    told = (
+    conditions = (
         [None] * len(rows) if classes is None else torch.from_numpy(classes).to(device).split(256)
     )
-    parts = [draw(generator, z, c) for z, c in zip(rows, told, strict=True)]
+    parts = [draw(generator, z, c) for z, c in zip(rows, conditions, strict=True)]
     levels = torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255)
     return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
 

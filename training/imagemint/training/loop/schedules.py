@@ -34,11 +34,11 @@ class Schedule:
 def compute_learning_rate(recipe: RunOptions, images_seen: int, rollbacks: int = 0) -> float:
     """Returns the learning rate of G: constant, then half a cosine to zero at the end."""
     decayed = recipe.decay_share * recipe.images
-    left = recipe.images - images_seen
+    remaining = recipe.images - images_seen
     full = recipe.learning_rate * ROLLBACK_FACTOR**rollbacks
-    if decayed == 0 or left >= decayed:
+    if decayed == 0 or remaining >= decayed:
         return full
-    return full * 0.5 * (1 - math.cos(math.pi * max(left, 0) / decayed))
+    return full * 0.5 * (1 - math.cos(math.pi * max(remaining, 0) / decayed))
 
 
 def has_crossed(before: int, after: int, interval: int) -> bool:

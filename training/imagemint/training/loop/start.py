@@ -43,14 +43,14 @@ def make_initial_state(
             " --size"
         )
     shape = Shape(len(data.class_labels), data.images.shape[1], data.images.shape[-1])
-    told = Shape(
+    visible_shape = Shape(
         len(recipe.list_class_labels(data.class_labels)), shape.image_size, shape.image_channels
     )
     with fork_rng(device):
         torch.manual_seed(recipe.seed)
-        G = place(recipe.make_generator(told), device)
+        G = place(recipe.make_generator(visible_shape), device)
         D = place(recipe.make_discriminator(shape), device)
-        G_ema = place(recipe.make_generator(told), device)
+        G_ema = place(recipe.make_generator(visible_shape), device)
         gan_loss = recipe.make_gan_loss(G, D, shape).to(device)
     for part in (G, D, gan_loss):  # not G_ema, which only the first process uses
         _join(part, processes)

@@ -87,9 +87,9 @@ def train(
     for option, size in task.list_batch_sizes().items():
         processes.compute_local_batch_size(size, option)
     state = task.make_initial_state(device, processes)
-    about = task.describe(passes.precision)
+    metadata = task.describe(passes.precision)
     if resume:
-        restore(run, state, about, free=FREE_ON_RESUME)
+        restore(run, state, metadata, free=FREE_ON_RESUME)
     processes.on_rank_zero(on_begin)
     processes.on_rank_zero(partial(task.begin, run))
     # Outside the attempts: a signal that arrives while one fails still ends the run.
@@ -97,7 +97,7 @@ def train(
         while True:
             try:
                 _run_loop(
-                    *(task, run, state, about),
+                    *(task, run, state, metadata),
                     stop_request=stop,
                     schedule=schedule,
                     device=device,
@@ -111,14 +111,14 @@ def train(
                 rollbacks = state.rollbacks + 1
                 is_over = rollbacks > schedule.rollbacks or processes.average(stop.requested) > 0
                 collapsed = isinstance(failure, ModeCollapse)
-                good = list_varied_checkpoints(run) if collapsed else list_checkpoints(run)
-                if is_over or not good:
+                checkpoints = list_varied_checkpoints(run) if collapsed else list_checkpoints(run)
+                if is_over or not checkpoints:
                     raise
                 if collapsed:
                     processes.barrier()  # every rank has listed the checkpoints
                     processes.on_rank_zero(partial(drop_collapsed, run))
                 state = task.make_initial_state(device, processes)
-                restore(run, state, about, free=FREE_ON_RESUME)
+                restore(run, state, metadata, free=FREE_ON_RESUME)
                 state.rollbacks = rollbacks
                 _log.warning(
                     "%s; rolled back to image %d with half the learning rate and another order"
@@ -134,7 +134,7 @@ def _run_loop(
     task: Task,
     run: Path,
     state: TrainingState,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     stop_request: StopRequest,
     schedule: Schedule,
@@ -153,7 +153,7 @@ def _run_loop(
     with (
         fork_rng(device),
         Recorder(
-            *(task, run, state, about),
+            *(task, run, state, metadata),
             schedule=schedule,
             processes=processes,
             measure=measure,

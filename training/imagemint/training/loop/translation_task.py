@@ -133,8 +133,8 @@ class TranslationTask(Task):
 
         def run_step(stats: Stats) -> None:
             seen = state.images_seen
-            drawn = self.pairs.draw(seed, seen, batch_size)
-            source, target = (to_tensor(images, device) for images in drawn)
+            pair = self.pairs.draw(seed, seen, batch_size)
+            source, target = (to_tensor(images, device) for images in pair)
             batch = Translated.of(G, source, target, passes)
 
             # --- discriminator, on results that keep their graph for the generator ---------------

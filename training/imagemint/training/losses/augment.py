@@ -39,10 +39,10 @@ def _draw_chances(
     processes: Distributed, x: Tensor, seed: int, position: int, number: int
 ) -> Tensor:
     """Returns random numbers in [0, 1) for each image of ``x``: [number, N]."""
-    drawn = draw_uniforms(
+    uniforms = draw_uniforms(
         seed, Stream.AUGMENTATION, position, number, len(x) * processes.world_size
     )
-    return processes.select_local_part(drawn, dim=1)
+    return processes.select_local_part(uniforms, dim=1)
 
 
 def _apply_policy(x: Tensor, u: Tensor) -> Tensor:
@@ -130,8 +130,8 @@ class AdaptiveAugmentation(Augmentation):
         p = float(self.p)
         coloured = _transform_colour(x, u[_GEOMETRY:].to(x.device), p)
         matrix, moved = _compute_maps(u[:_GEOMETRY], p, x.shape[2])
-        seen = warp(coloured, matrix[:, :2].to(x.device))
-        return torch.where(moved.to(x.device)[:, None, None, None], seen, coloured)
+        distorted = warp(coloured, matrix[:, :2].to(x.device))
+        return torch.where(moved.to(x.device)[:, None, None, None], distorted, coloured)
 
     def adapt(self, batch: Batch) -> dict[str, float]:
         """Moves the probability towards the target, and returns it."""
@@ -139,8 +139,8 @@ class AdaptiveAugmentation(Augmentation):
             batch.real_logits.detach(), batch.fake_logits.detach()
         )
         overfit = self.processes.average(signs.mean().item())
-        shown = len(batch.real) * self.processes.world_size
-        step = math.copysign(shown / self.pace, overfit - self.target)
+        images = len(batch.real) * self.processes.world_size
+        step = math.copysign(images / self.pace, overfit - self.target)
         self.p.add_(step).clamp_(0, 1)
         return {"augment_p": float(self.p)}
 
@@ -164,11 +164,11 @@ def _compute_maps(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
     """
     turning = 1 - math.sqrt(max(1 - p, 0))  # before or after stretching: together p
     chance = torch.tensor([p, p, p, p, turning, p, turning, p])[:, None]
-    on, v = u[:8] < chance, u[8:]
+    active, v = u[:8] < chance, u[8:]
     one = torch.ones_like(v[0])
 
     def choose(k: int, value: Tensor, otherwise: float = 0.0) -> Tensor:
-        return torch.where(on[k], value, otherwise * one)
+        return torch.where(active[k], value, otherwise * one)
 
     mirrored = 1 - 2 * choose(0, (v[0] * 2).floor())
     scale = choose(3, torch.exp2(_to_normal(v[4]) * _LOG2_SCALE), 1.0)
@@ -179,9 +179,9 @@ def _compute_maps(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
         choose(6, (v[7] * 2 - 1) * math.pi),
     )
     pixel = 2 / size
-    whole = [choose(2, ((2 * v[k] - 1) * size / _SHIFT_PART).round() * pixel) for k in (2, 3)]
+    shifts = [choose(2, ((2 * v[k] - 1) * size / _SHIFT_PART).round() * pixel) for k in (2, 3)]
     fraction = [choose(7, _to_normal(v[k]) * (2 * _FRACTION)) for k in (8, 9)]
-    matrix = _make_scaling(mirrored, one) @ _make_rotation(quarters) @ _make_translation(*whole)
+    matrix = _make_scaling(mirrored, one) @ _make_rotation(quarters) @ _make_translation(*shifts)
     matrix = matrix @ _make_scaling(1 / scale, 1 / scale) @ _make_rotation(before)
     matrix = (
         matrix
@@ -189,7 +189,7 @@ def _compute_maps(u: Tensor, p: float, size: int) -> tuple[Tensor, Tensor]:
         @ _make_rotation(after)
         @ _make_translation(*fraction)
     )
-    return matrix, on.any(dim=0)
+    return matrix, active.any(dim=0)
 
 
 def _stack_matrices(*numbers: Tensor) -> Tensor:
@@ -218,12 +218,12 @@ def _make_translation(x: Tensor, y: Tensor) -> Tensor:
 
 def _transform_colour(x: Tensor, u: Tensor, p: float) -> Tensor:
     """Transforms the colours of each pixel; hue and saturation do not affect gray images."""
-    on, v = u[:5] < p, u[5:]
+    active, v = u[:5] < p, u[5:]
 
     def choose(k: int, value: Tensor, otherwise: float) -> Tensor:
-        return torch.where(on[k], value, torch.full_like(value, otherwise))[:, None, None, None]
+        return torch.where(active[k], value, torch.full_like(value, otherwise))[:, None, None, None]
 
-    alone = ~on.any(dim=0)[:, None, None, None]
+    alone = ~active.any(dim=0)[:, None, None, None]
     before = x
     x = x + choose(0, _to_normal(v[0]) * _BRIGHTNESS, 0.0)
     x = x * choose(1, torch.exp2(_to_normal(v[1]) * _LOG2_CONTRAST), 1.0)

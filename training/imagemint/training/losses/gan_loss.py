@@ -69,17 +69,20 @@ class Batch:
     view: View = field(default_factory=View)
     passes: Passes = PLAIN
 
-    def judge_real(self, *, twice: bool = False) -> None:
-        """Computes D's output for the real images; ``twice`` allows a gradient penalty on it."""
-        self.phi_real, self.real_logits = self.judge(self.real, twice=twice)
+    def judge_real(self, *, double_backward: bool = False) -> None:
+        """Computes D's output for the real images.
 
-    def judge_fake(self, *, twice: bool = False) -> None:
-        """Computes D's output for the generated images; ``twice`` as for `judge_real`."""
-        self.phi_fake, self.fake_logits = self.judge(self.fake, twice=twice)
+        With ``double_backward``, a gradient penalty may use it.
+        """
+        self.phi_real, self.real_logits = self.judge(self.real, double_backward=double_backward)
 
-    def judge(self, x: Tensor, *, twice: bool) -> tuple[Tensor, Tensor]:
+    def judge_fake(self, *, double_backward: bool = False) -> None:
+        """Computes D's output for the generated images; ``double_backward`` as for `judge_real`."""
+        self.phi_fake, self.fake_logits = self.judge(self.fake, double_backward=double_backward)
+
+    def judge(self, x: Tensor, *, double_backward: bool) -> tuple[Tensor, Tensor]:
         """Returns D's features [N, F] and logits [N] or [N, K] of images [N, C, H, W]."""
-        phi = self.passes.compute_features(self.D, x, self.c, twice=twice)
+        phi = self.passes.compute_features(self.D, x, self.c, double_backward=double_backward)
         return phi, self.D.logits(phi, self.c)
 
     def lead(self) -> float:
@@ -224,8 +227,8 @@ class GanLoss(nn.Module):
         batch.fake_images = batch.fake.detach().requires_grad_(by_images)
         batch.real = self.augmentation(batch.real_images, batch.seed, 4 * batch.position)
         batch.fake = self.augmentation(batch.fake_images, batch.seed, 4 * batch.position + 1)
-        batch.judge_real(twice=by_images)
-        batch.judge_fake(twice=by_images)
+        batch.judge_real(double_backward=by_images)
+        batch.judge_fake(double_backward=by_images)
 
     def show_generator(self, batch: Batch, *, reads_real: bool) -> None:
         """Computes D's output for the generated images, and the real ones if G's losses need it.

@@ -33,13 +33,13 @@ class ImagePool(nn.Module):
         size = len(self.images)
         if not size:
             return images
-        shown = images.detach().clone()
+        selected = images.detach().clone()
         swaps, places = torch.rand(len(images)), torch.randint(size, (len(images),))
         for row, image in enumerate(images.detach()):
             if int(self.filled) < size:
                 self.images[int(self.filled)] = image
                 self.filled += 1
             elif swaps[row] < 0.5:  # noqa: PLR2004 - half of the time
-                shown[row] = self.images[places[row]]
+                selected[row] = self.images[places[row]]
                 self.images[places[row]] = image
-        return shown
+        return selected

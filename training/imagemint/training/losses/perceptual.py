@@ -35,8 +35,8 @@ class PerceptualLoss(Term):
             raise ValueError(f"layers are {list(layers)}, but the judge has 0 to {len(judge) - 1}")
         self._layers = frozenset(layers)
         # Not a submodule, because checkpoints do not need it, and it must not be trained.
-        used = nn.Sequential(*list(judge)[: max(layers) + 1]).eval()
-        self._judge = (used.requires_grad_(requires_grad=False),)
+        network = nn.Sequential(*list(judge)[: max(layers) + 1]).eval()
+        self._judge = (network.requires_grad_(requires_grad=False),)
 
     def extract_features(self, images: Tensor) -> list[Tensor]:
         """Returns the outputs of the compared layers for images [N, C, H, W] in [-1, 1]."""
@@ -51,10 +51,10 @@ class PerceptualLoss(Term):
         """Returns the difference as ``perceptual``."""
         with torch.no_grad():
             known = self.extract_features(batch.target)
-        seen = self.extract_features(batch.fake)
+        features = self.extract_features(batch.fake)
         parts = [
             F.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-8)
-            for ours, theirs in zip(seen, known, strict=True)
+            for ours, theirs in zip(features, known, strict=True)
         ]
         return {"perceptual": torch.stack(parts).mean()}
 

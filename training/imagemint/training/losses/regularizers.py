@@ -62,7 +62,7 @@ class LipschitzPenalty(Regularizer):
         share = draw_uniforms(batch.seed, Stream.INTERPOLATION, batch.position, count, 1, 1, 1)
         share = self.processes.select_local_part(share).to(batch.real.device)
         between = batch.fake.detach().lerp(batch.real.detach(), share).requires_grad_()
-        _, logits = batch.judge(between, twice=True)
+        _, logits = batch.judge(between, double_backward=True)
         return {"gp": one_centred_penalty(logits, between)}
 
 
@@ -116,9 +116,9 @@ class Mismatch(Regularizer):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``mismatch``."""
         y = self.processes.all_gather(batch.y)
-        wrong = draw_other_classes(batch.seed, batch.position, y, self.num_classes)
-        wrong = self.processes.select_local_part(wrong)
-        logits = batch.D.logits(batch.phi_real, wrong)
+        other_classes = draw_other_classes(batch.seed, batch.position, y, self.num_classes)
+        other_classes = self.processes.select_local_part(other_classes)
+        logits = batch.D.logits(batch.phi_real, other_classes)
         return {"mismatch": self.adversarial.discriminator(batch.real_logits, logits)}
 
 
@@ -131,9 +131,9 @@ class Reconstruction(Regularizer):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns ``reconstruction``: the mean absolute difference of values in [-1, 1]."""
-        told = batch.c is not None and batch.c.ndim == 2  # noqa: PLR2004 - axes
+        has_codes = batch.c is not None and batch.c.ndim == 2  # noqa: PLR2004 - axes
         difference = F.l1_loss(batch.fake_images, batch.real_images.detach())
-        return {"reconstruction": difference if told else 0 * difference}
+        return {"reconstruction": difference if has_codes else 0 * difference}
 
 
 class AuxiliaryClassifier(Regularizer):
@@ -175,15 +175,15 @@ class Supervision(Regularizer):
         """Returns ``supervised``."""
         phi, y = batch.phi_real, batch.y
         if len(batch.labelled):
-            phi, y = batch.judge(batch.labelled, twice=False)[0], batch.y_labelled
+            phi, y = batch.judge(batch.labelled, double_backward=False)[0], batch.y_labelled
         scores = batch.D.heads["classes"](phi)
         # Over all processes, because the batch counts as a whole: processes with more visible
         # labels count more.
-        shown = (
+        count = (
             self.processes.all_reduce_sum((y >= 0).sum()).clamp_min(1) / self.processes.world_size
         )
         entropy = F.cross_entropy(scores, y, ignore_index=-1, reduction="sum")
-        return {"supervised": entropy / shown}
+        return {"supervised": entropy / count}
 
 
 class MutualInformation(Regularizer):
@@ -213,8 +213,10 @@ class MutualInformation(Regularizer):
         heads = batch.D.heads
         found = {"code": F.cross_entropy(heads["code"](batch.phi_fake), _require_condition(batch))}
         if self.continuous:
-            apart = heads["continuous"](batch.phi_fake) - batch.z[:, : self.continuous]
-            found["continuous"] = self.continuous_weight * 0.5 * apart.square().sum(dim=1).mean()
+            difference = heads["continuous"](batch.phi_fake) - batch.z[:, : self.continuous]
+            found["continuous"] = (
+                self.continuous_weight * 0.5 * difference.square().sum(dim=1).mean()
+            )
         return found
 
 
@@ -272,9 +274,9 @@ class HistoricalAverage(Regularizer):
         """Returns the squared distance, and adds the current parameters to the mean."""
         del batch
         pairs = list(zip(self.player[0].parameters(), self.means, strict=True))
-        distance = torch.stack([(now - mean).square().sum() for now, mean in pairs]).sum()
+        distance = torch.stack([(current - mean).square().sum() for current, mean in pairs]).sum()
         with torch.no_grad():
             self.count += 1
-            for now, mean in pairs:
-                mean.lerp_(now, 1 / float(self.count))
+            for current, mean in pairs:
+                mean.lerp_(current, 1 / float(self.count))
         return {self.name: distance}

@@ -72,11 +72,11 @@ class GramLoss(PerceptualLoss):
 
     def forward(self, batch: Translated) -> dict[str, Tensor]:
         """Returns the difference as ``style``."""
-        wanted = list(self.buffers())
+        targets = list(self.buffers())
         parts = [
             (gram_matrices(features, self.tiles) - gram).square().mean()
             / gram.square().mean().clamp_min(_EPSILON)
-            for features, gram in zip(self.extract_features(batch.fake), wanted, strict=True)
+            for features, gram in zip(self.extract_features(batch.fake), targets, strict=True)
         ]
         return {"style": torch.stack(parts).mean()}
 

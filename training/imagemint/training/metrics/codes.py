@@ -26,10 +26,10 @@ class CodeAccuracy:
     classes: dict[int, int]
 
 
-def code_class_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> CodeAccuracy:
-    """Returns how well ``codes`` [N] predict the classes ``seen`` [N] by the best assignment."""
-    table = np.zeros((codes.max() + 1, seen.max() + 1), np.int64)
-    np.add.at(table, (codes, seen), 1)
+def code_class_accuracy(codes: NDArray[np.int64], classes: NDArray[np.int64]) -> CodeAccuracy:
+    """Returns how well ``codes`` [N] predict ``classes`` [N] by the best assignment."""
+    table = np.zeros((codes.max() + 1, classes.max() + 1), np.int64)
+    np.add.at(table, (codes, classes), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return CodeAccuracy(
         float(table[rows, columns].sum() / len(codes)),
@@ -37,11 +37,11 @@ def code_class_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> Co
     )
 
 
-def chance_code_accuracy(codes: NDArray[np.int64], seen: NDArray[np.int64]) -> float:
+def chance_code_accuracy(codes: NDArray[np.int64], classes: NDArray[np.int64]) -> float:
     """Returns the accuracy of random codes.
 
     It exceeds 1 / K, because the best assignment counts.
     """
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
-    deals = [code_class_accuracy(rng.permutation(codes), seen).share for _ in range(_DEALS)]
-    return float(np.mean(deals))
+    shares = [code_class_accuracy(rng.permutation(codes), classes).share for _ in range(_DEALS)]
+    return float(np.mean(shares))

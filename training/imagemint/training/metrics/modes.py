@@ -45,8 +45,8 @@ def perfect_sampler_floor(real_shares: Shares, samples: int, *, seed: int = 0) -
     It is about (K - 1) / 2N and not 0, because the number of samples is finite.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    drawn = rng.multinomial(samples, real_shares, size=_SIMULATIONS) / samples
-    return float(np.mean([reverse_kl(shares, real_shares) for shares in drawn]))
+    simulated = rng.multinomial(samples, real_shares, size=_SIMULATIONS) / samples
+    return float(np.mean([reverse_kl(shares, real_shares) for shares in simulated]))
 
 
 def mode_floor(real_shares: Shares, samples: int) -> float:

@@ -57,9 +57,9 @@ def mode_score(
 
 def kl_divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     """Returns sum p log(p / q) in nats; 0 where p is 0, infinite where q is 0 and p is not."""
-    there = p > 0
+    support = p > 0
     with np.errstate(divide="ignore"):
-        return float(np.sum(p[there] * (np.log(p[there]) - np.log(q[there]))))
+        return float(np.sum(p[support] * (np.log(p[support]) - np.log(q[support]))))
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class ClassAccuracy:
     worst_class: int
 
 
-def class_accuracy(asked: NDArray[np.int64], seen: NDArray[np.int64]) -> ClassAccuracy:
-    """Returns how often ``seen`` [N] equals ``asked`` [N]."""
-    right = asked == seen
-    by_class = {int(y): float(right[asked == y].mean()) for y in np.unique(asked)}
+def class_accuracy(requested: NDArray[np.int64], predicted: NDArray[np.int64]) -> ClassAccuracy:
+    """Returns how often ``predicted`` [N] equals ``requested`` [N]."""
+    right = requested == predicted
+    by_class = {int(y): float(right[requested == y].mean()) for y in np.unique(requested)}
     worst = min(by_class, key=lambda y: by_class[y])
     return ClassAccuracy(float(right.mean()), by_class[worst], worst)

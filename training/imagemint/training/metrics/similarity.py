@@ -73,8 +73,8 @@ def multiscale_structural_similarity(images: Images, truth: Images) -> Figures:
         multiscale_structural_similarity_index_measure,
     )
 
-    some = _BETAS[: count_scales(min(images.shape[1:3]))]
-    betas = tuple(beta * sum(_BETAS) / sum(some) for beta in some)
+    weights = _BETAS[: count_scales(min(images.shape[1:3]))]
+    betas = tuple(beta * sum(_BETAS) / sum(weights) for beta in weights)
 
     def measure(x: "Tensor", y: "Tensor") -> "Tensor":
         return multiscale_structural_similarity_index_measure(

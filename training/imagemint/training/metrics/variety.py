@@ -49,9 +49,9 @@ def nearest_spread(points: Points, size: int) -> float:
     found = []
     for number in range(groups):
         group = points[number * size : (number + 1) * size]
-        apart = cdist(group, group)
-        np.fill_diagonal(apart, np.inf)
-        found.append(apart.min(axis=1).mean())
+        distances = cdist(group, group)
+        np.fill_diagonal(distances, np.inf)
+        found.append(distances.min(axis=1).mean())
     return float(np.mean(found))
 
 

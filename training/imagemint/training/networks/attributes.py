@@ -75,11 +75,11 @@ class Condition(nn.Module):
         """
         if y is None or self.embed is None:
             return z
-        told = y.ndim == 2  # noqa: PLR2004 - axes
-        classes = y[:, 0] if told else y
+        has_codes = y.ndim == 2  # noqa: PLR2004 - axes
+        classes = y[:, 0] if has_codes else y
         parts = [z[:, len(self._names) :], self.embed(classes)]
         if self._names:
-            codes = y[:, 1:] if told else self.compute_codes(z, classes)
+            codes = y[:, 1:] if has_codes else self.compute_codes(z, classes)
             parts += [embed(codes[:, k]) for k, embed in enumerate(self.attributes)]
         return torch.cat(parts, dim=1)
 
@@ -111,9 +111,9 @@ class ScaledNorm(nn.Module):
         # Small at first, so that a fresh network has plain normalisation.
         nn.init.normal_(self.scale.weight, 0, 0.3 / width**0.5)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        """Returns ``x`` [N, C, H, W] normalised and scaled by ``told`` [N, width]."""
-        scale, bias = self.scale(told)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Returns ``x`` [N, C, H, W] normalised and scaled by ``condition`` [N, width]."""
+        scale, bias = self.scale(condition)[:, :, None, None].chunk(2, dim=1)
         out: Tensor = self.norm(x) * (1 + scale) + bias
         return out
 
@@ -161,16 +161,16 @@ class AttributeGenerator(nn.Module):
         super().__init__()
         self.start, count = count_doublings(shape.image_size)
         self.condition = Condition(z_dim, shape.num_classes, c_dim=c_dim, frequencies=frequencies)
-        told = self.condition.width
+        condition_dim = self.condition.width
         widths = [base_channels] + [max(base_channels >> k, 1) for k in range(count - 1)]
-        self.project = nn.Linear(told, widths[0] * self.start**2, bias=False)
+        self.project = nn.Linear(condition_dim, widths[0] * self.start**2, bias=False)
         self.upward = nn.ModuleList(
             make_upsampling(wide, narrow, few=k == 0)
             for k, (wide, narrow) in enumerate(itertools.pairwise(widths))
         )
         self.scales = scales
         self.norms = nn.ModuleList(
-            ScaledNorm(wide, told) if scales else BatchNorm2d(wide) for wide in widths
+            ScaledNorm(wide, condition_dim) if scales else BatchNorm2d(wide) for wide in widths
         )
         self.paint = nn.Conv2d(widths[-1], 4 * shape.image_channels, 3, padding=1)
 
@@ -183,17 +183,17 @@ class AttributeGenerator(nn.Module):
         """
         return complete(self.paint(self.compute_hidden(self.condition(z, y))))
 
-    def compute_hidden(self, told: Tensor) -> Tensor:
-        """Returns features [N, C', H / 2, W / 2] of the condition ``told`` [N, width]."""
-        h = self.project(told).unflatten(1, (-1, self.start, self.start))
-        h = F.relu(self._normalize(0, h, told))
+    def compute_hidden(self, condition: Tensor) -> Tensor:
+        """Returns features [N, C', H / 2, W / 2] of ``condition`` [N, width]."""
+        h = self.project(condition).unflatten(1, (-1, self.start, self.start))
+        h = F.relu(self._normalize(0, h, condition))
         for k, upwards in enumerate(self.upward, start=1):
-            h = F.relu(self._normalize(k, upwards(h), told))
+            h = F.relu(self._normalize(k, upwards(h), condition))
         return h
 
-    def _normalize(self, k: int, h: Tensor, told: Tensor) -> Tensor:
-        normal: Tensor = self.norms[k](h, told) if self.scales else self.norms[k](h)
-        return normal
+    def _normalize(self, k: int, h: Tensor, condition: Tensor) -> Tensor:
+        normalised: Tensor = self.norms[k](h, condition) if self.scales else self.norms[k](h)
+        return normalised
 
 
 class AttributeDiscriminator(Discriminator):
@@ -250,6 +250,6 @@ class AttributeDiscriminator(Discriminator):
         weights = [embed(column) for embed, column in zip(self.embeds, columns, strict=False)]
         # Divided by the root of their number, because a dozen embeddings that learn together would
         # overshoot.
-        told = torch.stack(weights).sum(dim=0) / len(weights) ** 0.5
-        logits: Tensor = score + (told * phi).sum(dim=1)
+        embedding = torch.stack(weights).sum(dim=0) / len(weights) ** 0.5
+        logits: Tensor = score + (embedding * phi).sum(dim=1)
         return logits

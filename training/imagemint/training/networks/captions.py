@@ -2,7 +2,7 @@
 
 The reader finds which values of each attribute a caption allows. The graph draws one of them from
 the latent by the frequencies of the data, so attributes that are not named vary. A generator that
-is told attributes, such as `AttributeGenerator`, draws the picture.
+takes attributes, such as `AttributeGenerator`, draws the picture.
 """
 
 from collections.abc import Callable
@@ -122,9 +122,9 @@ class CaptionGenerator(nn.Module):
             # Not `len(z)`, a constant for the exporter, which then traces again in a slower way.
             usual = table[columns[0]] if k else table.expand(z.shape[0], -1)
             if allowed is not None:
-                some = usual * allowed[k].to(usual.dtype)
+                masked = usual * allowed[k].to(usual.dtype)
                 # A sum would be equivalent, but the engine probes sums for half a minute.
-                usual = torch.where(some.amax(dim=1, keepdim=True) > 0, some, usual)
+                usual = torch.where(masked.amax(dim=1, keepdim=True) > 0, masked, usual)
             limits = usual.cumsum(dim=1)
             place = u[:, k, None] * limits[:, -1:]
             columns.append((place > limits[:, :-1]).long().sum(dim=1))
@@ -138,8 +138,8 @@ class CaptionGenerator(nn.Module):
             y: class and attributes int64 [N, 1 + A], as in training, or classes [N].
             tokens: tokens of captions int64 [N, L], each padded with 0 at the end.
         """
-        told = y is not None and y.ndim == 2  # noqa: PLR2004 - axes
-        codes = y if told else self.compute_codes(z, self._find_allowed(y, tokens))
+        has_codes = y is not None and y.ndim == 2  # noqa: PLR2004 - axes
+        codes = y if has_codes else self.compute_codes(z, self._find_allowed(y, tokens))
         images: Tensor = self.painter(z[:, 1:], codes)
         return images
 
@@ -148,5 +148,5 @@ class CaptionGenerator(nn.Module):
             return self.read(tokens)
         if y is None:
             return None
-        anything = [torch.ones(len(y), size, device=y.device) for size in self.sizes[1:]]
-        return [F.one_hot(y, self.sizes[0]), *anything]
+        unrestricted = [torch.ones(len(y), size, device=y.device) for size in self.sizes[1:]]
+        return [F.one_hot(y, self.sizes[0]), *unrestricted]

@@ -41,8 +41,8 @@ class HoleFiller(nn.Module):
         """
         mask = (source[:, -1:] > 0).to(source.dtype)
         image = source[:, :-1] * (1 - mask)
-        drawn: Tensor = self.network(torch.cat([image, 2 * mask - 1], dim=1))
-        return image + drawn * mask
+        output: Tensor = self.network(torch.cat([image, 2 * mask - 1], dim=1))
+        return image + output * mask
 
 
 class NextFrame(nn.Module):
@@ -64,7 +64,7 @@ class NextFrame(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         """Returns frames [N, C, H, W] of ``source`` [N, F * C, H, W], all in [-1, 1]."""
-        drawn = self.network(source)
-        gate = (drawn[:, -1:] + 1) / 2
-        images: Tensor = gate * drawn[:, :-1] + (1 - gate) * source[:, -self.channels :]
+        output = self.network(source)
+        gate = (output[:, -1:] + 1) / 2
+        images: Tensor = gate * output[:, :-1] + (1 - gate) * source[:, -self.channels :]
         return images

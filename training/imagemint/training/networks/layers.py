@@ -43,10 +43,10 @@ class BatchNorm2d(nn.BatchNorm2d, Batchwise):
             return super().forward(x)
         numbers = x.float()
         mean = self.processes.all_reduce_mean(numbers.mean(dim=(0, 2, 3)))
-        apart = numbers - mean[:, None, None]
-        variance = self.processes.all_reduce_mean(apart.square().mean(dim=(0, 2, 3)))
+        centred = numbers - mean[:, None, None]
+        variance = self.processes.all_reduce_mean(centred.square().mean(dim=(0, 2, 3)))
         self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
-        normal = apart * (variance + self.eps).rsqrt()[:, None, None]
+        normal = centred * (variance + self.eps).rsqrt()[:, None, None]
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
     @torch.no_grad()
@@ -172,8 +172,8 @@ class MinibatchDiscrimination(nn.Module, Batchwise):
     def forward(self, phi: Tensor) -> Tensor:
         """Returns [N, F + kernels] for features [N, F]."""
         m = self.project(phi).float().unflatten(1, (self.kernels, -1))
-        apart = (m[:, None] - self.processes.all_gather(m)[None]).abs().sum(dim=3)
-        alike = (-apart).exp().sum(dim=1) - 1  # without the image itself
+        distances = (m[:, None] - self.processes.all_gather(m)[None]).abs().sum(dim=3)
+        alike = (-distances).exp().sum(dim=1) - 1  # without the image itself
         return torch.cat([phi, alike], dim=1)
 
 
@@ -233,8 +233,8 @@ class VirtualBatchNorm(nn.Module):
             rows = torch.arange(len(x), device=x.device)[:, None, None, None]
             share = share * (rows >= self.reference).float()
         # Pooled, not reduced, for the reason in normalize_pixels.
-        whole = list(x.shape[2:])
-        mean = mean.lerp(F.avg_pool2d(x, whole), share)
-        square = square.lerp(F.avg_pool2d(x.square(), whole), share)
+        size = list(x.shape[2:])
+        mean = mean.lerp(F.avg_pool2d(x, size), share)
+        square = square.lerp(F.avg_pool2d(x.square(), size), share)
         normal = (x - mean) / (square - mean.square()).clamp_min(0).add(self.epsilon).sqrt()
         return normal * self.weight + self.bias

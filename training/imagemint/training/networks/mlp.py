@@ -37,9 +37,9 @@ class MlpGenerator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns images [N, C, H, W] in [-1, 1] for ``z`` [N, z_dim] and ``y`` int64 [N]."""
-        told = z if y is None else torch.cat([z, one_hot(y, self.shape.num_classes)], dim=1)
+        inputs = z if y is None else torch.cat([z, one_hot(y, self.shape.num_classes)], dim=1)
         size = self.shape.image_size
-        images: Tensor = self.layers(told).unflatten(1, (self.shape.image_channels, size, size))
+        images: Tensor = self.layers(inputs).unflatten(1, (self.shape.image_channels, size, size))
         return images
 
 
@@ -69,8 +69,8 @@ class MlpDiscriminator(Discriminator):
     def phi(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Returns the features [N, F] of images ``x`` [N, C, H, W] with condition ``c`` [N]."""
         flat = x.flatten(1)
-        told = flat if c is None else torch.cat([flat, one_hot(c, self.num_classes)], dim=1)
-        features: Tensor = self.features(told)
+        inputs = flat if c is None else torch.cat([flat, one_hot(c, self.num_classes)], dim=1)
+        features: Tensor = self.features(inputs)
         return features
 
     def logits(self, phi: Tensor, c: Tensor | None) -> Tensor:

@@ -59,9 +59,9 @@ class Pyramid(View):
         ]
         scales = len(self.factors)
         stacked = torch.stack(detailed, dim=1).flatten(0, 1)
-        seen = distort(stacked, chances.repeat_interleave(scales, dim=1))
-        seen = seen.unflatten(0, (-1, scales))
-        again = [_pixelate(seen[:, scale], f) for scale, f in enumerate(self.factors)]
+        distorted = distort(stacked, chances.repeat_interleave(scales, dim=1))
+        distorted = distorted.unflatten(0, (-1, scales))
+        again = [_pixelate(distorted[:, scale], f) for scale, f in enumerate(self.factors)]
         return torch.cat(again, dim=1)
 
     def power(self, gradient: Tensor) -> Tensor:

@@ -49,14 +49,14 @@ class Passes:
         return images.float()
 
     def compute_features(
-        self, D: Discriminator, x: Tensor, c: Tensor | None, *, twice: bool = False
+        self, D: Discriminator, x: Tensor, c: Tensor | None, *, double_backward: bool = False
     ) -> Tensor:
         """Returns D's features float32 [N, F] of ``x`` [N, C, H, W] with condition ``c`` [N].
 
-        With ``twice``, gradients with respect to ``x`` can be differentiated.
+        With ``double_backward``, gradients with respect to ``x`` can be differentiated.
         """
         with self._autocast():
-            phi = (_discriminate if twice else self._discriminate)(D, x, c)
+            phi = (_discriminate if double_backward else self._discriminate)(D, x, c)
         return phi.float()
 
     def run(self, network: nn.Module, *inputs: Tensor) -> Tensor:

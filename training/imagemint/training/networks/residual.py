@@ -132,8 +132,8 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns images [N, C, H, W], near [-1, 1], for ``z`` [N, z_dim] and ``y`` int64 [N]."""
-        told = z if y is None else torch.cat([z, self.embed(y)], dim=1)
-        images: Tensor = self.trunk(self.weigh(told)[:, :, None, None] * self.basis)
+        inputs = z if y is None else torch.cat([z, self.embed(y)], dim=1)
+        images: Tensor = self.trunk(self.weigh(inputs)[:, :, None, None] * self.basis)
         return images
 
 

@@ -58,8 +58,8 @@ class ResnetGenerator(nn.Module):
 
         Height and width are multiples of 4.
         """
-        drawn: Tensor = self.layers(source)
-        return (source + drawn).clamp(-1, 1) if self.residual else drawn.tanh()
+        output: Tensor = self.layers(source)
+        return (source + output).clamp(-1, 1) if self.residual else output.tanh()
 
 
 class _Block(nn.Module):

@@ -34,13 +34,13 @@ class Refinement(nn.Module):
     Args:
         channels: channels of the features.
         width: length of the condition that is joined.
-        told: length of the condition of the normalisations.
+        condition_dim: length of the condition of the normalisations.
         hidden: channels of its own layers.
         image_channels: 1 for gray, 3 for RGB.
     """
 
     def __init__(
-        self, channels: int, *, width: int, told: int, hidden: int, image_channels: int
+        self, channels: int, *, width: int, condition_dim: int, hidden: int, image_channels: int
     ) -> None:
         super().__init__()
         self.join = nn.Conv2d(channels + width, hidden, 3, padding=1, bias=False)
@@ -48,22 +48,22 @@ class Refinement(nn.Module):
             nn.Conv2d(hidden, hidden, 3, padding=1, bias=False) for _ in range(2)
         )
         self.upward = make_upsampling(hidden, hidden, few=False)
-        self.norms = nn.ModuleList(ScaledNorm(hidden, told) for _ in range(4))
+        self.norms = nn.ModuleList(ScaledNorm(hidden, condition_dim) for _ in range(4))
         self.paint = nn.Conv2d(hidden, 4 * image_channels, 3, padding=1)
 
-    def forward(self, h: Tensor, c: Tensor, told: Tensor) -> Tensor:
+    def forward(self, h: Tensor, c: Tensor, condition: Tensor) -> Tensor:
         """Returns images [N, image_channels, 4 H, 4 W] in [-1, 1].
 
         Args:
             h: features of the first stage [N, channels, H, W].
             c: condition to join at every place [N, width].
-            told: condition of the normalisations [N, told].
+            condition: condition of the normalisations [N, condition_dim].
         """
-        everywhere = c[:, :, None, None].expand(-1, -1, *h.shape[2:])
-        h = F.relu(self.norms[0](self.join(torch.cat([h, everywhere], dim=1)), told))
-        added = F.relu(self.norms[1](self.block[0](h), told))
-        h = h + self.norms[2](self.block[1](added), told)
-        return complete(self.paint(F.relu(self.norms[3](self.upward(h), told))))
+        tiled = c[:, :, None, None].expand(-1, -1, *h.shape[2:])
+        h = F.relu(self.norms[0](self.join(torch.cat([h, tiled], dim=1)), condition))
+        residual = F.relu(self.norms[1](self.block[0](h), condition))
+        h = h + self.norms[2](self.block[1](residual), condition)
+        return complete(self.paint(F.relu(self.norms[3](self.upward(h), condition))))
 
 
 class StackedGenerator(nn.Module):
@@ -101,7 +101,7 @@ class StackedGenerator(nn.Module):
         self.second = Refinement(
             self.first.paint.in_channels,
             width=condition.width - condition.noise,
-            told=condition.width,
+            condition_dim=condition.width,
             hidden=refine_channels,
             image_channels=shape.image_channels,
         )
@@ -113,10 +113,10 @@ class StackedGenerator(nn.Module):
             z: latents [N, z_dim].
             y: classes int64 [N], or classes and attributes int64 [N, 1 + A].
         """
-        told = self.first.condition(z, y)
-        h = self.first.compute_hidden(told)
+        condition = self.first.condition(z, y)
+        h = self.first.compute_hidden(condition)
         # As in the paper, the latent enters the join through the first stage alone.
-        refined: Tensor = self.second(h, told[:, self.first.condition.noise :], told)
+        refined: Tensor = self.second(h, condition[:, self.first.condition.noise :], condition)
         if not self.training:
             return refined
         small = complete(self.first.paint(h))

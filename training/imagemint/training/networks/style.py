@@ -226,6 +226,6 @@ class StyleGenerator(nn.Module, Batchwise):
             for layer, convolutions in ((2 * stage, self.first), (2 * stage + 1, self.second)):
                 out = self.noise[layer](convolutions[stage](x, styles[layer]))
                 x = F.leaky_relu(out, _SLOPE) * math.sqrt(2)
-            drawn = to_image(x, styles[2 * stage + 1])
-            image = drawn if stage == 0 else image + drawn
+            stage_image = to_image(x, styles[2 * stage + 1])
+            image = stage_image if stage == 0 else image + stage_image
         return image

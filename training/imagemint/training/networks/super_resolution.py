@@ -54,9 +54,9 @@ class SRResNet(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         """Returns images [N, C, scale H, scale W] near [-1, 1] of ``source`` [N, C, H, W]."""
         x = self.stem(source)
-        drawn: Tensor = self.growth(x + self.blocks(x))
+        residual: Tensor = self.growth(x + self.blocks(x))
         plain = F.interpolate(source, scale_factor=float(self.scale), mode="bilinear")
-        return plain + drawn
+        return plain + residual
 
 
 class _Block(nn.Module):

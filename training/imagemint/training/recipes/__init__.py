@@ -21,18 +21,18 @@ class Entry:
     """A line of the table.
 
     Attributes:
-        where: module and class of the recipe below `imagemint.training`, as ``module:Class``.
+        location: module and class of the recipe below `imagemint.training`, as ``module:Class``.
         dataset: data set that it trains on by default.
         summary: what it trains, in one line for `--help` and `--list`.
     """
 
-    where: str
+    location: str
     dataset: str
     summary: str
 
     def load(self) -> Any:  # noqa: ANN401 - a class of either kind of recipe
         """Imports the recipe and returns its class."""
-        return resolve_name(f"imagemint.training.{self.where}")
+        return resolve_name(f"imagemint.training.{self.location}")
 
 
 TABLE: dict[str, Entry] = {

@@ -32,7 +32,7 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
     """People that fit a caption: a reader of captions before the generator of `avatars`.
 
     The reader learns from captions of the people in the batch, worded anew in each step; the other
-    networks are told attributes in training, as in `avatars`. D learns from real images with wrong
+    networks get attributes in training, as in `avatars`. D learns from real images with wrong
     captions too, after Reed et al., "Generative Adversarial Text to Image Synthesis" (2016).
     """
 

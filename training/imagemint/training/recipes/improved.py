@@ -158,11 +158,11 @@ class SsganRecipe(ConvolutionalRecipe):
 
     def select_visible_labels(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the labels [N], all but the first so many of each class replaced by -1."""
-        shown = np.full_like(labels, -1)
+        visible = np.full_like(labels, -1)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)[: self.labelled]
-            shown[rows] = label
-        return shown
+            visible[rows] = label
+        return visible
 
     def make_generator(self, shape: Shape) -> nn.Module:
         """Returns dense layers with batch normalisation, or a DCGAN generator."""

@@ -92,10 +92,12 @@ def _load_halves(task: str, images: LabelledImages, split: Split, data: Path | N
 def _load_holes(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
     """Returns images with holes, of people only those without glasses."""
     del split, data
-    worn = _find_glasses(images)
-    if worn is None:
+    wears_glasses = _find_glasses(images)
+    if wears_glasses is None:
         return DegradedImages(task, images, Holes())
-    return DegradedImages(task, select_rows(images, np.flatnonzero(~worn)), Holes(boxes=_BOXES))
+    return DegradedImages(
+        task, select_rows(images, np.flatnonzero(~wears_glasses)), Holes(boxes=_BOXES)
+    )
 
 
 def _load_glasses_mask(task: str, images: LabelledImages, split: Split, data: Path | None) -> Pairs:
@@ -136,8 +138,10 @@ def _find_glasses(images: LabelledImages) -> NDArray[np.bool_] | None:
     """Returns which people wear glasses, bool [N]; None for data without this attribute."""
     for attribute in images.attributes:
         if attribute.name == "accessories":
-            worn: NDArray[np.bool_] = attribute.codes != attribute.values.index(avatars.NONE)
-            return worn
+            wears_glasses: NDArray[np.bool_] = attribute.codes != attribute.values.index(
+                avatars.NONE
+            )
+            return wears_glasses
     return None
 
 
@@ -145,11 +149,11 @@ def _load_bare(
     task: str, images: LabelledImages, split: Split, data: Path | None
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Returns the rows of people with glasses, and their images without glasses."""
-    worn = _find_glasses(images)
-    if worn is None or images.images.shape[1:] != (64, 64, 3):
+    wears_glasses = _find_glasses(images)
+    if wears_glasses is None or images.images.shape[1:] != (64, 64, 3):
         raise DatasetError(f"{task} needs {avatars.NAME} as it is stored, not {images.name}")
     rows, truth = avatars.load_bare(split, data)
-    if not np.array_equal(rows, np.flatnonzero(worn)):
+    if not np.array_equal(rows, np.flatnonzero(wears_glasses)):
         raise DatasetError(f"{task} needs the whole of {images.name}: its pairs are by row")
     return rows, truth
 

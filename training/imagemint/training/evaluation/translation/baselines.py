@@ -162,9 +162,10 @@ def _sharpen(image: Images, kernel: NDArray[np.float64], balance: float) -> Imag
     padded = np.pad(image / 255, ((edge, edge), (edge, edge), (0, 0)), mode="edge")
     # The filter treats an image as periodic, so opposite borders are blended.
     padded = _taper(padded, len(kernel))
-    turned = kernel[::-1, ::-1]  # MotionBlur is a correlation, and the filter expects a convolution
+    # MotionBlur is a correlation, and the filter expects a convolution.
+    flipped = kernel[::-1, ::-1]
     sharpen: Callable[..., NDArray[np.float64]] = wiener  # scikit-image has no types
-    channels = [sharpen(padded[..., c], turned, balance) for c in range(padded.shape[2])]
+    channels = [sharpen(padded[..., c], flipped, balance) for c in range(padded.shape[2])]
     sharp = np.stack(channels, axis=2)[edge:-edge, edge:-edge]
     return _to_levels(sharp)
 

@@ -216,13 +216,13 @@ def _measure_way_back(translator: Translator, test: Pairs, judge: Judge | None) 
     yield measure_cycle(sources, translator.back(translator.translate(sources)))
     if judge is None or not test.has_truth:
         return
-    worn = translator.back(test.targets.images[:_SAMPLES])
-    seen = judge.predict_attributes(worn).get(_GLASSES)
-    if seen is not None:
+    results = translator.back(test.targets.images[:_SAMPLES])
+    predicted = judge.predict_attributes(results).get(_GLASSES)
+    if predicted is not None:
         real = judge.predict_attributes(sources)[_GLASSES]
         yield compute_mean_figure(
             "glasses_put_on",
-            (seen != 0).astype(np.float64),
+            (predicted != 0).astype(np.float64),
             "share of the results of the way back in which the judge sees glasses; reference: the"
             " judge on real images with them",
             float((real != 0).mean()),
@@ -304,7 +304,7 @@ def _remove_glasses(
 
 
 def _describe_setup(how: str, data: str, judge: Judge | None) -> Setup:
-    judges = () if judge is None else (judge.about,)
+    judges = () if judge is None else (judge.description,)
     return Setup(how, data, judges, "imagemint evaluate RUN --classifier DIR")
 
 

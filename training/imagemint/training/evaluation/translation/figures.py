@@ -195,19 +195,19 @@ def measure_attributes(results: Images, truth: Truth, judge: Judge) -> Iterator[
     labels = truth.labels
     if not _knows_labels(judge, labels):
         return
-    seen, seen_true = (
+    shares, true_shares = (
         _compute_shares(results, truth, judge),
         _compute_shares(truth.images, truth, judge),
     )
-    removed = seen.pop(truth.removes, None), seen_true.pop(truth.removes, None)
-    listed = ", ".join(f"{name} {share:.3f}" for name, share in seen.items())
+    removed = shares.pop(truth.removes, None), true_shares.pop(truth.removes, None)
+    detail = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
     yield Figure(
         "attributes_kept",
-        float(np.mean([*seen.values()])),
+        float(np.mean([*shares.values()])),
         "share of the results in which the judge sees what the true image is known to show, mean"
         " over class and attributes; reference: the judge on the true images",
-        reference=float(np.mean([*seen_true.values()])),
-        detail=listed,
+        reference=float(np.mean([*true_shares.values()])),
+        detail=detail,
     )
     if removed[0] is not None:
         yield Figure(
@@ -223,17 +223,17 @@ def _compute_shares(images: Images, truth: Truth, judge: Judge) -> dict[str, flo
     """Returns the share of correct values of the class and each attribute, by name."""
     labels = truth.labels
     shares = {"class": float((judge.extract(images).classes == labels.labels).mean())}
-    seen = judge.predict_attributes(images)
+    predicted = judge.predict_attributes(images)
     for attribute in labels.attributes:
-        if attribute.name not in seen:
+        if attribute.name not in predicted:
             continue
-        wanted = attribute.codes
+        expected = attribute.codes
         if attribute.name == truth.removes:
-            wanted = np.full_like(wanted, attribute.values.index(_NONE))
-        right = seen[attribute.name] == wanted
-        shown = np.ones_like(right) if attribute.visible is None else attribute.visible
-        if shown.any():
-            shares[attribute.name] = float(right[shown].mean())
+            expected = np.full_like(expected, attribute.values.index(_NONE))
+        right = predicted[attribute.name] == expected
+        visible = np.ones_like(right) if attribute.visible is None else attribute.visible
+        if visible.any():
+            shares[attribute.name] = float(right[visible].mean())
     return shares
 
 

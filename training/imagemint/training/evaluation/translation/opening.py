@@ -190,9 +190,9 @@ def _parse_pairs(trained_on: str, name: str) -> _Pairs:
         )
     found = _PAIRS.fullmatch(trained_on)
     if found is None:
-        why = f"it was trained on {trained_on!r}" if trained_on else "it does not say"
+        reason = f"it was trained on {trained_on!r}" if trained_on else "it does not say"
         raise DatasetError(
-            f"{name}: the pairs to measure it with are unknown, because {why}; expected"
+            f"{name}: the pairs to measure it with are unknown, because {reason}; expected"
             " 'TASK of DATA SET/SPLIT', as exports of `imagemint train` have it"
         )
     return _Pairs(found["task"], found["dataset"])

@@ -51,8 +51,8 @@ def write_translations(
         *(each.images[rows] for each in columns),
         truth,
     ]
-    turns = np.stack(shown, axis=1).reshape(-1, *truth.shape[1:])
-    Image.fromarray(arrange_grid(turns, len(shown))).save(out / "pairs.png")
+    images = np.stack(shown, axis=1).reshape(-1, *truth.shape[1:])
+    Image.fromarray(arrange_grid(images, len(shown))).save(out / "pairs.png")
 
 
 def describe(title: str, figures: Sequence[EvaluationFigure]) -> str:
