@@ -70,10 +70,10 @@ def _format_captions(caption: pb.CaptionSpec) -> str:
 
 
 def _format_rows(manifest: pb.BundleManifest) -> str:
-    which = "each row one class, in order, " if manifest.class_labels else ""
+    order = "each row one class, in order, " if manifest.class_labels else ""
     if manifest.HasField("caption"):
-        which = "each row one of the example captions below, in order, "
-    return f"The picture shows {which}the first images of seed 0: not selected."
+        order = "each row one of the example captions below, in order, "
+    return f"The picture shows {order}the first images of seed 0: not selected."
 
 
 def _format_requests(manifest: pb.BundleManifest, version: int) -> str:
@@ -82,11 +82,11 @@ def _format_requests(manifest: pb.BundleManifest, version: int) -> str:
     flag = "" if class_id is None else f" --class {class_id}"
     flag += "" if caption is None else f' --caption "{caption}"'
     serial = Serial(manifest.name, version, 42, 17, class_id, caption=caption)
-    asked = f"--model {manifest.name}{flag} --count 64 --seed 42"
+    options = f"--model {manifest.name}{flag} --count 64 --seed 42"
     return f"""## How to request it
 
 ```sh
-imagemint generate --server localhost:8001 {asked} --out images/
+imagemint generate --server localhost:8001 {options} --out images/
 ```
 
 Every image has a serial number, such as `{serial}`, from which the same pixels can be generated
@@ -97,15 +97,17 @@ metadata describes it."""
 def _format_translation_head(manifest: pb.BundleManifest, version: int) -> str:
     source, image = manifest.source, manifest.image
     kinds = {1: "gray", 3: "RGB"}
-    taken = kinds[source.channels] + (f", {source.frames} frames" if source.frames > 1 else "")
-    taken += ", with a mask: 255 where the image is to be filled" if source.mask else ""
+    source_format = kinds[source.channels] + (
+        f", {source.frames} frames" if source.frames > 1 else ""
+    )
+    source_format += ", with a mask: 255 where the image is to be filled" if source.mask else ""
     if source.step:
         sides = "any size" if source.step == 1 else f"any multiple of {source.step} pixels"
         size = f"{sides}; above {source.max_width} x {source.max_height} pixels in tiles that"
         size += f" overlap by {source.overlap}"
-        made = f"{source.scale} times as wide and as high" if source.scale > 1 else "as large"
+        target = f"{source.scale} times as wide and as high" if source.scale > 1 else "as large"
     else:
-        size, made = (f"{each.width} x {each.height} pixels" for each in (source, image))
+        size, target = (f"{each.width} x {each.height} pixels" for each in (source, image))
     truth, third = "the truth", "truth"
     if manifest.training.dataset.startswith("classes of "):
         truth = third = "an unrelated image of the target class"
@@ -113,8 +115,8 @@ def _format_translation_head(manifest: pb.BundleManifest, version: int) -> str:
 
 ![Source, result and {third}, four such in a row](samples.png)
 
-An adversarially trained network translates images. Source: {taken}; {size}. Result:
-{kinds[image.channels]}, {made}. The same source always gives the same result. The picture shows
+An adversarially trained network translates images. Source: {source_format}; {size}. Result:
+{kinds[image.channels]}, {target}. The same source always gives the same result. The picture shows
 sources of the test split, what the network makes of each, and {truth}:
 not selected.
 
@@ -124,11 +126,11 @@ do not use results as evidence of what a source shows."""
 
 
 def _format_translation(manifest: pb.BundleManifest) -> str:
-    asked = f"--model {manifest.name} --source image.png --out result.png"
+    options = f"--model {manifest.name} --source image.png --out result.png"
     return f"""## How to request it
 
 ```sh
-imagemint translate --server localhost:8001 {asked}
+imagemint translate --server localhost:8001 {options}
 ```
 
 `model.onnx` holds everything else: pre- and post-processing are inside the graph, and its metadata
@@ -196,7 +198,7 @@ The pixels are byte-identical for all these batch sizes."""
 
 
 def _format_variants(manifest: pb.BundleManifest) -> str:
-    about = (
+    introduction = (
         "The same generator in other arithmetic, in files beside `model.onnx`. Differences are in"
         " levels of 255, of the same serials. A variant is written only if it is no worse than"
         " `model.onnx` by more than that differs from seed to seed."
@@ -211,9 +213,9 @@ def _format_variants(manifest: pb.BundleManifest) -> str:
     ]
     notes = []
     for variant in manifest.variants:
-        apart = variant.difference
+        difference = variant.difference
         device = pb.TargetDevice.Name(variant.target).removeprefix("TARGET_DEVICE_")
-        pixels = f"{apart.mean:.3f} | {apart.maximum} | {apart.over_one_share:.3%}"
+        pixels = f"{difference.mean:.3f} | {difference.maximum} | {difference.over_one_share:.3%}"
         table.append(f"| {variant.name} | {device} | {pixels} |")
         judged += [
             f"| {variant.name} | {_escape(each.metric)} | {each.value:.4f} | {each.model:.4f} |"
@@ -221,19 +223,22 @@ def _format_variants(manifest: pb.BundleManifest) -> str:
             for each in variant.quality
         ]
         notes.append(f"- {variant.name}, `{variant.file}`: {_format_method(variant)}")
-    return "\n".join(["## Variants", "", about, "", *table, "", *judged, "", *notes])
+    return "\n".join(["## Variants", "", introduction, "", *table, "", *judged, "", *notes])
 
 
 def _format_method(variant: pb.Variant) -> str:
-    apart = variant.difference
-    said = (
-        f"{variant.method}. Compared on {apart.images:,} images by {apart.backend}; allowed are"
-        f" {apart.tolerance_mean:g} levels on average, {apart.tolerance_maximum} at most,"
-        f" {apart.tolerance_over_one_share:.3%} of the values over one."
+    difference = variant.difference
+    description = (
+        f"{variant.method}. Compared on {difference.images:,} images by {difference.backend};"
+        f" allowed are {difference.tolerance_mean:g} levels on average,"
+        f" {difference.tolerance_maximum} at most, {difference.tolerance_over_one_share:.3%} of the"
+        " values over one."
     )
     for each in variant.quality[:1]:
-        said += f" Judged on {each.seeds} seeds of {each.sample_size:,} images: {each.protocol}."
-    return _escape(said)
+        description += (
+            f" Judged on {each.seeds} seeds of {each.sample_size:,} images: {each.protocol}."
+        )
+    return _escape(description)
 
 
 def _format_scores(critic: pb.Critic) -> str:

@@ -207,14 +207,15 @@ class Export(BaseModel):
             f"{parity.max_difference} levels apart, {parity.differing_share:.4%} of the values"
         )
         for variant, file in zip(bundle.manifest.variants, bundle.others, strict=True):
-            apart = variant.difference
+            difference = variant.difference
             quality = ", ".join(
                 f"{q.metric} {q.value:.4f} ({q.model:.4f})" for q in variant.quality
             )
             print(  # noqa: T201 - likewise
                 f"{variant.name}: {file.size / 1e6:.1f} MB; against model.onnx on"
-                f" {apart.images:,} images: {apart.mean:.3f} levels on average, at most"
-                f" {apart.maximum}, {apart.over_one_share:.3%} of the values over one; {quality}"
+                f" {difference.images:,} images: {difference.mean:.3f} levels on average, at most"
+                f" {difference.maximum}, {difference.over_one_share:.3%} of the values over one;"
+                f" {quality}"
             )
         if bundle.critic is not None:
             print(f"{bundle.critic.path.name}: {bundle.critic.size / 1e6:.1f} MB")  # noqa: T201 - likewise
@@ -345,8 +346,8 @@ class Export(BaseModel):
             texts.pop()
         empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
         if not texts or empty:
-            where = f"line {empty[0]} is empty" if empty else "it is empty"
-            raise ExportError(f"{self.labels_file} must contain one label per line: {where}")
+            problem = f"line {empty[0]} is empty" if empty else "it is empty"
+            raise ExportError(f"{self.labels_file} must contain one label per line: {problem}")
         return tuple(text.strip() for text in texts)
 
     def _make_graph_options(self) -> "GraphOptions":
@@ -363,15 +364,15 @@ class Export(BaseModel):
         from imagemint.training.classifier.trained import load_classifier  # noqa: PLC0415 - torch
         from imagemint.training.trained import read_discriminator  # noqa: PLC0415 - torch
 
-        classifier, about, discriminator = None, None, None
+        classifier, metadata, discriminator = None, None, None
         if self.classifier is not None:
-            classifier, about = load_classifier(self.classifier, torch.device("cpu"))
+            classifier, metadata = load_classifier(self.classifier, torch.device("cpu"))
         needs_data = {"discriminator", "copies"} & {*self.critic}
         train, test = self._load_data() if needs_data else (None, None)
         if "discriminator" in self.critic and self.source is not None and train is not None:
             discriminator = read_discriminator(self.source, len(train.class_labels))
         return CriticParts(
-            self.critic, classifier, about, discriminator, train, test, self.accepted_share
+            self.critic, classifier, metadata, discriminator, train, test, self.accepted_share
         )
 
     def _load_data(self) -> "tuple[LabelledImages, LabelledImages]":

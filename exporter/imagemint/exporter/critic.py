@@ -46,7 +46,7 @@ class CriticParts:
     Attributes:
         scores: the scores that it has.
         classifier: a classifier with the classes of the model, for `class` and `copies`.
-        about: content of its ``classifier.json``.
+        metadata: content of its ``classifier.json``.
         discriminator: the discriminator, for `discriminator`.
         train: the training images, for `copies`.
         test: images that no network has seen, for `discriminator` and `copies`.
@@ -55,7 +55,7 @@ class CriticParts:
 
     scores: Sequence[Score]
     classifier: Classifier | None = None
-    about: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
     discriminator: Discriminator | None = None
     train: LabelledImages | None = None
     test: LabelledImages | None = None
@@ -71,8 +71,8 @@ class _Confidence(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None) -> Tensor:
         assert y is not None  # noqa: S101 - for the type checker: only models with classes have it
-        odds = self.classifier.logits(self.classifier.features(x)).softmax(dim=1)
-        chosen: Tensor = odds.gather(1, y).squeeze(1)
+        probabilities = self.classifier.logits(self.classifier.features(x)).softmax(dim=1)
+        chosen: Tensor = probabilities.gather(1, y).squeeze(1)
         return chosen
 
 
@@ -95,12 +95,12 @@ class _Distance(nn.Module):
     def __init__(self, classifier: Classifier, train: LabelledImages, test: LabelledImages) -> None:
         super().__init__()
         self.features = classifier.features
-        seen, _ = classifier.extract(train.images)
-        mean = seen.mean(axis=0)
-        _, _, axes = np.linalg.svd(seen - mean, full_matrices=False)
+        features, _ = classifier.extract(train.images)
+        mean = features.mean(axis=0)
+        _, _, axes = np.linalg.svd(features - mean, full_matrices=False)
         self.register_buffer("mean", torch.from_numpy(mean).float())
         self.register_buffer("axes", torch.from_numpy(axes[:_COMPONENTS].T.copy()).float())
-        known = (seen - mean) @ axes[:_COMPONENTS].T
+        known = (features - mean) @ axes[:_COMPONENTS].T
         scale = float(np.abs(known).max()) or 1.0  # the largest float16 is 65504
         self.register_buffer("known", torch.from_numpy(known / scale).half())
         self.scale = scale
@@ -143,7 +143,11 @@ def _cut(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def add_critic(
-    directory: Path, spec: ModelSpec, backend: Backend, manifest: pb.BundleManifest, of: CriticParts
+    directory: Path,
+    spec: ModelSpec,
+    backend: Backend,
+    manifest: pb.BundleManifest,
+    critic_parts: CriticParts,
 ) -> None:
     """Writes critic.onnx beside model.onnx, and declares it in the manifest.
 
@@ -152,36 +156,37 @@ def add_critic(
         spec: the model.
         backend: computes its images.
         manifest: the manifest; it is changed.
-        of: the parts of the critic.
+        critic_parts: the parts of the critic.
 
     Raises:
         ExportError: a part is missing, or does not fit the model.
     """
     parts: dict[str, nn.Module] = {}
     critic = pb.Critic()
-    if "class" in of.scores:
+    if "class" in critic_parts.scores:
         if not spec.conditional:
             raise ExportError(
                 "the critic's class score is the probability of the requested class, and"
                 " the model has no classes"
             )
-        classifier, judge = _get_classifier(of, spec)
+        classifier, judge = _get_classifier(critic_parts, spec)
         parts["class_confidence"] = _Confidence(classifier)
         critic.class_confidence.protocol = f"softmax of {judge}"
-    if "discriminator" in of.scores:
-        parts["realness"], calibrated = _calibrate(of, spec, backend)
+    if "discriminator" in critic_parts.scores:
+        parts["realness"], calibrated = _calibrate(critic_parts, spec, backend)
         critic.realness.CopyFrom(calibrated)
-    if "copies" in of.scores:
-        classifier, judge = _get_classifier(of, spec)
-        if of.train is None or of.test is None:
+    if "copies" in critic_parts.scores:
+        classifier, judge = _get_classifier(critic_parts, spec)
+        if critic_parts.train is None or critic_parts.test is None:
             raise ExportError("the distance to training images needs the training and test images")
-        distance = _Distance(classifier, of.train, of.test)
+        distance = _Distance(classifier, critic_parts.train, critic_parts.test)
         parts["training_distance"] = distance
         critic.training_distance.protocol = (
-            f"Euclidean distance to the nearest of {len(of.train):,} images of {of.train.name}, in"
+            f"Euclidean distance to the nearest of {len(critic_parts.train):,} images of"
+            f" {critic_parts.train.name}, in"
             f" {distance.get_buffer('axes').shape[1]} main components of the features of {judge};"
-            f" unit: {distance.unit:.4g}, the median of {min(len(of.test), _MOST_IMAGES):,} images"
-            f" of {of.test.name}"
+            f" unit: {distance.unit:.4g}, the median of"
+            f" {min(len(critic_parts.test), _MOST_IMAGES):,} images of {critic_parts.test.name}"
         )
     shape = (spec.height, spec.width, spec.channels)
     graph = build_critic_graph(
@@ -197,50 +202,50 @@ def _write(path: Path, graph: onnx.ModelProto) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _get_classifier(of: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:
+def _get_classifier(critic_parts: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:
     """Returns the classifier, and its description."""
-    if of.classifier is None or of.about is None:
+    if critic_parts.classifier is None or critic_parts.metadata is None:
         raise ExportError("the critic needs a classifier")
-    labels = tuple(of.about["class_labels"])
+    labels = tuple(critic_parts.metadata["class_labels"])
     if spec.class_labels and labels != spec.class_labels:
         raise ExportError(f"the classifier has the classes {labels}, the model {spec.class_labels}")
-    if not of.classifier.takes(spec.height, spec.width, spec.channels):
+    if not critic_parts.classifier.takes(spec.height, spec.width, spec.channels):
         raise ExportError(f"the classifier does not accept images of {spec.height}x{spec.width}")
     described = (
-        f"judge {of.about['recipe']}, SHA-256 {of.about['sha256'][:16]}, test accuracy"
-        f" {of.about['test_accuracy']:.4f}"
+        f"judge {critic_parts.metadata['recipe']}, SHA-256 {critic_parts.metadata['sha256'][:16]},"
+        f" test accuracy {critic_parts.metadata['test_accuracy']:.4f}"
     )
-    return of.classifier, described
+    return critic_parts.classifier, described
 
 
 def _calibrate(
-    of: CriticParts, spec: ModelSpec, backend: Backend
+    critic_parts: CriticParts, spec: ModelSpec, backend: Backend
 ) -> tuple[nn.Module, pb.RealnessScore]:
     """Returns the score of the discriminator, and its calibration for rejection sampling.
 
     Platt scaling: a logistic regression tells test images from generated ones by the logit alone.
     The trained logit itself is not calibrated, and has seen the training images.
     """
-    if of.discriminator is None or of.test is None:
+    if critic_parts.discriminator is None or critic_parts.test is None:
         raise ExportError("the score of the discriminator needs the discriminator and test images")
-    count = min(_MOST_IMAGES, len(of.test))
+    count = min(_MOST_IMAGES, len(critic_parts.test))
     batches = [
         draw_batch(spec, _CALIBRATION_SEED, start, min(_BATCH, count - start))
         for start in range(0, count, _BATCH)
     ]
     fake = np.concatenate(
-        [_judge(of.discriminator, backend.run(each), each.class_id) for each in batches]
+        [_judge(critic_parts.discriminator, backend.run(each), each.class_id) for each in batches]
     )
-    labels = of.test.labels if spec.conditional else None
+    labels = critic_parts.test.labels if spec.conditional else None
     real = np.concatenate(
         [
             _judge(
-                of.discriminator,
+                critic_parts.discriminator,
                 part,
                 None if labels is None else labels[start : start + len(part)],
             )
             for start, part in zip(
-                range(0, count, _BATCH), _cut(of.test.images[:count]), strict=True
+                range(0, count, _BATCH), _cut(critic_parts.test.images[:count]), strict=True
             )
         ]
     )
@@ -249,14 +254,15 @@ def _calibrate(
         raise ExportError("the discriminator does not prefer real images, so it has no score")
     logits = (fake * slope + offset).astype(np.float32)
     maximum = float(logits.max())
-    shift = _find_shift(logits, maximum, of.accepted_share)
+    shift = _find_shift(logits, maximum, critic_parts.accepted_share)
     share = float(compute_acceptance_chances(logits, Realness(maximum, shift)).mean())
     protocol = (
         f"logit of the discriminator, times {slope:.4g}, plus {offset:.4g}: logistic regression on"
-        f" {count:,} images of {of.test.name} and as many generated ones, seed {_CALIBRATION_SEED}"
+        f" {count:,} images of {critic_parts.test.name} and as many generated ones, seed"
+        f" {_CALIBRATION_SEED}"
     )
     score = pb.RealnessScore(protocol=protocol, maximum=maximum, shift=shift, accepted_share=share)
-    return _Realness(of.discriminator, slope, offset), score
+    return _Realness(critic_parts.discriminator, slope, offset), score
 
 
 @torch.no_grad()

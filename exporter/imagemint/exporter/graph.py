@@ -36,16 +36,16 @@ class _Served(nn.Module):
         self.names = names
 
     def forward(self, z: Tensor, *columns: Tensor) -> Tensor:
-        told = dict(zip(self.names, columns, strict=True))
-        return to_levels(self.generator(z, **_make_arguments(told)))
+        inputs = dict(zip(self.names, columns, strict=True))
+        return to_levels(self.generator(z, **_make_arguments(inputs)))
 
 
-def _make_arguments(told: dict[str, Tensor]) -> dict[str, Tensor]:
+def _make_arguments(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the arguments of the generator: y int64 [N], the other inputs as they are."""
-    taken = {name: value for name, value in told.items() if name != "class_id"}
-    if "class_id" in told:
-        taken["y"] = told["class_id"].squeeze(1)
-    return taken
+    arguments = {name: value for name, value in inputs.items() if name != "class_id"}
+    if "class_id" in inputs:
+        arguments["y"] = inputs["class_id"].squeeze(1)
+    return arguments
 
 
 def to_levels(x: Tensor) -> Tensor:

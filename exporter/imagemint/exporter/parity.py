@@ -154,15 +154,15 @@ def run_pytorch(trained: TrainedGenerator, batch: Batch) -> _Pixels:
     with torch.inference_mode():
         for start in range(0, len(batch), BATCH_SIZES[-1]):
             part = batch[start : start + BATCH_SIZES[-1]]
-            told = {}
+            inputs = {}
             if part.class_id is not None:
-                told["y"] = torch.from_numpy(part.class_id)
+                inputs["y"] = torch.from_numpy(part.class_id)
             if part.tokens is not None:
-                told["tokens"] = torch.from_numpy(part.tokens)
+                inputs["tokens"] = torch.from_numpy(part.tokens)
             if part.truncation is not None:
-                told["truncation"] = torch.from_numpy(part.truncation)[:, None]
+                inputs["truncation"] = torch.from_numpy(part.truncation)[:, None]
             assert part.z is not None  # noqa: S101 - a generator takes latents
-            batches.append(trained.module(torch.from_numpy(part.z), **told).numpy())
+            batches.append(trained.module(torch.from_numpy(part.z), **inputs).numpy())
     return round_images(np.concatenate(batches))
 
 

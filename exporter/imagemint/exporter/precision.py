@@ -78,11 +78,11 @@ def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     Inputs stay float32, and so does everything after the last sum: 255 levels need 8 of the 11
     bits.
     """
-    named = _copy_with_node_names(model)
-    nodes = list(named.graph.node)
+    copy = _copy_with_node_names(model)
+    nodes = list(copy.graph.node)
     last = max(i for i, node in enumerate(nodes) if node.op_type in _SUMMING)
     halved: onnx.ModelProto = convert_float_to_float16(
-        named, keep_io_types=True, node_block_list=[node.name for node in nodes[last + 1 :]]
+        copy, keep_io_types=True, node_block_list=[node.name for node in nodes[last + 1 :]]
     )
     _remove_cast_pairs(halved.graph)
     sort_nodes(halved.graph)
@@ -142,10 +142,10 @@ def _quantise_before_moving(graph: onnx.GraphProto) -> None:
     """
     constants = {t.name: t for t in graph.initializer}
     while True:
-        makers = {name: node for node in graph.node for name in node.output}
+        producers = {name: node for node in graph.node for name in node.output}
         readers = [name for node in graph.node for name in node.input]
         for quantise in (node for node in graph.node if node.op_type == "QuantizeLinear"):
-            above = makers.get(quantise.input[0])
+            above = producers.get(quantise.input[0])
             if above is None or readers.count(above.output[0]) > 1:
                 continue
             if above.op_type in _MOVING or _clamps(above, constants):

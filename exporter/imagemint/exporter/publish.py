@@ -34,12 +34,12 @@ def choose_version(repository: Path, name: str, version: int | None) -> int:
             raise ExportError(
                 f"{place} is a file, not a directory: no version can be written there"
             )
-    taken = [int(p.name) for p in model.glob("*") if p.name.isascii() and p.name.isdigit()]
+    existing = [int(p.name) for p in model.glob("*") if p.name.isascii() and p.name.isdigit()]
     if version is None:
-        return max(taken, default=0) + 1
+        return max(existing, default=0) + 1
     if version < 1:
         raise ExportError(f"version must be 1 or more, not {version}")
-    if version in taken:
+    if version in existing:
         raise ExportError(f"{model / str(version)} exists; a version is never overwritten")
     return version
 

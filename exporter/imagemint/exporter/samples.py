@@ -28,26 +28,26 @@ def write_samples(path: Path, backend: Backend, spec: ModelSpec, version: int) -
     """
     rows = min(spec.num_choices, _MAX_ROWS) or COLUMNS
     count = rows * COLUMNS
-    turns = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS)
+    row_indices = np.repeat(np.arange(rows, dtype=np.int64), COLUMNS)
     batch = draw_batch(spec, SEED, 0, count)
     if spec.conditional:
-        batch = replace(batch, class_id=turns)
+        batch = replace(batch, class_id=row_indices)
     if spec.captions is not None:
-        batch = replace(batch, tokens=spec.captions.example_tokens[turns])
+        batch = replace(batch, tokens=spec.captions.example_tokens[row_indices])
     sheet = tile_images(backend.run(batch), COLUMNS)
     first, last = (
         Serial(
             *(spec.name, version, SEED, index),
-            class_id=int(turns[index]) if spec.conditional else None,
-            caption=None if spec.captions is None else spec.captions.examples[turns[index]],
+            class_id=int(row_indices[index]) if spec.conditional else None,
+            caption=None if spec.captions is None else spec.captions.examples[row_indices[index]],
         )
         for index in (0, count - 1)
     )
-    about = PngInfo()
-    about.add_text("Serials", f"{first} to {last}")
-    about.add_text("DigitalSourceType", "trainedAlgorithmicMedia")
+    png_info = PngInfo()
+    png_info.add_text("Serials", f"{first} to {last}")
+    png_info.add_text("DigitalSourceType", "trainedAlgorithmicMedia")
     picture = Image.fromarray(sheet[:, :, 0] if spec.channels == 1 else sheet)
-    picture.save(path, format="PNG", optimize=True, pnginfo=about)
+    picture.save(path, format="PNG", optimize=True, pnginfo=png_info)
 
 
 def tile_images(images: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:

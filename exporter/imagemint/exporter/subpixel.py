@@ -108,7 +108,7 @@ class _Rewriter:
         if node.op_type != "ConvTranspose" or node.domain:
             return False
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        wanted = {
+        required = {
             "kernel_shape": [_KERNEL] * 2,
             "strides": [_STRIDE] * 2,
             "pads": [_PAD] * 4,
@@ -120,7 +120,7 @@ class _Rewriter:
         optional = {"group", "dilations", "output_padding", "auto_pad"}
         as_wanted = all(
             attributes.get(name, value if name in optional else None) == value
-            for name, value in wanted.items()
+            for name, value in required.items()
         )
         shape = self._shapes.get(node.input[0], [])
         constant = all(name in self._constants for name in node.input[1:])
@@ -234,10 +234,10 @@ class _Rewriter:
     ) -> str:
         """Adds the shuffle of blocks [N, height, width, 4 channels] to pixels; returns the name."""
         rows = self._add_integers("rows", [0, height, width, 2, 2 * channels])
-        apart = self._put("Reshape", [blocks, rows])
-        shuffled = self._put("Transpose", [apart], perm=_SHUFFLE)
-        whole = self._add_integers("whole", [0, 2 * height, 2 * width, channels])
-        return self._put("Reshape", [shuffled, whole], name)
+        reshaped = self._put("Reshape", [blocks, rows])
+        shuffled = self._put("Transpose", [reshaped], perm=_SHUFFLE)
+        shape = self._add_integers("whole", [0, 2 * height, 2 * width, channels])
+        return self._put("Reshape", [shuffled, shape], name)
 
     def _put(
         self,

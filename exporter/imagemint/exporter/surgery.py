@@ -92,15 +92,15 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
         ValueError: a node reads a value that nothing produces.
     """
     known = {v.name for v in graph.input} | {t.name for t in graph.initializer} | {""}
-    left = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    remaining = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:]
-    while left:
-        at = next((i for i, node in enumerate(left) if known.issuperset(node.input)), None)
+    while remaining:
+        at = next((i for i, node in enumerate(remaining) if known.issuperset(node.input)), None)
         if at is None:
             raise ValueError(
-                f"{left[0].name or left[0].op_type} reads a value that nothing produces"
+                f"{remaining[0].name or remaining[0].op_type} reads a value that nothing produces"
             )
-        node = left.pop(at)
+        node = remaining.pop(at)
         known.update(node.output)
         graph.node.append(node)
 

@@ -167,14 +167,14 @@ def write_translations(
     count = min(_ROWS * _TRIPLES, len(trained.examples.source))
     source, truth = trained.examples.source[:count], trained.examples.target[:count]
     result = backend.run(Batch(source=source))
-    shown = render_sources(source, trained.form, truth.shape[1:])
-    turns = np.stack([shown, result, truth], axis=1).reshape(-1, *truth.shape[1:])
-    sheet = tile_images(turns, 3 * min(_TRIPLES, count))
-    about = PngInfo()
-    about.add_text("Model", f"{spec.name}@{version}: source, result, truth")
-    about.add_text("DigitalSourceType", "trainedAlgorithmicMedia")
+    sources = render_sources(source, trained.form, truth.shape[1:])
+    images = np.stack([sources, result, truth], axis=1).reshape(-1, *truth.shape[1:])
+    sheet = tile_images(images, 3 * min(_TRIPLES, count))
+    png_info = PngInfo()
+    png_info.add_text("Model", f"{spec.name}@{version}: source, result, truth")
+    png_info.add_text("DigitalSourceType", "trainedAlgorithmicMedia")
     picture = Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet)
-    picture.save(path, format="PNG", optimize=True, pnginfo=about)
+    picture.save(path, format="PNG", optimize=True, pnginfo=png_info)
 
 
 def _format_title(trained: TrainedTranslator) -> str:

@@ -76,7 +76,7 @@ def add_variants(
         ExportError: a variant falls short in every form. The message gives the figures.
     """
     for name in names:
-        why = ""
+        reason = ""
         for graph, method in _make_forms(name, model, ModelSpec.of(manifest)):
             manifest.variants.append(_write_variant(directory, name, graph, method, manifest))
             write_graph(directory, "model.onnx", _read_reference(directory), manifest)
@@ -84,11 +84,11 @@ def add_variants(
             faults = _measure(directory, variant, LIMITS[name], compare)
             if not faults:
                 break
-            why = "; ".join(faults)
-            _log.warning("%s (%s) falls short: %s", name, method, why)
+            reason = "; ".join(faults)
+            _log.warning("%s (%s) falls short: %s", name, method, reason)
             del manifest.variants[-1]
         else:
-            raise ExportError(f"no {name} variant: {why}")
+            raise ExportError(f"no {name} variant: {reason}")
 
 
 def _make_forms(
@@ -106,28 +106,28 @@ def _make_forms(
     present = {node.op_type for node in plain.graph.node}
     tried: set[frozenset[str]] = set()
     for kinds in _INT8_KINDS:
-        wanted = frozenset(kinds) & present
-        if wanted and wanted not in tried:
-            tried.add(wanted)
-            which = ", ".join(kind for kind in kinds if kind in wanted)
+        selected = frozenset(kinds) & present
+        if selected and selected not in tried:
+            tried.add(selected)
+            names = ", ".join(kind for kind in kinds if kind in selected)
             method = (
                 f"{describe_quantizer()}, QDQ, static, calibrated by minimum and maximum of"
                 f" {_CALIBRATION_IMAGES:,} serials of seed {_CALIBRATION_SEED}"
-                f"{', classes in turn' if spec.conditional else ''}; in 8 bits: {which}"
+                f"{', classes in turn' if spec.conditional else ''}; in 8 bits: {names}"
             )
-            yield quantize_to_int8(plain, feeds, sorted(wanted)), method
+            yield quantize_to_int8(plain, feeds, sorted(selected)), method
 
 
 def _draw_calibration(spec: ModelSpec) -> Iterator[Feed]:
     """Yields inputs for calibration: every class, example captions, psi of every strength."""
     for start in range(0, _CALIBRATION_IMAGES, _BATCH):
         feed = draw_batch(spec, _CALIBRATION_SEED, start, _BATCH).make_feed(spec.inputs)
-        turns = np.arange(start, start + _BATCH, dtype=np.int64)[:, np.newaxis]
+        indices = np.arange(start, start + _BATCH, dtype=np.int64)[:, np.newaxis]
         if spec.conditional:
-            feed["class_id"] = turns % spec.num_classes
+            feed["class_id"] = indices % spec.num_classes
         if spec.takes_psi and spec.truncation is not None:
             low, high = spec.truncation.minimum, spec.truncation.maximum
-            strength = low + (high - low) * turns / (_CALIBRATION_IMAGES - 1)
+            strength = low + (high - low) * indices / (_CALIBRATION_IMAGES - 1)
             feed["truncation"] = strength.astype(np.float32)
         yield feed
 
@@ -167,14 +167,14 @@ def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Comp
     found = compare(model, other)
     model.close()
     other.close()
-    apart = found.difference
+    difference = found.difference
     variant.difference.CopyFrom(
         pb.PixelDifference(
-            images=apart.images,
-            mean=apart.mean,
-            maximum=apart.maximum,
-            differing_share=apart.differing_share,
-            over_one_share=apart.over_one_share,
+            images=difference.images,
+            mean=difference.mean,
+            maximum=difference.maximum,
+            differing_share=difference.differing_share,
+            over_one_share=difference.over_one_share,
             tolerance_mean=limits.mean,
             tolerance_maximum=limits.maximum,
             tolerance_over_one_share=limits.over_one_share,
@@ -199,11 +199,11 @@ def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Comp
 
 
 def _find_faults(found: Compared, limits: Limits) -> Iterator[str]:
-    apart = found.difference
+    difference = found.difference
     for what, value, limit in (
-        ("mean difference", apart.mean, limits.mean),
-        ("largest difference", apart.maximum, limits.maximum),
-        ("share over one level", apart.over_one_share, limits.over_one_share),
+        ("mean difference", difference.mean, limits.mean),
+        ("largest difference", difference.maximum, limits.maximum),
+        ("share over one level", difference.over_one_share, limits.over_one_share),
     ):
         if value > limit:
             yield f"{what} {value:.4g}, allowed is {limit:g}"

@@ -131,7 +131,7 @@ def test_card_tells_the_scores(bundle):
     ("changed", "why"),
     [
         ({"classifier": None, "scores": ["class"]}, "needs a classifier"),
-        ({"about": ABOUT | {"class_labels": ["a", "b", "c"]}}, "the classifier has the classes"),
+        ({"metadata": ABOUT | {"class_labels": ["a", "b", "c"]}}, "the classifier has the classes"),
         ({"scores": ["copies"], "train": None}, "needs the training and test images"),
         ({"scores": ["discriminator"], "discriminator": None}, "needs the discriminator"),
     ],

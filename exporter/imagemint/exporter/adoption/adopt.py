@@ -157,28 +157,28 @@ def _make_graph(
     theirs = onnx.compose.add_prefix(theirs, _PREFIX)
     graph = theirs.graph
     inputs = [helper.make_tensor_value_info("z", TensorProto.FLOAT, [BATCH_AXIS, signature.z_dim])]
-    before = _make_latent_nodes(graph, signature)
+    input_nodes = _make_latent_nodes(graph, signature)
     if signature.class_input is not None:
         inputs.append(helper.make_tensor_value_info("class_id", TensorProto.INT64, [BATCH_AXIS, 1]))
         count = len(foreign.class_labels)
-        before += _make_column_nodes(
+        input_nodes += _make_column_nodes(
             graph, "class_id", signature.class_input, signature.class_form, count
         )
     if signature.truncation is not None:
         psi = helper.make_tensor_value_info("truncation", TensorProto.FLOAT, [BATCH_AXIS, 1])
         inputs.append(psi)
-        before += _make_column_nodes(
+        input_nodes += _make_column_nodes(
             graph, "truncation", signature.truncation, signature.truncation_form, 0
         )
     for each, value in signature.constants:
-        before += _make_constant_nodes(graph, each, value, signature.batch)
-    nodes = [*before, *graph.node, *_make_pixel_nodes(graph, signature, original, foreign)]
+        input_nodes += _make_constant_nodes(graph, each, value, signature.batch)
+    nodes = [*input_nodes, *graph.node, *_make_pixel_nodes(graph, signature, original, foreign)]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [BATCH_AXIS, *original.shape])
-    whole = helper.make_graph(nodes, "generator", inputs, [image], graph.initializer)
-    whole.sparse_initializer.extend(graph.sparse_initializer)
+    new_graph = helper.make_graph(nodes, "generator", inputs, [image], graph.initializer)
+    new_graph.sparse_initializer.extend(graph.sparse_initializer)
     opsets = [o for o in theirs.opset_import if o.domain or o.version >= OPSET]
     ours = helper.make_model(
-        whole, opset_imports=opsets, ir_version=max(theirs.ir_version, _IR_VERSION)
+        new_graph, opset_imports=opsets, ir_version=max(theirs.ir_version, _IR_VERSION)
     )
     fold_batch_norm(ours)
     strip(ours)
@@ -233,8 +233,8 @@ def _make_constant_nodes(
     if not found.shape:
         return [helper.make_node("Identity", [number], [name])]
     if found.shape[0] not in {None, batch}:
-        whole = _put(graph, f"{name}.shape", np.array(compute_constant_shape(found, 1), np.int64))
-        return [helper.make_node("Expand", [number, whole], [name])]
+        shape = _put(graph, f"{name}.shape", np.array(compute_constant_shape(found, 1), np.int64))
+        return [helper.make_node("Expand", [number, shape], [name])]
     sides = _put(graph, f"{name}.sides", np.array(compute_constant_shape(found, 1)[1:], np.int64))
     rows, shape = f"{name}.rows", f"{name}.shape"
     return [

@@ -20,17 +20,17 @@ def inline_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    foreign = sorted(
+    unsupported = sorted(
         {
             f"{node.op_type} of domain {node.domain!r}"
             for node in _list_nodes(model.graph)
             if node.domain not in ALLOWED_DOMAINS
         }
     )
-    if foreign:
+    if unsupported:
         raise ExportError(
-            f"{path} has operators that ONNX Runtime does not ship: {', '.join(foreign)}. A bundle"
-            " contains no code, so export it with standard operators"
+            f"{path} has operators that ONNX Runtime does not ship: {', '.join(unsupported)}. A"
+            " bundle contains no code, so export it with standard operators"
         )
     return model
 

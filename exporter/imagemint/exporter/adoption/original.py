@@ -172,11 +172,11 @@ class OriginalModel:
             )
             output = np.asarray(self._session.run(feed), np.float32)
             if output.shape[:1] != (size,):
-                why = (
+                reason = (
                     f"it gives an output {list(output.shape)} for {size} latents. Export it with"
                     " the batch as the first axis"
                 )
-                raise BackendFailed("the model failed to run") from ValueError(why)
+                raise BackendFailed("the model failed to run") from ValueError(reason)
             parts.append(output[:rows])
         return np.concatenate(parts)
 
@@ -293,10 +293,10 @@ def _find_flat_layout(output: _Floats, foreign: ForeignModel) -> str:
             " HEIGHT,WIDTH,CHANNELS, such as 28,28,1"
         )
     height, width, channels = foreign.image_shape
-    said = f"{height},{width},{channels}"
+    shape = f"{height},{width},{channels}"
     if min(foreign.image_shape) < 1 or height * width * channels != values:
         raise ExportError(
-            f"The output has {values} values for each image, and --image-shape says {said}"
+            f"The output has {values} values for each image, and --image-shape says {shape}"
         )
     if foreign.layout == "auto" and channels > 1:
         raise ExportError(
@@ -312,19 +312,19 @@ def _find_axes(output: _Floats, foreign: ForeignModel) -> str:
         return "nhw"
     if output.ndim != _IMAGE_AXES:
         raise ExportError(f"The output is no batch of images: {list(output.shape)}")
-    fits = [name for name, at in (("nchw", 0), ("nhwc", -1)) if sides[at] in _CHANNELS]
-    if fits and declared not in {"auto", *fits}:
+    layouts = [name for name, at in (("nchw", 0), ("nhwc", -1)) if sides[at] in _CHANNELS]
+    if layouts and declared not in {"auto", *layouts}:
         raise ExportError(
             f"The output {list(output.shape)} has no 1 or 3 channels as {declared.upper()}."
-            f" Use --layout {fits[0]}"
+            f" Use --layout {layouts[0]}"
         )
-    if declared in fits:
+    if declared in layouts:
         return declared
-    if len(fits) != 1:
+    if len(layouts) != 1:
         raise ExportError(
             f"The output {list(output.shape)} may be NCHW or NHWC. Use --layout nchw or nhwc"
-            if fits
+            if layouts
             else f"The output {list(output.shape)} has no axis of 1 or 3 channels. Export the model"
             " with gray or RGB images, or name another output with --image-output"
         )
-    return fits[0]
+    return layouts[0]

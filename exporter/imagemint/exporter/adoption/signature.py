@@ -126,12 +126,12 @@ def read_signature(graph: onnx.GraphProto, foreign: ForeignModel) -> Signature:
 
 
 def _check_names(inputs: dict[str, Input], foreign: ForeignModel) -> None:
-    named = [foreign.latent_input, foreign.class_input, foreign.truncation_input]
-    for name in (*filter(None, named), *foreign.fixed_inputs):
+    names = [foreign.latent_input, foreign.class_input, foreign.truncation_input]
+    for name in (*filter(None, names), *foreign.fixed_inputs):
         if name not in inputs:
             raise ExportError(f"There is no input {name!r}. The inputs are {_list(inputs)}")
     roles: dict[str, list[str]] = {}
-    for role, chosen in zip(("latents", "classes", "psi"), named, strict=True):
+    for role, chosen in zip(("latents", "classes", "psi"), names, strict=True):
         if chosen is not None:
             roles.setdefault(chosen, []).append(role)
     for name in foreign.fixed_inputs:
@@ -192,8 +192,8 @@ def _find_class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     # If latents are as long as the number of classes, both inputs look one-hot, and one float for
     # each image may be anything; the name decides then.
     numbers = [each for each in others if each.shape[1:] in {(), (1,)}]
-    named = [each for each in (*one_hot, *numbers) if each.name.lower() in _CLASS_NAMES]
-    candidates = integers or (one_hot if len(one_hot) == 1 else named)
+    matches = [each for each in (*one_hot, *numbers) if each.name.lower() in _CLASS_NAMES]
+    candidates = integers or (one_hot if len(one_hot) == 1 else matches)
     if not candidates:
         wide = [each for each in others if each.name.lower() in _CLASS_NAMES and each.shape[1:]]
         found = f" Input {wide[0]} may take {wide[0].shape[1]} classes." if wide else ""
@@ -317,8 +317,8 @@ def _describe(inputs: Iterable[Input]) -> str:
     return ", ".join(map(str, inputs)) or "none"
 
 
-def _find_first(inputs: list[Input], fits: Callable[[Input], bool]) -> Input | None:
-    return next((each for each in inputs if fits(each)), None)
+def _find_first(inputs: list[Input], predicate: Callable[[Input], bool]) -> Input | None:
+    return next((each for each in inputs if predicate(each)), None)
 
 
 def _list(names: Iterable[str]) -> str:
