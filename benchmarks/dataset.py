@@ -141,11 +141,11 @@ def compare(found: dict[str, dict[str, list[float]]], clock: str) -> dict[str, f
     """Returns the median ratio of each format to its limit; 1 is the limit."""
 
     def compute_ratio(name: str, *limits: str) -> float:
-        took = found[name][clock]
+        durations = found[name][clock]
         limit: list[float] = [
             sum(each) for each in zip(*(found[each][clock] for each in limits), strict=True)
         ]
-        shares: list[float] = [most / own for most, own in zip(limit, took, strict=True)]
+        shares: list[float] = [most / own for most, own in zip(limit, durations, strict=True)]
         return statistics.median(shares)
 
     ratios = {"npz / engine": compute_ratio("npz", "engine alone")}
@@ -191,20 +191,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
-    given = parser.parse_args()
-    if given.memory:
-        print_memory(given.model, (given.count, 8 * given.count))
+    options = parser.parse_args()
+    if options.memory:
+        print_memory(options.model, (options.count, 8 * options.count))
         return
-    found = measure(given.model, given.count, given.rounds)
+    found = measure(options.model, options.count, options.rounds)
     ratios = {clock: compare(found, clock) for clock in ("cpu_s", "wall_s")}
     print(f"{'':<36}  CPU   wall")
     for name, by_cpu in ratios["cpu_s"].items():
         print(f"{name:<36} {by_cpu:5.3f} {ratios['wall_s'][name]:5.3f}")
     for name, times in found.items():
-        rate = given.count / statistics.median(times["cpu_s"])
+        rate = options.count / statistics.median(times["cpu_s"])
         print(f"{name:<36} {rate:9,.0f} images per CPU second")
-    if given.json is not None:
-        given.json.write_text(json.dumps({"ratios": ratios, "measured": found}, indent=2) + "\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"ratios": ratios, "measured": found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

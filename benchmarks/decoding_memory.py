@@ -48,17 +48,19 @@ def _make_file(kind: str) -> bytes:
         picture = picture.convert("RGB").quantize(16)
     else:
         picture = picture.convert(mode)
-    given = dict(options)
-    if given.pop("profile", False):
+    arguments = dict(options)
+    if arguments.pop("profile", False):
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         # One that is named sRGB would not be converted.
-        given["icc_profile"] = srgb.replace("sRGB".encode("utf-16-be"), "RGB1".encode("utf-16-be"))
-    if given.pop("turned", False):
+        arguments["icc_profile"] = srgb.replace(
+            "sRGB".encode("utf-16-be"), "RGB1".encode("utf-16-be")
+        )
+    if arguments.pop("turned", False):
         exif = Image.Exif()
         exif[_ORIENTATION] = 6
-        given["exif"] = exif
+        arguments["exif"] = exif
     file = io.BytesIO()
-    picture.save(file, **given)
+    picture.save(file, **arguments)
     return file.getvalue()
 
 

@@ -46,10 +46,10 @@ class Batches:
         """Returns images per second."""
         began = time.perf_counter()
         done = 0
-        while (took := time.perf_counter() - began) < seconds:
+        while (elapsed_s := time.perf_counter() - began) < seconds:
             self.run(instance)
             done += self.size
-        return done / took
+        return done / elapsed_s
 
 
 def open_instances(bundle: Bundle, most: int) -> tuple[OnnxBackend, dict[str, Instance]]:
@@ -146,16 +146,16 @@ def main() -> None:
     backend, instances = open_instances(bundle, options.most)
     found = measure(bundle, instances, options)
     print(format_table(found))
-    told = {
+    description = {
         "machine": describe_machine(),
         "model": f"{bundle.spec.name}@{bundle.version}",
         "runtime": backend.description,
         "buckets": backend.buckets,
     }
-    print(", ".join(f"{key} {value}" for key, value in told.items()))
+    print(", ".join(f"{key} {value}" for key, value in description.items()))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        content = told | {"seconds": options.seconds, "images_per_s": found}
+        content = description | {"seconds": options.seconds, "images_per_s": found}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -133,9 +133,9 @@ def run(
     step(*next(feed))  # starts workers and connections
     images, waiting_s, began = 0, 0.0, time.perf_counter()
     while True:
-        asked = time.perf_counter()
+        requested_s = time.perf_counter()
         batch = next(feed, None)
-        waiting_s += time.perf_counter() - asked
+        waiting_s += time.perf_counter() - requested_s
         if batch is None:
             total_s = time.perf_counter() - began
             return waiting_s / total_s, images / total_s
@@ -171,7 +171,7 @@ def measure(address: str, model: str, *, batch: int, steps: int, rounds: int) ->
 
 
 def main() -> None:
-    """Measures, prints a table, and writes JSON if asked."""
+    """Measures, prints a table, and with --json writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mnist", help="a model in models/")
     parser.add_argument("--version", default="2")

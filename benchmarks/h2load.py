@@ -72,12 +72,12 @@ class Workload:
     def frame_request(self, model: str) -> bytes:
         """Returns the request as the body of a gRPC call."""
         images = image_pb2.ImageSpec(model=model, seed=42, count=self.count)
-        of = (
+        request_type = (
             generation_service_pb2.StreamGenerateRequest
             if self.chunked
             else generation_service_pb2.GenerateRequest
         )
-        message = of(images=images).SerializeToString()
+        message = request_type(images=images).SerializeToString()
         return bytes(1) + len(message).to_bytes(4) + message
 
 
@@ -157,8 +157,8 @@ def run_bench(clients: ClientProcesses, workload: Workload, seconds: int) -> Run
 
 
 def _read_children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _read_cpu_s(tree: Tree) -> float:
@@ -175,10 +175,10 @@ def start_server(model: Model, settings: dict[str, str], folder: Path) -> Iterat
         settings: settings by name, in addition to the defaults.
         folder: an empty folder for its output.
     """
-    truth, asks = Truth(model.file, model.spec), parse_mix("count=1").kinds
+    truth, kinds = Truth(model.file, model.spec), parse_mix("count=1").kinds
     variables = {f"IMAGEMINT_{name.upper()}": value for name, value in settings.items()}
     server = make_own_server(processes=1)
-    with run_server(server, model, truth, asks, folder, environment=variables) as running:
+    with run_server(server, model, truth, kinds, folder, environment=variables) as running:
         command = list(running.started.command)
         address = str(command[command.index("--grpc-address") + 1])
         with ClientProcesses(running.started.target, 1) as clients:

@@ -149,7 +149,7 @@ def main() -> None:
     data, test = (load_dataset("mnist", split, arguments.data) for split in ("train", "test"))
     measures = Measures(data, test, arguments.classifier)
     sides: dict[str, list[Figures]] = {"listing": [], "recipe": []}
-    about: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "judge": json.loads((arguments.classifier / "classifier.json").read_text()),
         "seed": arguments.seed,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
@@ -160,7 +160,7 @@ def main() -> None:
         sides[side].append(row)
         show(side, len(sides[side]), row)
         if arguments.json:
-            arguments.json.write_text(json.dumps(about | sides, indent=2) + "\n")
+            arguments.json.write_text(json.dumps(metadata | sides, indent=2) + "\n")
 
     planned = (arguments.epochs, arguments.seed, arguments.every)
     for row in run_listing(data, measures, *planned):

@@ -112,13 +112,13 @@ def main() -> None:
         for way, each in found.items():
             print(f"{name:16} {way:10} {each:8.3f} s a step  {each / found['plain']:5.2f}")
     if arguments.json:
-        about = {
+        metadata = {
             "machine": platform.machine(),
             "device": DEVICE.type,
             "threads": arguments.threads,
             "torch": torch.__version__,
         }
-        arguments.json.write_text(json.dumps(about | {"recipes": result}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(metadata | {"recipes": result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ class RawLimit:
     def _measure_time_ms(self, session: ort.InferenceSession, seconds: float) -> float:
         session.run(None, self._single)  # the first run with a shape allocates memory
         times: list[float] = []
-        until = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < until or not times:
+        deadline_s = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < deadline_s or not times:
             session.run(None, self._single)
             times.append(time.perf_counter() - began)
         return statistics.median(times) * 1e3

@@ -62,7 +62,7 @@ class Workload:
     @property
     def streams(self) -> bool:
         """Whether it needs a server that streams."""
-        return any(ask.stream for ask in self.mix.kinds)
+        return any(kind.stream for kind in self.mix.kinds)
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -194,10 +194,14 @@ def _make_entry(server: Server) -> Entry:
         packages = {name: metadata.version(name) for name in (OURS, "onnxruntime")}
         weight = environments.count_distribution_bytes(f"{OURS}[server]")
         return Entry(server.title, server.protocol, packages, weight)
-    made = environments.prepare_environment(server.name)
-    packages = {server.package: made.packages.get(server.package, "-")} | made.packages
-    reasons = [strip_local_details(made.reason)] if made.reason else []
-    return Entry(server.title, server.protocol, packages, made.install_bytes, reasons=reasons)
+    environment = environments.prepare_environment(server.name)
+    packages = {
+        server.package: environment.packages.get(server.package, "-")
+    } | environment.packages
+    reasons = [strip_local_details(environment.reason)] if environment.reason else []
+    return Entry(
+        server.title, server.protocol, packages, environment.install_bytes, reasons=reasons
+    )
 
 
 def parse_peers(text: str) -> list[Server]:

@@ -192,14 +192,14 @@ def _render_resources(record: Record) -> Iterator[str]:
     for entry in record.servers.values():
         version = next(iter(entry.packages.values()), "-")
         installed = f"{entry.install_bytes / 1e6:,.0f}" if entry.install_bytes else "-"
-        took = ["-", "-", "-"]
+        resources = ["-", "-", "-"]
         if entry.visits:
-            took = [
+            resources = [
                 f"{_compute_median(entry.visits, lambda v: v.ready_s):.1f}",
                 f"{_compute_median(entry.visits, lambda v: v.memory_bytes) / 1e6:,.0f}",
                 f"{_compute_median(entry.visits, lambda v: v.processes):.0f}",
             ]
-        cells = [entry.title, version, entry.protocol, *took, installed]
+        cells = [entry.title, version, entry.protocol, *resources, installed]
         yield "| " + " | ".join(cells) + " |"
 
 

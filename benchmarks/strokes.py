@@ -1,4 +1,4 @@
-"""Measures what a judge of digits is hardly asked: haze, thin strokes, and doubtful digits.
+"""Measures faults that a judge of digits hardly sees: haze, thin strokes, and doubtful digits.
 
 For each source, a run or a bundle of `mnist` or `stacked-mnist`, and for the real test images:
 
@@ -7,8 +7,8 @@ For each source, a run or a bundle of `mnist` or `stacked-mnist`, and for the re
 - stroke of a one: ink in each row that has any;
 - doubtful: share of the channels that the judge gives no class with a probability of .9.
 
-Ones are those that the model was asked for, or those of the label, so sources without classes have
-no such figures.
+Ones are the images whose requested class, or whose label, is 1, so sources without classes have no
+such figures.
 
     python benchmarks/strokes.py models/mnist/2 models/mnist/3 --classifier benchmarks/judges/digits
 """
@@ -59,12 +59,12 @@ def measure_doubt(images: Images, judge: Judge) -> float:
 
 def describe(images: Images, classes: NDArray[np.int64] | None, judge: Judge) -> str:
     """Returns the cells of a row of the table."""
-    ones = "| |"
+    cells = "| |"
     if classes is not None and images.shape[-1] == 1:
         ink, stroke = measure_ink(images[classes == ONE])
-        ones = f"{ink:.1f} | {stroke:.2f} |"
+        cells = f"{ink:.1f} | {stroke:.2f} |"
     haze, doubt = measure_haze(images), measure_doubt(images, judge)
-    return f"{haze:.2%} | {ones} {doubt:.2%} |"
+    return f"{haze:.2%} | {cells} {doubt:.2%} |"
 
 
 def main() -> None:

@@ -58,10 +58,10 @@ def main() -> None:
     for image in images:
         content = to_tensor(image[None], cpu)
         begin = time.perf_counter()
-        drawn = translate_images(trained.module, image[None])
+        results = translate_images(trained.module, image[None])
         seconds = time.perf_counter() - begin
         rows["network"].append(
-            measure_losses(terms, content, to_tensor(drawn, cpu)) | {"seconds": seconds}
+            measure_losses(terms, content, to_tensor(results, cpu)) | {"seconds": seconds}
         )
         found = stylize(
             content, style, features, trained.target_shape, options=losses, steps=options.steps
@@ -69,13 +69,17 @@ def main() -> None:
         rows["content"].append(found.before)
         rows["optimised"].append(found.after | {"seconds": found.seconds})
         levels = found.image.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        sheet += [image, drawn[0], levels[0]]
+        sheet += [image, results[0], levels[0]]
     means = {
         kind: {name: float(np.mean([row[name] for row in found])) for name in found[0]}
         for kind, found in rows.items()
     }
-    about = {"contents": options.contents, "steps": options.steps, "trained": trained.images_seen}
-    print(json.dumps(about | means, indent=2))
+    metadata = {
+        "contents": options.contents,
+        "steps": options.steps,
+        "trained": trained.images_seen,
+    }
+    print(json.dumps(metadata | means, indent=2))
     if options.sheet:
         painted = style.add(1).mul(127.5).round().byte()[0].permute(1, 2, 0).numpy()
         shown = [painted, painted, painted] if painted.shape == images.shape[1:] else []

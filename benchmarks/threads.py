@@ -65,8 +65,8 @@ def main() -> None:
     for (threads, busy), speeds in found.items():
         share = statistics.median(speeds) / alone
         spread = f"{min(speeds) / alone:.2f} to {max(speeds) / alone:.2f}"
-        where = "beside a busy process" if busy else "alone"
-        print(f"{threads} threads, {where}: {share:.2f} times one thread alone ({spread})")
+        load = "beside a busy process" if busy else "alone"
+        print(f"{threads} threads, {load}: {share:.2f} times one thread alone ({spread})")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def train_plain_script(data: LabelledImages, images: int) -> float:
     """Trains with the plain script and returns images per second."""
     plain = PlainGan()
     loader = DataLoader(PlainDigits(data.images), batch_size=BATCH_SIZE, shuffle=True)
-    began, seen = time.perf_counter(), 0
-    while seen < images:
+    began, images_seen = time.perf_counter(), 0
+    while images_seen < images:
         for count, _, _ in plain.train(loader):
-            seen += count
-            if seen >= images:
+            images_seen += count
+            if images_seen >= images:
                 break
-    return seen / (time.perf_counter() - began)
+    return images_seen / (time.perf_counter() - began)
 
 
 def train_recipe(data: LabelledImages, images: int) -> float:

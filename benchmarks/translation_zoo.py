@@ -84,21 +84,21 @@ def draw_picture(record: Record, path: Path) -> None:
     """
     names = ["source", "result", *list_baselines(record), "truth"]
     with Image.open(RECORDS / f"{record.name}.png") as sheet:
-        side, rest = divmod(sheet.width, len(names))
-        if rest:
+        side, remainder = divmod(sheet.width, len(names))
+        if remainder:
             raise ValueError(f"{record.name}: {sheet.width} pixels are not {len(names)} columns")
         factor = max(_COLUMN // side, 1)
-        drawn = sheet.resize(
+        enlarged = sheet.resize(
             (factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST
         )
-    whole = Image.new("RGB", (drawn.width, drawn.height + _HEADING), "white")
-    whole.paste(drawn, (0, _HEADING))
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_HEADING * 2 // 3)
+    canvas = Image.new("RGB", (enlarged.width, enlarged.height + _HEADING), "white")
+    canvas.paste(enlarged, (0, _HEADING))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_HEADING * 2 // 3)
     for column, name in enumerate(names):
         middle = (factor * side * (2 * column + 1) // 2, _HEADING // 2)
         pen.text(middle, name.replace("_", " "), "black", font, anchor="mm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(path, optimize=True)
+    canvas.save(path, optimize=True)
 
 
 def _spell(value: object) -> str:

@@ -142,7 +142,7 @@ def _format_overview(records: Sequence[Record]) -> list[str]:
         found = {
             of.metric: of.value for of in each.figures if of.metric.partition("@")[0] == "psnr"
         }
-        # The Wiener filter that is told the blur is no rival: no other result knows it.
+        # The Wiener filter gets the blur, which no other result knows, so it is no rival.
         rivals = [found[name] for name in found if "@" in name and not name.endswith("_known")]
         if each.recipe == "style-transfer":  # whose result should differ from the source
             found, rivals = {}, []
@@ -191,12 +191,12 @@ def _describe_sample(record: Record) -> str:
         if "@" not in each.metric:
             samples.setdefault((each.sample_size, each.setup.data), []).append(each.metric)
     (size, data), *others = samples
-    said = f"Measured on {size:,} sources: {data}."
+    description = f"Measured on {size:,} sources: {data}."
     for other in others:
         names = dict.fromkeys(f"`{_name_metric(each)}`" for each in samples[other])
         where = "" if other[1] == data else f", {other[1]}"
-        said += f" {', '.join(names)}: {other[0]:,} sources{where}."
-    return said
+        description += f" {', '.join(names)}: {other[0]:,} sources{where}."
+    return description
 
 
 def _name_metric(metric: str) -> str:
@@ -263,13 +263,15 @@ def describe_metrics(records: Sequence[Record]) -> list[str]:
     for title, found in (("", methods), ("The baselines:", baselines)):
         lines += [title, ""] if title else []
         for name, texts in found.items():
-            lines += [f"- **{name}**: {_tell(text, runs, texts)}" for text, runs in texts.items()]
+            lines += [
+                f"- **{name}**: {_suffix_runs(text, runs, texts)}" for text, runs in texts.items()
+            ]
         lines.append("")
     lines += ["The judges:" if len(judges) > 1 else "The judge:", ""]
     names = {judge: judge.removeprefix("judge ") for judge in judges}
-    return [*lines, *(f"- {_tell(names[each], judges[each], judges)}" for each in judges)]
+    return [*lines, *(f"- {_suffix_runs(names[each], judges[each], judges)}" for each in judges)]
 
 
-def _tell(text: str, runs: Sequence[str], all_texts: Collection[str]) -> str:
+def _suffix_runs(text: str, runs: Sequence[str], all_texts: Collection[str]) -> str:
     """Returns a text, with the runs that it belongs to if it does not belong to all."""
     return text if len(all_texts) == 1 else f"{text} (of {', '.join(dict.fromkeys(runs))})"

@@ -41,8 +41,8 @@ def open_session(content: bytes, provider: str, threads: int) -> Callable[[Feed]
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    told = {"num_of_threads": str(threads)} if provider.startswith("OpenVINO") else {}
-    found = ort.InferenceSession(content, options, providers=[(provider, told)])
+    provider_options = {"num_of_threads": str(threads)} if provider.startswith("OpenVINO") else {}
+    found = ort.InferenceSession(content, options, providers=[(provider, provider_options)])
     if found.get_providers()[0] != provider:
         raise SystemExit(f"{provider} does not work here: {found.get_providers()}")
     return lambda feed: found.run(None, feed)[0]
@@ -125,7 +125,7 @@ def compare(
 
 
 def main() -> None:
-    """Measures, prints a table, and writes it as JSON if asked to."""
+    """Measures, prints a table, and with --json writes it as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path, nargs="?", help="a bundle, <model>/<version>")
     parser.add_argument("--reference", action="store_true", help="the benchmark's DCGAN instead")
@@ -134,41 +134,49 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)
-    told = parser.parse_args()
-    if told.reference == (told.bundle is not None):
+    arguments = parser.parse_args()
+    if arguments.reference == (arguments.bundle is not None):
         parser.error("name a bundle, or --reference")
-    contents = {} if told.plain is None else {"plain": told.plain.read_bytes()}
-    if told.reference:
+    contents = {} if arguments.plain is None else {"plain": arguments.plain.read_bytes()}
+    if arguments.reference:
         contents |= export_reference()
     else:
-        bundle = read_bundle(told.bundle)
+        bundle = read_bundle(arguments.bundle)
         contents |= {each.name: bundle.read_model(each) for each in bundle.variants}
     graphs = {
         name if provider == "CPUExecutionProvider" else f"{name}, {provider}": open_session(
-            content, provider, told.threads
+            content, provider, arguments.threads
         )
-        for provider in ["CPUExecutionProvider", *told.provider]
+        for provider in ["CPUExecutionProvider", *arguments.provider]
         for name, content in contents.items()
     }
-    some = next(iter(contents.values()))
+    first_content = next(iter(contents.values()))
     found = {}
-    clock = time.process_time if told.threads == 1 else time.perf_counter
-    print(f"onnxruntime {ort.__version__}, {told.threads} thread(s), {told.rounds} rounds")
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    print(
+        f"onnxruntime {ort.__version__}, {arguments.threads} thread(s), {arguments.rounds} rounds"
+    )
     print(
         f"{'batch':>5}  {'graph':<36} {'best ms':>9} {'median ms':>9}  times as fast as the first"
     )
     for batch in BATCHES:
-        found[str(batch)] = compare(graphs, make_feed(some, batch), told.rounds, clock)
+        found[str(batch)] = compare(
+            graphs, make_feed(first_content, batch), arguments.rounds, clock
+        )
         for name, row in found[str(batch)].items():
             spread = f"{row['speed']:.2f} ({row['least']:.2f} to {row['most']:.2f})"
             print(
                 f"{batch:>5}  {name:<36} {row['best_ms']:>9.2f} {row['median_ms']:>9.2f}  {spread}"
             )
-    if told.json is not None:
-        about = {"onnxruntime": ort.__version__, "threads": told.threads, "rounds": told.rounds}
+    if arguments.json is not None:
+        settings = {
+            "onnxruntime": ort.__version__,
+            "threads": arguments.threads,
+            "rounds": arguments.rounds,
+        }
         sizes = {name: len(content) for name, content in contents.items()}
-        whole = about | {"bytes": sizes, "batches": found}
-        told.json.write_text(json.dumps(whole, indent=2) + "\n")
+        record = settings | {"bytes": sizes, "batches": found}
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

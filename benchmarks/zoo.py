@@ -88,9 +88,9 @@ def main() -> int:
     noting = commands.add_parser("record", help="note down a run that was trained and evaluated")
     noting.add_argument("run", type=Path)
     noting.add_argument(
-        "--command", dest="told", help="that trained it, if not by its options alone"
+        "--command", dest="train_command", help="that trained it, if not by its options alone"
     )
-    noting.add_argument("--remark", default="", help="what is to be said of it")
+    noting.add_argument("--remark", default="", help="remark about the run")
     noting.add_argument("--failure", default="", help="why it ended before its length")
     remarking = commands.add_parser("remark", help="say in a record what was seen in the run")
     remarking.add_argument("name", help="of the record")
@@ -111,13 +111,13 @@ def main() -> int:
             )
         case "status":
             queue = Queue(read_plan(), arguments.folder, lambda *_: None)
-            for run, said in queue.list_status():
-                print(f"{run.name:24} {said}")
+            for run, state in queue.list_status():
+                print(f"{run.name:24} {state}")
         case "record":
             path = record(
                 arguments.run,
                 machine=arguments.machine,
-                command=arguments.told,
+                command=arguments.train_command,
                 remark=arguments.remark,
                 failure=arguments.failure,
             )

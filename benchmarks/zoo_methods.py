@@ -87,11 +87,11 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
         for record in records:
             main = record.figures["frechet_distance"]
             commands[main.setup.command] = None
-            drawn = f"{main.sample_size:,} images ({main.setup.results})"
-            told = f"{drawn}; Frechet distance: {main.detail}"
-            samples.setdefault(told, []).append(record.name)
+            sample = f"{main.sample_size:,} images ({main.setup.results})"
+            description = f"{sample}; Frechet distance: {main.detail}"
+            samples.setdefault(description, []).append(record.name)
         lines += [f"On {dataset}:", ""]
-        lines += [f"- {_tell(each, samples, records)}" for each in samples]
+        lines += [f"- {_prefix_runs(each, samples, records)}" for each in samples]
         letters = name_judges(records)
         lines += [
             f"- judge {letter}: " + "; ".join(each.removeprefix("judge ") for each in judges)
@@ -109,7 +109,7 @@ def name_judges(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     return dict(zip(ranked, string.ascii_uppercase, strict=False))
 
 
-def _tell(text: str, known: dict[str, list[str]], records: Sequence[Record]) -> str:
+def _prefix_runs(text: str, known: dict[str, list[str]], records: Sequence[Record]) -> str:
     """Returns a text, after the runs that it belongs to if it does not belong to all."""
     names = dict.fromkeys(known[text])
     return text if len(names) == len(records) else f"{', '.join(names)}: {text}"
@@ -121,10 +121,12 @@ def list_open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
     lines = []
     for run in plan.runs:
         record = known.get(run.name)
-        lacks = _find_deficits(record, run) if record else []
-        if lacks or not record:
-            told = f" ({', '.join(lacks)})" if lacks else ""
-            lines.append(f"- `{run.name}`: {get_length(run):,} images{_on(run)}{told}")
+        deficits = _find_deficits(record, run) if record else []
+        if deficits or not record:
+            remark = f" ({', '.join(deficits)})" if deficits else ""
+            lines.append(
+                f"- `{run.name}`: {get_length(run):,} images{_format_dataset(run)}{remark}"
+            )
     return ["## Still to be run", "", *_OPEN.splitlines(), "", *lines, ""] if lines else []
 
 
@@ -133,17 +135,17 @@ def _find_deficits(record: Record, run: Run) -> list[str]:
 
     A run ends with the batch that reaches its length, so it has up to one batch more images.
     """
-    lacks = []
+    deficits = []
     if record.images < get_length(run) and not record.failure:
-        lacks.append(f"the run shown has {record.images:,}")
+        deficits.append(f"the run shown has {record.images:,}")
     # A curve has a point for each snapshot, and a short run has none.
     interval = run.options.get("snapshot_interval", Schedule.snapshot_interval)
     if not record.curve and get_length(run) >= interval:
-        lacks.append("no curve")
+        deficits.append("no curve")
     names = " ".join(record.judges)
     if any(f"SHA-256 {digest}" not in names for digest in _read_digests(run.judges)):
-        lacks.append("measured by judges that are not kept")
-    return lacks
+        deficits.append("measured by judges that are not kept")
+    return deficits
 
 
 def _read_digests(judges: Sequence[str]) -> list[str]:
@@ -158,7 +160,7 @@ def get_length(run: Run) -> int:
     return images
 
 
-def _on(run: Run) -> str:
+def _format_dataset(run: Run) -> str:
     dataset = run.options.get("dataset")
     return f" on {dataset}" if dataset else ""
 
@@ -181,9 +183,9 @@ def describe_training(records: Sequence[Record]) -> list[str]:
 
 def _describe_options(record: Record) -> str:
     """Returns the options of the commands that made a run, without name and folder."""
-    told = []
+    commands = []
     for command in record.command.split("&&"):
         words = command.split()[3:]  # after `imagemint train NAME`
         at = words.index("--out")
-        told.append(" ".join(words[:at] + words[at + 2 :]))
-    return ", then ".join(f"`{each}`" for each in told if each)
+        commands.append(" ".join(words[:at] + words[at + 2 :]))
+    return ", then ".join(f"`{each}`" for each in commands if each)

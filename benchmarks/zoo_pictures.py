@@ -115,8 +115,8 @@ def draw_collapse(record: Record, listing: Path, epoch_images: int, path: Path) 
         plots, ("modes", "coverage"), ("digits that are drawn", "coverage"), strict=True
     ):
         for label, points in lines.items():
-            shown = [(p["images"] / epoch_images, p[metric]) for p in points if metric in p]
-            plot.plot(*zip(*shown, strict=True), ".-", label=label, linewidth=1, markersize=3)
+            curve = [(p["images"] / epoch_images, p[metric]) for p in points if metric in p]
+            plot.plot(*zip(*curve, strict=True), ".-", label=label, linewidth=1, markersize=3)
         plot.set_xscale("log")
         plot.xaxis.set_major_formatter(FuncFormatter(_format_tick))
         plot.set_xlabel("epoch")

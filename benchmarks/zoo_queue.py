@@ -32,7 +32,7 @@ INTERRUPTED = 130
 
 
 class StopQueueError(Exception):
-    """The queue was told to stop; the current run has saved its checkpoint."""
+    """A signal stopped the queue; the current run has saved its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def read_plan(path: Path = PLAN) -> Plan:
     content = tomllib.loads(path.read_text())
     runs = []
     for entry in content["run"]:
-        told = {key: value for key, value in entry.items() if key not in ("seeds", "judges")}
+        options = {key: value for key, value in entry.items() if key not in ("seeds", "judges")}
         seeds, judges = entry.get("seeds", [0]), tuple(entry["judges"])
-        runs += [Run(seed=seed, judges=judges, **told) for seed in seeds]
+        runs += [Run(seed=seed, judges=judges, **options) for seed in seeds]
     return Plan(tuple(Judge(**entry) for entry in content["judge"]), tuple(runs))
 
 
@@ -196,14 +196,14 @@ class Queue:
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._find_judge(name) for name in run.judges]
         started = list_checkpoints(folder)
-        told: list[str | Path] = [
+        options: list[str | Path] = [
             "--seed",
             str(run.seed),
             *_make_flags(run.options),
             "--classifier",
             judges[0],
         ]
-        train: list[str | Path] = ["train", run.recipe, "--out", folder, "--quiet", *told]
+        train: list[str | Path] = ["train", run.recipe, "--out", folder, "--quiet", *options]
         failure = self._call([*train, "--resume"] if started else train, folder, may_fail=True)
         if list_checkpoints(folder):
             judged = [part for judge in judges for part in ("--classifier", judge)]
@@ -223,7 +223,7 @@ class Queue:
         Its output is appended to ``queue.log`` in the folder.
 
         Raises:
-            StopQueueError: the queue was told to stop.
+            StopQueueError: a signal stopped the queue.
             RuntimeError: the command failed, and it may not, or a signal killed it.
         """
         if self._stopping:
@@ -244,8 +244,8 @@ class Queue:
             return ""
         if status < 0:
             raise RuntimeError(f"{' '.join(command)}: killed by signal {-status}")
-        said = (folder / "queue.log").read_text(errors="replace").split("\n")
-        line = next((each for each in reversed(said) if each.strip()), f"status {status}")
+        lines = (folder / "queue.log").read_text(errors="replace").split("\n")
+        line = next((each for each in reversed(lines) if each.strip()), f"status {status}")
         line = line.rpartition("\r")[2]
         if not may_fail:
             raise RuntimeError(f"{' '.join(command)}: {line}")

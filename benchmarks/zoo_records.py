@@ -147,32 +147,32 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
     Returns:
         The file of the record. The grid lies beside it.
     """
-    about = json.loads((run / "options.json").read_text())
+    metadata = json.loads((run / "options.json").read_text())
     trained = read_generator(run)
     figures = read_report(run / "evaluation.json", trained.weights_sha256)
     if not figures or not (run / _GRID).exists():
         sys.exit(f"{run}: no figures or no grid of these weights; first `imagemint evaluate {run}`")
     rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
-    interval = about["schedule"]["log_interval"]
-    used = [row["cpu_s"] for row in rows if "cpu_s" in row]
+    interval = metadata["schedule"]["log_interval"]
+    cpu_s = [row["cpu_s"] for row in rows if "cpu_s" in row]
     with tempfile.TemporaryDirectory() as folder:
         bundle = _export(run, Path(folder))
         found = Record(
-            recipe=about["recipe"],
-            command=command or spell_command(about),
+            recipe=metadata["recipe"],
+            command=command or spell_command(metadata),
             images=trained.images_seen,
             minutes=round(sum(interval / row["images_per_s"] for row in rows) / 60, 1),
             images_per_s=round(statistics.median(row["images_per_s"] for row in rows)),
             machine=machine,
-            revision=about["code_revision"],
+            revision=metadata["code_revision"],
             parameters=sum(weight.numel() for weight in trained.module.parameters()),
             model_bytes=(bundle / "model.onnx").stat().st_size,
             speed=round(_compare_speed(bundle), 2),
             figures={figure.metric: figure for figure in figures},
             remark=remark,
-            dataset=about["dataset"].partition("/")[0],
-            seed=about["options"]["seed"],
-            cpu_minutes=round(sum(used) / 60, 1) if len(used) == len(rows) else None,
+            dataset=metadata["dataset"].partition("/")[0],
+            seed=metadata["options"]["seed"],
+            cpu_minutes=round(sum(cpu_s) / 60, 1) if len(cpu_s) == len(rows) else None,
             curve=read_curve(rows),
             failure=failure,
         )
@@ -201,47 +201,49 @@ def set_remark(name: str, remark: str, folder: Path = RECORDS) -> None:
 def read_curve(rows: list[dict[str, float]]) -> list[Point]:
     """Returns the figures during a run from the rows of its log, with images and CPU minutes."""
     points: list[Point] = []
-    used = 0.0
+    cpu_s = 0.0
     for row in rows:
-        used += row.get("cpu_s", float("nan"))
+        cpu_s += row.get("cpu_s", float("nan"))
         if "frechet_over_floor" not in row:
             continue
         point: Point = {"images": row["images"]}
-        if np.isfinite(used):
-            point["cpu_minutes"] = round(used / 60, 2)
+        if np.isfinite(cpu_s):
+            point["cpu_minutes"] = round(cpu_s / 60, 2)
         points.append(point | {name: round(row[name], 4) for name in _CURVE if name in row})
     return points
 
 
-def spell_command(about: dict[str, Any]) -> str:
+def spell_command(metadata: dict[str, Any]) -> str:
     """Returns the command that trains a run, with the options that differ from the recipe's."""
-    name, given = about["recipe"], about["options"]
+    name, options = metadata["recipe"], metadata["options"]
     usual = {key: each.default for key, each in RECIPES[name].model_fields.items()}
-    options = [
+    flags = [
         f" --{key.replace('_', '-')} {value}"
-        for key, value in given.items()
+        for key, value in options.items()
         if value != usual.get(key)
     ]
-    dataset = str(about.get("dataset", TABLE[name].dataset)).partition("/")[0]
-    options += [f" --dataset {dataset}"] if dataset != TABLE[name].dataset else []
-    precision = about.get("precision", "fp32")
-    options += [f" --precision {precision}"] if precision != "fp32" else []
-    return f"imagemint train {name} --out runs/{name}" + "".join(options)
+    dataset = str(metadata.get("dataset", TABLE[name].dataset)).partition("/")[0]
+    flags += [f" --dataset {dataset}"] if dataset != TABLE[name].dataset else []
+    precision = metadata.get("precision", "fp32")
+    flags += [f" --precision {precision}"] if precision != "fp32" else []
+    return f"imagemint train {name} --out runs/{name}" + "".join(flags)
 
 
 def _export(run: Path, repository: Path) -> Path:
     """Exports a run as people do; returns the bundle."""
     recipe: str = json.loads((run / "options.json").read_text())["recipe"]
     tool = Path(sys.executable).with_name("imagemint")
-    told: list[str | Path] = [tool, "export", run, "--name", recipe, "--repository", repository]
-    subprocess.run(told, check=True, capture_output=True)  # noqa: S603 - our own command
+    command: list[str | Path] = [tool, "export", run, "--name", recipe, "--repository", repository]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own command
     return repository / recipe / "1"
 
 
 def _compare_speed(bundle: Path) -> float:
     """Returns the bundle's images/s over those of the shipped digits, in turn."""
-    mine, shipped = _Runner(bundle), _Runner(_SHIPPED)
-    return statistics.median(mine.measure_rate() / shipped.measure_rate() for _ in range(_ROUNDS))
+    exported, shipped = _Runner(bundle), _Runner(_SHIPPED)
+    return statistics.median(
+        exported.measure_rate() / shipped.measure_rate() for _ in range(_ROUNDS)
+    )
 
 
 class _Runner:
@@ -256,7 +258,7 @@ class _Runner:
     def measure_rate(self) -> float:
         """Returns images per second."""
         began, done = time.perf_counter(), 0
-        while (took := time.perf_counter() - began) < _SECONDS:
+        while (elapsed_s := time.perf_counter() - began) < _SECONDS:
             self._instance.run(self._batch)
             done += _BATCH
-        return done / took
+        return done / elapsed_s

@@ -102,17 +102,17 @@ def _read_ready_line(process: subprocess.Popen[str]) -> dict[str, str]:
 
     threading.Thread(target=drain, daemon=True).start()
     deadline = time.monotonic() + READY_WITHIN_S
-    seen: list[str] = []
+    log_lines: list[str] = []
     while True:
         try:
             line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            told = "".join(seen[-10:])
-            raise DemoError(f"the server was not ready in {READY_WITHIN_S:g} s:\n{told}") from None
+            tail = "".join(log_lines[-10:])
+            raise DemoError(f"the server was not ready in {READY_WITHIN_S:g} s:\n{tail}") from None
         if line is None:
-            told = "".join(seen[-10:])
-            raise DemoError(f"the server exited with status {process.wait()}:\n{told}")
-        seen.append(line)
+            tail = "".join(log_lines[-10:])
+            raise DemoError(f"the server exited with status {process.wait()}:\n{tail}")
+        log_lines.append(line)
         try:
             event = json.loads(line)
         except ValueError:
@@ -228,10 +228,10 @@ def _wait_for_manifest(client: Client, name: str) -> Manifest:
     while (manifest := (model := client.model(name)).manifest()) is None:
         failed = all(version.state is ModelState.FAILED for version in model.versions)
         if failed or time.monotonic() > deadline:
-            why = "; ".join(
+            reasons = "; ".join(
                 f"version {it.version} is {it.state}: {it.reason}" for it in model.versions
             )
-            raise DemoError(f"no version of {name} is ready ({why})")
+            raise DemoError(f"no version of {name} is ready ({reasons})")
         time.sleep(0.2)
     return manifest
 
@@ -240,13 +240,13 @@ def write_sheet(parts: list[Pixels], out: Path) -> None:
     """Writes one picture with the tiles of each model side by side."""
     pictures = [draw_sheet(tiles) for tiles in parts]
     width, height = sum(each.width for each in pictures), max(each.height for each in pictures)
-    whole = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
+    sheet = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
     left = 0
     for each in pictures:
-        whole.paste(each, (left, 0))
+        sheet.paste(each, (left, 0))
         left += each.width
     out.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(out)
+    sheet.save(out)
     print(f"wrote {out}")
 
 
@@ -271,8 +271,8 @@ def prove_serial(server: Server, row: ImageBatch) -> None:
         DemoError: the pixels differ.
     """
     serial, pixels = row.serials[-1], row.image[-1]
-    with Client(server.grpc_address) as stranger:
-        again = stranger.mint(serial).image[0]
+    with Client(server.grpc_address) as other_client:
+        again = other_client.mint(serial).image[0]
     if again.tobytes() != pixels.tobytes():
         raise DemoError(f"{serial} was generated again and the bytes differ")
     print(f"generated again from its serial alone: {serial}\n  the {pixels.size} bytes are equal")

@@ -76,13 +76,13 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=20_000, help="people to train on")
     parser.add_argument("--test", type=int, default=2_200, help="people to test on")
     parser.add_argument("--seed", type=int, default=0, help="seed of the attributes")
-    told = parser.parse_args()
-    told.out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.Generator(np.random.Philox(told.seed))
-    for split, count in (("train", told.train), ("test", told.test)):
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rng = np.random.Generator(np.random.Philox(options.seed))
+    for split, count in (("train", options.train), ("test", options.test)):
         labels, people = draw_people(count, rng)
-        table = to_table(labels, people, told.packages)
-        pq.write_table(table, told.out / f"{split}-00000-of-00001.parquet")
+        table = to_table(labels, people, options.packages)
+        pq.write_table(table, options.out / f"{split}-00000-of-00001.parquet")
 
 
 def draw_people(count: int, rng: np.random.Generator) -> tuple[list[int], list[Person]]:
@@ -115,8 +115,8 @@ def to_table(labels: list[int], people: list[Person], packages: Path) -> pa.Tabl
         "label": {"_type": "ClassLabel", "names": heads},
         "bare": {"_type": "Image"},
     }
-    about = json.dumps({"info": {"features": features}})
-    return pa.table(columns).replace_schema_metadata({"huggingface": about})
+    metadata = json.dumps({"info": {"features": features}})
+    return pa.table(columns).replace_schema_metadata({"huggingface": metadata})
 
 
 def wears_glasses(person: Person) -> bool:
@@ -131,19 +131,19 @@ def draw(people: list[Person], packages: Path) -> Iterator[bytes]:
     node = shutil.which("node")
     if node is None:
         raise SystemExit("no Node.js on the path")
-    drawn = subprocess.run(
+    process = subprocess.run(
         [node, str(script)],
         cwd=packages,
         input=lines.encode(),
         stdout=subprocess.PIPE,
         check=True,
     )
-    return map(base64.b64decode, drawn.stdout.split())
+    return map(base64.b64decode, process.stdout.split())
 
 
 def to_options(person: Person) -> dict[str, object]:
     """Returns the options of DiceBear for a person: one choice for every option of the style."""
-    some = {"accessories": "accessories", "facialHair": "beard", "top": "top"}
+    optional = {"accessories": "accessories", "facialHair": "beard", "top": "top"}
     options: dict[str, object] = {
         "seed": "",  # has no effect, because all options are set
         "size": 64,
@@ -157,10 +157,10 @@ def to_options(person: Person) -> dict[str, object]:
         "hatColor": [CLOTH[person["hat"]]],
         **{name: [person[name]] for name in ("mouth", "eyes", "eyebrows")},
     }
-    for option, name in some.items():
-        there = person[name] != NONE
-        options[option] = [person[name]] if there else []
-        options[f"{option}Probability"] = 100 if there else 0
+    for option, name in optional.items():
+        present = person[name] != NONE
+        options[option] = [person[name]] if present else []
+        options[f"{option}Probability"] = 100 if present else 0
     return options
 
 

@@ -101,8 +101,8 @@ def cut_changelog(text: str, version: str, date: dt.date) -> str:
 
 def build() -> Path:
     """Builds the sdist and, from it, the wheel; checks both. Returns the wheel."""
-    for old in DIST.glob("imagemint-*"):
-        old.unlink()
+    for archive in DIST.glob("imagemint-*"):
+        archive.unlink()
     _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST, ROOT)
     _run(sys.executable, "-m", "twine", "check", "--strict", *sorted(DIST.glob("imagemint-*")))
     (wheel,) = DIST.glob("imagemint-*.whl")
@@ -114,9 +114,9 @@ def try_extra(wheel: Path, extra: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _run(sys.executable, "-m", "venv", folder)
         python = Path(folder, "bin/python")
-        wanted = f"imagemint[{extra}] @ {wheel.as_uri()}"
+        requirement = f"imagemint[{extra}] @ {wheel.as_uri()}"
         constraints = ("--constraint", ROOT / "constraints.txt")
-        _run(python, "-m", "pip", "install", "--quiet", *constraints, wanted)
+        _run(python, "-m", "pip", "install", "--quiet", *constraints, requirement)
         _run(python, "-m", "pip", "check")
         # Outside the checkout, so that nothing is imported from there.
         _run(python.with_name("imagemint"), "--version", at=folder)

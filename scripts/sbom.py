@@ -29,8 +29,8 @@ def make_environment(folder: Path, extras: str) -> Path:
     python = folder / "bin/python"
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     options = ["--quiet", "--no-compile", "--constraint", str(ROOT / "constraints.txt")]
-    wanted = f"imagemint[{extras}] @ {ROOT.as_uri()}"
-    subprocess.run([*pip, "install", *options, wanted], check=True)
+    requirement = f"imagemint[{extras}] @ {ROOT.as_uri()}"
+    subprocess.run([*pip, "install", *options, requirement], check=True)
     subprocess.run([*pip, "uninstall", "--quiet", "--yes", "setuptools", "pip"], check=True)
     return python
 

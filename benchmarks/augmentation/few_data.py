@@ -90,13 +90,13 @@ class Cell:
         out = self.folder / arm
         if not (out / "classifier.json").is_file():
             options = self.options
-            shown = options.steps * options.batch_size
+            images_seen = options.steps * options.batch_size
             images = self.gather(arm)
-            data = choose_images(images, min(len(images), shown), self.seed)
+            data = choose_images(images, min(len(images), images_seen), self.seed)
             recipe = MnistClassifierRecipe(
                 width=options.width,
                 batch_size=options.batch_size,
-                epochs=round(shown / len(data)),
+                epochs=round(images_seen / len(data)),
                 shift=0 if arm == "real" else 2,
                 seed=self.seed,
             )
@@ -123,12 +123,12 @@ class Cell:
         repository = self.folder / "models"
         if not (repository / "few/1").is_dir():
             self.measure("classical")
-            classifier, about = load_classifier(self.folder / "classical", CPU)
+            classifier, metadata = load_classifier(self.folder / "classical", CPU)
             export_generator(
                 read_generator(self.train_generator()),
                 name="few",
                 repository=repository,
-                graph_options=GraphOptions(critic=CriticParts(("class",), classifier, about)),
+                graph_options=GraphOptions(critic=CriticParts(("class",), classifier, metadata)),
             )
         return repository
 

@@ -92,27 +92,27 @@ class Judge:
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
         self.name = directory.name
-        self._classifier, self.about = load_classifier(directory, _CPU)
+        self._classifier, self.metadata = load_classifier(directory, _CPU)
         rng = np.random.default_rng(0)  # the first test digits are easier than the others
         test, train = (load_dataset(options.dataset, each, options.data) for each in SPLITS)
-        some, others = (rng.permutation(len(each))[: options.images] for each in (test, train))
-        self._real, _ = self._classifier.judge(test.images[some])
+        rows, others = (rng.permutation(len(each))[: options.images] for each in (test, train))
+        self._real, _ = self._classifier.judge(test.images[rows])
         self.floor = self.measure(train.images[others], train.labels[others])
 
     def measure(self, images: Any, classes: Any) -> dict[str, float]:  # noqa: ANN401 - arrays
         """Returns the figures of images uint8 [N, H, W, C] that should have classes int64 [N]."""
-        features, seen = self._classifier.judge(images)
-        found = {f"class_accuracy@{self.name}": float((seen == classes).mean())}
+        features, predicted = self._classifier.judge(images)
+        found = {f"class_accuracy@{self.name}": float((predicted == classes).mean())}
         count = min(len(features), len(self._real))
         found[f"frechet_distance@{self.name}"] = frechet_distance(
             self._real[:count], features[:count]
         )
         count = min(count, _MOST_NEIGHBOURS)
         real, fake = self._real[:count], features[:count]
-        near = measure_neighbourhoods(real, fake, _NEIGHBOURS)
+        neighbourhoods = measure_neighbourhoods(real, fake, _NEIGHBOURS)
         found[f"coverage@{self.name}"] = coverage(real, fake, _NEIGHBOURS)
-        found[f"precision@{self.name}"] = near.precision
-        found[f"recall@{self.name}"] = near.recall
+        found[f"precision@{self.name}"] = neighbourhoods.precision
+        found[f"recall@{self.name}"] = neighbourhoods.recall
         return found
 
 
@@ -124,9 +124,9 @@ def measure(
     if not finished.is_file():
         path = options.out / "images.npz"
         found = {PASSED: draw(options, name, seed, path)}
-        with np.load(path) as drawn:
+        with np.load(path) as arrays:
             for each in judges:
-                found |= each.measure(drawn["image"], drawn["class_id"])
+                found |= each.measure(arrays["image"], arrays["class_id"])
         path.unlink()
         finished.write_text(json.dumps(found, indent=2) + "\n")
     return dict(json.loads(finished.read_text()))
@@ -170,8 +170,8 @@ def main() -> None:
         refuse_others(record, json.loads(record.read_text())["settings"], settings)
     judges = [Judge(each, options) for each in options.classifier]
     floor = {name: value for each in judges for name, value in each.floor.items()}
-    accuracy = {each.name: each.about["test_accuracy"] for each in judges}
-    about = {"settings": settings, "test_accuracy": accuracy, "real_images": floor}
+    accuracy = {each.name: each.metadata["test_accuracy"] for each in judges}
+    header = {"settings": settings, "test_accuracy": accuracy, "real_images": floor}
     found: dict[str, dict[int, dict[str, float]]] = {
         name: {} for name in choose_conditions(options)
     }
@@ -179,7 +179,7 @@ def main() -> None:
         for name, by_seed in found.items():
             print(f"seed {seed}, {name}", flush=True)
             by_seed[seed] = measure(options, judges, name, seed)
-            content = about | {"figures": found, "summary": summarise(found)}
+            content = header | {"figures": found, "summary": summarise(found)}
             record.write_text(json.dumps(content, indent=2) + "\n")
 
 

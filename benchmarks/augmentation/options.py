@@ -59,11 +59,11 @@ def read_record(path: Path, settings: dict[str, Any], free: Collection[str] = ()
     if not path.is_file():
         return {}
     record: dict[str, Any] = json.loads(path.read_text())
-    found, wanted = (
+    found, expected = (
         {name: value for name, value in each.items() if name not in free}
         for each in (record["settings"], settings)
     )
-    refuse_others(path, found, wanted)
+    refuse_others(path, found, expected)
     return record
 
 

@@ -23,13 +23,13 @@ _ALL = 6_000  # images per class of the whole data set, about
 
 def draw_pairs(axes: Axes, accuracy: dict[str, dict[str, float]]) -> None:
     """Draws a line for each seed, from the first arm to the last."""
-    whole = [found for found in accuracy.values() if len(found) > 1]
-    arms = list(whole[0])
-    for found in whole:
+    pairs = [found for found in accuracy.values() if len(found) > 1]
+    arms = list(pairs[0])
+    for found in pairs:
         axes.plot(arms, [_PERCENT * found[arm] for arm in arms], "o-", color="tab:blue", alpha=0.6)
     axes.set_xlabel("trained on")
     axes.margins(x=0.3)
-    axes.set_title(f"{len(whole)} seeds" if len(whole) > 1 else "one seed")
+    axes.set_title(f"{len(pairs)} seeds" if len(pairs) > 1 else "one seed")
 
 
 def draw_few_data(axes: Axes, summary: dict[str, dict[str, Any]]) -> None:
@@ -39,11 +39,11 @@ def draw_few_data(axes: Axes, summary: dict[str, dict[str, Any]]) -> None:
     for arm in arms:
         names = sorted((name for name in summary if arm in summary[name]), key=counts.__getitem__)
         found = [summary[name][arm] for name in names]
-        apart = [each.get("minus_classical", {}).get("interval_95") or 0 for each in found]
+        intervals = [each.get("minus_classical", {}).get("interval_95") or 0 for each in found]
         axes.errorbar(
             [counts[name] for name in names],
             [_PERCENT * each["accuracy"] for each in found],
-            [_PERCENT * half for half in apart],
+            [_PERCENT * half for half in intervals],
             marker="o",
             capsize=3,
             label=arm,

@@ -75,8 +75,8 @@ SUBJECTS = {
 
 def make_recipe(options: argparse.Namespace, seed: int) -> ClassifierRecipe:
     """Returns the recipe of the classifiers of a seed."""
-    given = {name: getattr(options, name) for name in ("width", "epochs")}
-    known = {name: value for name, value in given.items() if value is not None}
+    explicit = {name: getattr(options, name) for name in ("width", "epochs")}
+    known = {name: value for name, value in explicit.items() if value is not None}
     return SUBJECTS[options.dataset].recipe(seed=seed, **known)
 
 
@@ -152,9 +152,9 @@ def measure(options: argparse.Namespace, arm: str, seed: int) -> dict[str, float
         train_classifier(
             make_recipe(options, seed), gather(options, arm, seed), test, out, device=device
         )
-    about = json.loads(finished.read_text())
-    attributes: dict[str, float] = about.get("attribute_accuracy", {})
-    return {CLASS: about["test_accuracy"], **attributes}
+    metadata = json.loads(finished.read_text())
+    attributes: dict[str, float] = metadata.get("attribute_accuracy", {})
+    return {CLASS: metadata["test_accuracy"], **attributes}
 
 
 def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]:
@@ -268,8 +268,8 @@ def main() -> None:
             if options.only_done and not (options.out / f"{arm}-{seed}/classifier.json").is_file():
                 continue
             found.setdefault(seed, {})[arm] = figures = measure(options, arm, seed)
-            said = ", ".join(f"{name} {value:.2%}" for name, value in figures.items())
-            print(f"seed {seed}, trained on {arm} images, right on real ones: {said}", flush=True)
+            scores = ", ".join(f"{name} {value:.2%}" for name, value in figures.items())
+            print(f"seed {seed}, trained on {arm} images, right on real ones: {scores}", flush=True)
             record = make_record(settings, found, options.seeds)
             path.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -33,16 +33,16 @@ def main() -> None:
     options.out.mkdir(parents=True)
     weights = load_file(options.classifier / path.name)
     save_file({n: w.half() if w.is_floating_point() else w for n, w in weights.items()}, path)
-    about = json.loads((options.classifier / "classifier.json").read_text())
-    about |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "weights": "float16"}
-    (options.out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    metadata = json.loads((options.classifier / "classifier.json").read_text())
+    metadata |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "weights": "float16"}
+    (options.out / "classifier.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
-    name = about["tested_on"].partition("/")[0]
+    name = metadata["tested_on"].partition("/")[0]
     test = load_dataset(name, "test", options.data, per_class=options.per_class)
     model, _ = load_classifier(options.out, CPU)
     _, predicted = model.judge(test.images)
-    about |= {"test_accuracy": float((predicted == test.labels).mean())} | model.report(test)
-    (options.out / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+    metadata |= {"test_accuracy": float((predicted == test.labels).mean())} | model.report(test)
+    (options.out / "classifier.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -149,16 +149,19 @@ async def open_h2(address: str) -> AsyncIterator[Call]:
 
 
 async def measure_loop(
-    way: Callable[[str], AbstractAsyncContextManager[Call]], address: str, calls: int, callers: int
+    connect: Callable[[str], AbstractAsyncContextManager[Call]],
+    address: str,
+    calls: int,
+    callers: int,
 ) -> float:
     """Returns the CPU time per call of this process in a closed loop, in milliseconds."""
-    async with way(address) as call:
+    async with connect(address) as call:
         requests = [cost.make_request(index) for index in range(512)]
         await call(requests[0])
-        left = iter(range(calls))
+        indices = iter(range(calls))
 
         async def run_caller() -> None:
-            for index in left:
+            for index in indices:
                 await call(requests[index % len(requests)])
 
         began = time.process_time()

@@ -75,9 +75,9 @@ async def serve_nothing(answer: bytes) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(json.dumps({"event": "ready", "grpc_address": f"127.0.0.1:{port}"}), file=sys.stderr)
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
-    await asked.wait()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
     await server.stop(0)
 
 
@@ -109,13 +109,13 @@ def read_cpu_s(pid: int) -> float:
 async def run_closed_loop(address: str, calls: int, callers: int, model: str = MODEL) -> bytes:
     """Makes `calls` calls, `callers` at a time; returns the last answer."""
     answer = b""
-    left = iter(range(calls))
+    indices = iter(range(calls))
     async with grpc.aio.insecure_channel(address, options=PLAIN) as channel:
         call: Any = channel.unary_unary(METHOD)
 
         async def run_caller() -> None:
             nonlocal answer
-            for index in left:
+            for index in indices:
                 answer = await call(make_request(index, model))
 
         await asyncio.gather(*(run_caller() for _ in range(callers)))
@@ -126,12 +126,12 @@ def measure(address: str, pid: int, calls: int, callers: int) -> Sample:
     """Returns one sample of a server."""
     began, own, theirs = time.perf_counter(), time.process_time(), read_cpu_s(pid)
     run(run_closed_loop(address, calls, callers))
-    took, own, theirs = (
+    elapsed_s, own, theirs = (
         time.perf_counter() - began,
         time.process_time() - own,
         read_cpu_s(pid) - theirs,
     )
-    return Sample(1e3 * theirs / calls, calls / took, 1e3 * own / calls)
+    return Sample(1e3 * theirs / calls, calls / elapsed_s, 1e3 * own / calls)
 
 
 def measure_servers(options: argparse.Namespace, repository: Path) -> dict[str, list[Sample]]:

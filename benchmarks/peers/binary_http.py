@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from peers.asked import POOL, Content, count_images, make_inputs, refuse_streams
+from peers.messages import POOL, Content, count_images, make_inputs, refuse_streams
 
 from imagemint.bench.mix import RequestKind
 from imagemint.bench.target import CallFailed, Reply, Streaming, Unary
@@ -32,7 +32,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[bytes] | None = None
+        self._response: asyncio.Future[bytes] | None = None
         self._buffer = bytearray()
         self.closed = False
 
@@ -48,16 +48,16 @@ class Wire(asyncio.Protocol):
         except CallFailed as error:
             self._end(error)
         else:
-            if answer is not None and self._answer and not self._answer.done():
+            if answer is not None and self._response and not self._response.done():
                 self._buffer.clear()
-                self._answer.set_result(answer)
+                self._response.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails the active request."""
         self.closed = True
         self._end(CallFailed("CONNECTION_LOST", str(exc or "the server closed it")))
 
-    async def ask(self, request: bytes) -> bytes:
+    async def send(self, request: bytes) -> bytes:
         """Sends a request and returns the body of the answer.
 
         Raises:
@@ -65,9 +65,9 @@ class Wire(asyncio.Protocol):
         """
         if self._transport is None or self.closed:
             raise CallFailed("CONNECTION_LOST")
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._answer
+        return await self._response
 
     def close(self) -> None:
         """Closes the connection."""
@@ -76,8 +76,8 @@ class Wire(asyncio.Protocol):
 
     def _end(self, error: CallFailed) -> None:
         """Fails the active request and closes the connection, which cannot be used again."""
-        if self._answer and not self._answer.done():
-            self._answer.set_exception(error)
+        if self._response and not self._response.done():
+            self._response.set_exception(error)
         self.close()
 
 
@@ -180,21 +180,21 @@ class HttpConnection:
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
 
-    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, kind: RequestKind, seed: int) -> Unary:
         """Prepares calls."""
         target = self._target
-        requests = [make_request(target, ask, seed, turn) for turn in range(target.pool)]
-        image_bytes, framed = target.spec.image_bytes, ask.format != "raw"
+        requests = [make_request(target, kind, seed, turn) for turn in range(target.pool)]
+        image_bytes, framed = target.spec.image_bytes, kind.format != "raw"
 
         async def send(turn: int) -> Reply:
             body = await self._post(requests[turn % target.pool])
-            return count_images(Content(body, framed), ask, image_bytes)
+            return count_images(Content(body, framed), kind, image_bytes)
 
         return send
 
-    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, kind: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
-        del ask, seed
+        del kind, seed
         return refuse_streams()
 
     def compute_fingerprint(self, content: object) -> bytes:
@@ -214,7 +214,7 @@ class HttpConnection:
         wire = self._idle.pop() if self._idle else await self._open_wire()
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                body = await wire.ask(message)
+                body = await wire.send(message)
         except TimeoutError:
             wire.close()
             raise CallFailed("DEADLINE_EXCEEDED") from None
@@ -232,22 +232,22 @@ class HttpConnection:
         return wire
 
 
-def make_request(target: BinaryHttp, ask: RequestKind, seed: int, turn: int) -> bytes:
+def make_request(target: BinaryHttp, kind: RequestKind, seed: int, turn: int) -> bytes:
     """Returns one request, head and body. The same turn of a seed gives the same request."""
-    z, class_id = make_inputs(target.spec, ask, seed, turn)
-    records = np.empty(ask.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
+    z, class_id = make_inputs(target.spec, kind, seed, turn)
+    records = np.empty(kind.count, [("z", "<f4", z.shape[1:]), ("class_id", "<i8", (1,))])
     records["z"], records["class_id"] = z, class_id
     body, content_type = records.tobytes(), "application/octet-stream"
     match target.encoding:
         case Encoding.TAGGED:
-            body += b"" if ask.format == "raw" else b"P"
+            body += b"" if kind.format == "raw" else b"P"
         case Encoding.BASE64_JSON:
             texts = [base64.b64encode(record.tobytes()).decode() for record in records]
             body, content_type = json.dumps(texts).encode(), "application/json"
         case Encoding.RECORDS:
             pass
     head = (
-        f"POST {target.path.format(format=ask.format)} HTTP/1.1\r\n"
+        f"POST {target.path.format(format=kind.format)} HTTP/1.1\r\n"
         f"Host: {target.address}\r\n"
         f"Content-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from peers.asked import Content, decode_pixels, make_inputs
+from peers.messages import Content, decode_pixels, make_inputs
 from PIL import Image
 
 from imagemint.bench.mix import RequestKind
@@ -56,54 +56,54 @@ class Truth:
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._spec = spec
 
-    def compute_difference(self, ask: RequestKind, answer: Pixels) -> int:
+    def compute_difference(self, kind: RequestKind, images: Pixels) -> int:
         """Returns the largest difference of a pixel of an answer, in levels.
 
         Raises:
             ValueError: the answer has another shape.
         """
-        z, class_id = make_inputs(self._spec, ask, SEED, 0)
-        (image,) = self._session.run(None, {"z": z, "class_id": class_id})
-        if image.shape != answer.shape:
-            raise ValueError(f"shape {answer.shape} instead of {image.shape}")
-        return int(np.abs(image.astype(np.int16) - answer).max())
+        z, class_id = make_inputs(self._spec, kind, SEED, 0)
+        (expected,) = self._session.run(None, {"z": z, "class_id": class_id})
+        if images.shape != expected.shape:
+            raise ValueError(f"shape {images.shape} instead of {expected.shape}")
+        return int(np.abs(expected.astype(np.int16) - images).max())
 
 
 def make_peer_answers(target: Target, spec: ModelSpec) -> Answers:
     """Returns a function that requests pixels from a peer."""
 
-    async def ask_once(ask: RequestKind) -> Pixels:
+    async def request_once(kind: RequestKind) -> Pixels:
         async with target.connect() as connection:
-            reply = await connection.prepare_unary(ask, SEED)(0)
+            reply = await connection.prepare_unary(kind, SEED)(0)
         if not isinstance(reply.content, Content):
             raise TypeError(f"{type(reply.content).__name__} is not an answer of a peer")
-        return decode_pixels(reply.content, ask, spec)
+        return decode_pixels(reply.content, kind, spec)
 
-    return ask_once
+    return request_once
 
 
 def make_own_answers(address: str, model: str) -> Answers:
     """Returns a function that requests pixels from imagemint, by seed and index."""
 
-    async def ask_once(ask: RequestKind) -> Pixels:
+    async def request_once(kind: RequestKind) -> Pixels:
         async with AsyncClient(address) as client:
-            if ask.format == "raw":
-                return (await client.generate(model, ask.count, seed=SEED)).image
-            files = await client.encoded(model, ask.count, seed=SEED, format=ask.format)
+            if kind.format == "raw":
+                return (await client.generate(model, kind.count, seed=SEED)).image
+            files = await client.encoded(model, kind.count, seed=SEED, format=kind.format)
         images = np.stack([np.asarray(Image.open(io.BytesIO(each.data))) for each in files])
         return images if images.ndim == 4 else images[..., np.newaxis]  # noqa: PLR2004 - NHWC
 
-    return ask_once
+    return request_once
 
 
 async def check_answer(
-    answers: Answers, ask: RequestKind, truth: Truth, server: Runs, until_s: float
+    answers: Answers, kind: RequestKind, truth: Truth, server: Runs, until_s: float
 ) -> None:
     """Repeats a request until it is answered, and checks the answer.
 
     Args:
         answers: sends the request.
-        ask: kind of the request.
+        kind: kind of the request.
         truth: computes the correct answer.
         server: the server; the check ends when it ends.
         until_s: deadline by time.monotonic().
@@ -114,7 +114,7 @@ async def check_answer(
     """
     while True:
         try:
-            found = truth.compute_difference(ask, await answers(ask))
+            found = truth.compute_difference(kind, await answers(kind))
         except (CallFailed, ImagemintError) as error:
             if server.ended is not None:
                 raise NotReady(f"ended with status {server.ended}") from None
@@ -123,5 +123,5 @@ async def check_answer(
             await asyncio.sleep(_PAUSE_S)
             continue
         if found > TOLERANCE:
-            raise ValueError(f"{ask}: a pixel is {found} levels off")
+            raise ValueError(f"{kind}: a pixel is {found} levels off")
         return

@@ -56,9 +56,9 @@ def prepare_environment(name: str) -> Environment:
         found = Environment(**json.loads(note.read_text()))
         if found.digest == digest.hexdigest() and found.reason is None:
             return found
-    made = _make_environment(ENVIRONMENTS / name, requirements, digest.hexdigest())
-    note.write_text(json.dumps(asdict(made), indent=2) + "\n")
-    return made
+    environment = _make_environment(ENVIRONMENTS / name, requirements, digest.hexdigest())
+    note.write_text(json.dumps(asdict(environment), indent=2) + "\n")
+    return environment
 
 
 def _make_environment(directory: Path, requirements: Path, digest: str) -> Environment:
@@ -82,11 +82,11 @@ def _make_environment(directory: Path, requirements: Path, digest: str) -> Envir
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return Environment(digest, {}, 0, " ".join(errors[-_REASON_LINES:]) or "pip failed")
     (site,) = (directory / "lib").glob("python*/site-packages")
-    named = re.findall(r"^([A-Za-z0-9_.-]+)", requirements.read_text(), re.MULTILINE)
+    names = re.findall(r"^([A-Za-z0-9_.-]+)", requirements.read_text(), re.MULTILINE)
     versions = {
         each.name.lower(): each.version for each in metadata.distributions(path=[str(site)])
     }
-    packages = {name: versions[name.lower()] for name in named}
+    packages = {name: versions[name.lower()] for name in names}
     return Environment(digest, packages, count_bytes(site), None)
 
 
@@ -101,26 +101,26 @@ def count_distribution_bytes(requirement: str) -> int:
     Args:
         requirement: requirement of the package, with its extras.
     """
-    wanted = {each.name: each for each in _list_required(Requirement(requirement), set())}
+    distributions = {each.name: each for each in _list_required(Requirement(requirement), set())}
     return sum(
         Path(str(file.locate())).stat().st_size
-        for each in wanted.values()
+        for each in distributions.values()
         for file in each.files or ()
         if Path(str(file.locate())).is_file()
     )
 
 
-def _list_required(wanted: Requirement, seen: set[str]) -> Iterator[metadata.Distribution]:
-    if str(wanted) in seen:
+def _list_required(requirement: Requirement, visited: set[str]) -> Iterator[metadata.Distribution]:
+    if str(requirement) in visited:
         return
-    seen.add(str(wanted))
-    found = metadata.distribution(wanted.name)
+    visited.add(str(requirement))
+    found = metadata.distribution(requirement.name)
     yield found
     for line in found.requires or ():
         needed = Requirement(line)
-        extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+        extras = [{"extra": extra} for extra in ("", *requirement.extras)]
         if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
-            yield from _list_required(needed, seen)
+            yield from _list_required(needed, visited)
 
 
 def main() -> None:
@@ -128,9 +128,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=PEERS, help="of peers; all without")
     for name in parser.parse_args().names:
-        made = prepare_environment(name)
-        weight = f"{made.install_bytes / 1e6:.0f} MB"
-        print(f"{name}: {made.reason or weight}")
+        environment = prepare_environment(name)
+        weight = f"{environment.install_bytes / 1e6:.0f} MB"
+        print(f"{name}: {environment.reason or weight}")
 
 
 if __name__ == "__main__":

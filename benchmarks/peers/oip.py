@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from peers.asked import POOL, Content, count_images, make_inputs, refuse_streams
+from peers.messages import POOL, Content, count_images, make_inputs, refuse_streams
 
 from imagemint.bench.calls import Calls, open_calls
 from imagemint.bench.mix import RequestKind
@@ -62,25 +62,25 @@ class OipConnection:
         self._target = target
         self._calls = calls
 
-    def prepare_unary(self, ask: RequestKind, seed: int) -> Unary:
+    def prepare_unary(self, kind: RequestKind, seed: int) -> Unary:
         """Prepares calls of ModelInfer."""
         target = self._target
         call = self._calls.prepare_unary(_METHOD, timeout_s=target.timeout_s)
         image_bytes = target.spec.image_bytes
         requests = [
-            make_request(target.spec, target.model, ask, seed, turn).SerializeToString()
+            make_request(target.spec, target.model, kind, seed, turn).SerializeToString()
             for turn in range(target.pool)
         ]
 
         async def send(turn: int) -> Reply:
-            answer = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
-            return count_images(read_content(answer), ask, image_bytes)
+            response = pb.ModelInferResponse.FromString(await call(requests[turn % target.pool]))
+            return count_images(read_content(response), kind, image_bytes)
 
         return send
 
-    def prepare_streaming(self, ask: RequestKind, seed: int) -> Streaming:
+    def prepare_streaming(self, kind: RequestKind, seed: int) -> Streaming:
         """Raises CallFailed, because the server has no streams."""
-        del ask, seed
+        del kind, seed
         return refuse_streams()
 
     def compute_fingerprint(self, content: object) -> bytes:
@@ -91,13 +91,13 @@ class OipConnection:
 
 
 def make_request(
-    spec: ModelSpec, model: str, ask: RequestKind, seed: int, turn: int
+    spec: ModelSpec, model: str, kind: RequestKind, seed: int, turn: int
 ) -> pb.ModelInferRequest:
     """Returns one request. The same turn of a seed gives the same request."""
-    z, class_id = make_inputs(spec, ask, seed, turn)
+    z, class_id = make_inputs(spec, kind, seed, turn)
     tensor = pb.ModelInferRequest.InferInputTensor
     return pb.ModelInferRequest(
-        model_name=model if ask.format == "raw" else model + PNG_SUFFIX,
+        model_name=model if kind.format == "raw" else model + PNG_SUFFIX,
         inputs=[
             tensor(name="z", datatype="FP32", shape=z.shape),
             tensor(name="class_id", datatype="INT64", shape=class_id.shape),
@@ -106,12 +106,12 @@ def make_request(
     )
 
 
-def read_content(answer: pb.ModelInferResponse) -> Content:
+def read_content(response: pb.ModelInferResponse) -> Content:
     """Returns the pictures of an answer.
 
     Raises:
         CallFailed: the answer does not have exactly one tensor in raw contents.
     """
-    if len(answer.raw_output_contents) != 1 or len(answer.outputs) != 1:
-        raise CallFailed("NO_RAW_CONTENTS", f"{len(answer.outputs)} tensors")
-    return Content(answer.raw_output_contents[0], answer.outputs[0].datatype == "BYTES")
+    if len(response.raw_output_contents) != 1 or len(response.outputs) != 1:
+        raise CallFailed("NO_RAW_CONTENTS", f"{len(response.outputs)} tensors")
+    return Content(response.raw_output_contents[0], response.outputs[0].datatype == "BYTES")

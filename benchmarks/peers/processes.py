@@ -77,14 +77,14 @@ class Tree:
         known = {each.pid for each in self._known.values() if running.get(each.pid) == each}
         members = known | {self._leader.pid}
         while True:
-            more = {
+            children = {
                 each.pid
                 for each in running.values()
                 if each.parent in members or each.session in members
             }
-            if more <= members:
+            if children <= members:
                 break
-            members |= more
+            members |= children
         self._known |= {pid: running[pid] for pid in members if pid in running}
         return [running[pid] for pid in sorted(members) if pid in running]
 
@@ -117,13 +117,13 @@ class Tree:
         self._leader.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._leader.wait(_STOP_S)
-        until = time.monotonic() + _GONE_S
-        while left := self.list_processes():
-            _send_signal(left, signal.SIGKILL)
+        deadline_s = time.monotonic() + _GONE_S
+        while remaining := self.list_processes():
+            _send_signal(remaining, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 self._leader.wait(0.05)
-            if time.monotonic() > until:
-                raise RuntimeError(f"processes {[each.pid for each in left]} cannot be ended")
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"processes {[each.pid for each in remaining]} cannot be ended")
             time.sleep(0.05)
 
 
@@ -163,9 +163,9 @@ def _read_pss(pid: int) -> int:
 
 def _await_stopped(processes: Sequence[Process]) -> None:
     """Waits until processes are stopped or ended: the signal takes effect when they next run."""
-    until = time.monotonic() + _GONE_S
+    deadline_s = time.monotonic() + _GONE_S
     while running := [each.pid for each in processes if _read_state(each.pid) not in "TXZ"]:
-        if time.monotonic() > until:
+        if time.monotonic() > deadline_s:
             raise RuntimeError(f"processes {running} cannot be stopped")
         time.sleep(0.001)
 

@@ -36,7 +36,7 @@ def run_server(
     server: Server,
     model: Model,
     truth: Truth,
-    asks: Sequence[RequestKind],
+    kinds: Sequence[RequestKind],
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
@@ -47,7 +47,7 @@ def run_server(
         server: the server.
         model: the model that it serves.
         truth: computes the correct answers.
-        asks: requests whose answers must be correct, one or more.
+        kinds: requests whose answers must be correct, one or more.
         folder: an empty folder, for its output and temporary files.
         environment: variables in addition to those of the server.
 
@@ -61,7 +61,7 @@ def run_server(
     tree = Tree(started.command, variables, folder)
     try:
         try:
-            ready_s = asyncio.run(_wait_until_ready(started, truth, asks, tree))
+            ready_s = asyncio.run(_wait_until_ready(started, truth, kinds, tree))
         except NotReady as error:
             raise NotReady(f"{error}; {tree.read_output()}") from None
         yield Running(started, tree, ready_s - began_s)
@@ -70,12 +70,12 @@ def run_server(
 
 
 async def _wait_until_ready(
-    started: Started, truth: Truth, asks: Sequence[RequestKind], tree: Tree
+    started: Started, truth: Truth, kinds: Sequence[RequestKind], tree: Tree
 ) -> float:
     """Returns the time of the first correct answer, after all checks have passed."""
     until_s = time.monotonic() + READY_S
     answered_s = []
-    for ask in asks:
-        await check_answer(started.answers, ask, truth, tree, until_s)
+    for kind in kinds:
+        await check_answer(started.answers, kind, truth, tree, until_s)
         answered_s.append(time.monotonic())
     return answered_s[0]

@@ -98,11 +98,11 @@ def make_own_server(processes: int, variant: str = "reference") -> Server:
 
 
 def _start_mlserver(model: Model, ports: list[int]) -> Started:
-    told = zip(("GRPC_PORT", "HTTP_PORT", "METRICS_PORT"), ports, strict=True)
+    variables = zip(("GRPC_PORT", "HTTP_PORT", "METRICS_PORT"), ports, strict=True)
     return Started(
         [_get_bin("mlserver") / "mlserver", "start", FOLDER / "mlserver"],
         _make_environment(
-            "mlserver", model, **{f"MLSERVER_{key}": str(port) for key, port in told}
+            "mlserver", model, **{f"MLSERVER_{key}": str(port) for key, port in variables}
         ),
         *_make_oip_target(ports[0], model),
     )
@@ -202,7 +202,7 @@ def _get_bin(name: str) -> Path:
     return ENVIRONMENTS / name / "bin"
 
 
-def _make_environment(name: str, model: Model, **more: str) -> dict[str, str]:
+def _make_environment(name: str, model: Model, **extra: str) -> dict[str, str]:
     """Returns the variables of the activated environment, with the path of the shared module."""
     return {
         "PATH": f"{_get_bin(name)}:/usr/local/bin:/usr/bin:/bin",
@@ -210,5 +210,5 @@ def _make_environment(name: str, model: Model, **more: str) -> dict[str, str]:
         "VIRTUAL_ENV": str(ENVIRONMENTS / name),
         "PEER_MODEL": str(model.file.resolve()),
         "ORT_DISABLE_TELEMETRY": "1",
-        **more,
+        **extra,
     }

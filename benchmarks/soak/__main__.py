@@ -104,10 +104,10 @@ def _describe_machine() -> dict[str, str | int]:
 
 async def _wait_until_zero(service: Service, name: str) -> float:
     """Waits up to ten seconds until a gauge is 0, and returns its value."""
-    until = time.monotonic() + 10
+    deadline_s = time.monotonic() + 10
     while True:
         value = await service.sum_metric(name)
-        if not value or time.monotonic() > until:
+        if not value or time.monotonic() > deadline_s:
             return value
         await asyncio.sleep(0.1)
 
@@ -135,9 +135,9 @@ async def _drain(stage: Stage) -> dict[str, object]:
 
 def _compute_slopes(memory: list[dict[str, object]], seconds: float) -> dict[str, object]:
     """Returns the slope of each process that ran the whole time, and the samples."""
-    counted = [row for row in memory if float(str(row["s"])) >= SETTLING_SHARE * seconds]
-    series = [dict(row["mb"]) for row in counted if isinstance(row["mb"], dict)]
-    times = [float(str(row["s"])) for row in counted]
+    rows = [row for row in memory if float(str(row["s"])) >= SETTLING_SHARE * seconds]
+    series = [dict(row["mb"]) for row in rows if isinstance(row["mb"], dict)]
+    times = [float(str(row["s"])) for row in rows]
     throughout = set.intersection(*(set(each) for each in series)) if len(series) > 1 else set()
     return {
         "settling_share": SETTLING_SHARE,

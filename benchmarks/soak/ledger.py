@@ -106,14 +106,16 @@ class Ledger:
     async def check(self, actor: str, batch: ImageBatch, first_index: int, count: int) -> None:
         """Compares every image with that of its serial, and the indices with the request."""
         self.outcomes[f"{actor}: answered"] += 1
-        wrong = await asyncio.to_thread(self._count_wrong, batch)
+        wrong_count = await asyncio.to_thread(self._count_wrong, batch)
         if batch.index.tolist() != list(range(first_index, first_index + count)):
-            wrong = len(batch)
+            wrong_count = len(batch)
         self.images_checked += len(batch)
-        self.images_wrong += wrong
+        self.images_wrong += wrong_count
         self.versions[int(batch.version)] += len(batch)
-        if wrong:
-            self.failures.append(f"{actor}: {wrong} of {len(batch)} wrong from {batch.serials[0]}")
+        if wrong_count:
+            self.failures.append(
+                f"{actor}: {wrong_count} of {len(batch)} wrong from {batch.serials[0]}"
+            )
 
     def _count_wrong(self, batch: ImageBatch) -> int:
         """Returns the number of wrong images; all of them if they have several versions."""
@@ -132,5 +134,5 @@ class Ledger:
 
 def draw_condition(dice: random.Random, classes: int) -> int | None:
     """Returns a random class or, sometimes, None."""
-    drawn = dice.randrange(classes + 1)
-    return drawn if drawn < classes else None
+    class_id = dice.randrange(classes + 1)
+    return class_id if class_id < classes else None

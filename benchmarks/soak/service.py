@@ -42,8 +42,8 @@ class Service:
         self.metrics_address: str = ready["metrics_address"]
 
     def _wait_until_ready(self) -> dict[str, str]:
-        until = time.monotonic() + READY_S
-        while time.monotonic() < until and self._process.poll() is None:
+        deadline_s = time.monotonic() + READY_S
+        while time.monotonic() < deadline_s and self._process.poll() is None:
             # The last line may be half written.
             for line in self.log.read_text().splitlines(keepends=True):
                 row = json.loads(line) if line.endswith("\n") else {}

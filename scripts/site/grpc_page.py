@@ -121,11 +121,11 @@ def _render_file(file: _File) -> str:
 
 
 def _format_signature(file: _File, method: MethodDescriptorProto) -> str:
-    asked = ("stream of " * method.client_streaming) + _format_reference(file, method.input_type)
-    answered = ("stream of " * method.server_streaming) + _format_reference(
+    request = ("stream of " * method.client_streaming) + _format_reference(file, method.input_type)
+    response = ("stream of " * method.server_streaming) + _format_reference(
         file, method.output_type
     )
-    return f"{asked} → {answered}"
+    return f"{request} → {response}"
 
 
 def _render_message(

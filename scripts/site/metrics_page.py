@@ -34,11 +34,11 @@ def render() -> dict[str, str]:
     """Returns the page by name: `metrics.md`."""
     server = [each for each in vars(Metrics()).values() if hasattr(each, "describe")]
     workers = WorkersMetrics(1, lambda: None, dict)
-    several = [*_list_families([workers.restarts, workers.ready]), *workers.registry.collect()]
+    families = [*_list_families([workers.restarts, workers.ready]), *workers.registry.collect()]
     text = GENERATED + _HEAD + "\n## Every server\n\n"
     text += _format_table(_list_families([*server, DroppedLines()]))
     text += "\n## A server with several processes\n\n"
-    text += _format_table(each for each in several if each.name.startswith("imagemint_worker"))
+    text += _format_table(each for each in families if each.name.startswith("imagemint_worker"))
     text += "\n## A machine with GPUs\n\nThe extra `gpu` has the library that reads them.\n\n"
     text += _format_table(_list_families([DeviceCollector(ModuleType("pynvml"), 0)]))
     return {"metrics.md": text + _TAIL}

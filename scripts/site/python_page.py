@@ -122,8 +122,8 @@ def _render_module(module: griffe.Module, headings: Mapping[str, Sequence[str]])
     shown = [name for names in headings.values() for name in names]
     public = {str(name).strip("'\"") for name in module.exports or ()}
     if public != set(shown):
-        wrong = ", ".join(sorted(public ^ set(shown)))
-        raise LookupError(f"the page of {module.path} must have its public names: {wrong}")
+        differing = ", ".join(sorted(public ^ set(shown)))
+        raise LookupError(f"the page of {module.path} must have its public names: {differing}")
     parts: list[str] = []
     for heading, names in headings.items():
         parts.append(f"\n## {heading}\n")
@@ -254,10 +254,10 @@ def _render_docstring(found: griffe.Object) -> Iterator[str]:
 
 def _list_item(section: DocstringSection, entry: griffe.DocstringElement) -> str:
     text = " ".join(entry.description.split())
-    named = getattr(entry, "name", "")
+    name = getattr(entry, "name", "")
     if section.kind is DocstringSectionKind.raises:
-        named = str(entry.annotation)
-    return f"- `{named}`: {text}\n" if named else f"- {text}\n"
+        name = str(entry.annotation)
+    return f"- `{name}`: {text}\n" if name else f"- {text}\n"
 
 
 def _read_first_paragraph(found: griffe.Object) -> str:

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import picture_model
 import pytest
-from peers.asked import make_inputs
 from peers.binary_http import BinaryHttp, Encoding, make_request, parse_response
+from peers.messages import make_inputs
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed

@@ -4,7 +4,7 @@ import grpc
 import numpy as np
 import picture_model
 import pytest
-from peers.asked import make_inputs
+from peers.messages import make_inputs
 from peers.oip import Oip
 
 from imagemint.bench.mix import parse_mix

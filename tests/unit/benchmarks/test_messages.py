@@ -3,7 +3,7 @@
 import numpy as np
 import picture_model
 import pytest
-from peers.asked import Content, count_images, decode_pixels, make_inputs
+from peers.messages import Content, count_images, decode_pixels, make_inputs
 
 from imagemint.bench.mix import parse_mix
 from imagemint.bench.target import CallFailed

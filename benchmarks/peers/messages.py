@@ -37,14 +37,14 @@ class Content:
     framed: bool
 
 
-def make_inputs(spec: ModelSpec, ask: RequestKind, seed: int, turn: int) -> Inputs:
+def make_inputs(spec: ModelSpec, kind: RequestKind, seed: int, turn: int) -> Inputs:
     """Returns z float32 [N, z_dim] and class_id int64 [N, 1] of one request."""
-    first = turn * ask.count
-    z = draw_latents(seed, first, ask.count, spec.z_dim, distribution=spec.distribution)
-    return z, draw_classes(seed, first, ask.count, spec.num_classes)[:, np.newaxis]
+    first = turn * kind.count
+    z = draw_latents(seed, first, kind.count, spec.z_dim, distribution=spec.distribution)
+    return z, draw_classes(seed, first, kind.count, spec.num_classes)[:, np.newaxis]
 
 
-def count_images(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
+def count_images(content: Content, kind: RequestKind, image_bytes: int) -> Reply:
     """Counts the images of an answer.
 
     Raises:
@@ -53,18 +53,18 @@ def count_images(content: Content, ask: RequestKind, image_bytes: int) -> Reply:
     if content.framed:
         images = len(_split_files(content.payload))
     else:
-        images, rest = divmod(len(content.payload), image_bytes)
-        images = -1 if rest else images
-    if images != ask.count:
-        raise CallFailed("SHORT_ANSWER", f"{len(content.payload)} bytes for {ask.count} images")
+        images, remainder = divmod(len(content.payload), image_bytes)
+        images = -1 if remainder else images
+    if images != kind.count:
+        raise CallFailed("SHORT_ANSWER", f"{len(content.payload)} bytes for {kind.count} images")
     return Reply(images, content)
 
 
-def decode_pixels(content: Content, ask: RequestKind, spec: ModelSpec) -> npt.NDArray[np.uint8]:
+def decode_pixels(content: Content, kind: RequestKind, spec: ModelSpec) -> npt.NDArray[np.uint8]:
     """Returns the pixels of an answer, uint8 [N, H, W, C]; PNG is decoded."""
     shape = (-1, spec.height, spec.width, spec.channels)
     files = _split_files(content.payload) if content.framed else [content.payload]
-    if ask.format == "raw":
+    if kind.format == "raw":
         return np.frombuffer(b"".join(files), np.uint8).reshape(shape)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files]).reshape(shape)
 
