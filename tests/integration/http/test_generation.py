@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_bundles import write_bundle
 
 from imagemint.engine.batch import Batch
 from imagemint.engine.sampling import draw_latents
+from imagemint.server.http.json_messages import encode_json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -47,6 +49,22 @@ async def test_json_has_the_pixels_of_the_engine(web, expected):
         "serial": "digits@1/42/17?class=7",
     }
     assert answer.json()["timing"]["inference"].endswith("s")
+
+
+@pytest.mark.parametrize(("count", "is_elsewhere"), [(3, False), (64, True)])
+async def test_large_json_is_encoded_on_another_thread(web, monkeypatch, count, is_elsewhere):
+    """The event loop runs other calls while many images become JSON."""
+    threads = []
+
+    def encode(message):
+        threads.append(threading.current_thread())
+        return encode_json(message)
+
+    monkeypatch.setattr("imagemint.server.http.generation.encode_json", encode)
+    spec = SPEC | {"count": str(count)}
+    answer = await web.post("/v1/models/digits:generate", json={"images": spec})
+    assert len(answer.json()["batch"]["images"]) == count
+    assert [thread is not threading.current_thread() for thread in threads] == [is_elsewhere]
 
 
 async def test_snake_case_and_default_values_are_supported(web):

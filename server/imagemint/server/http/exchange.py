@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from imagemint.engine.errors import DeadlinePassed, InvalidRequest, Violation, shorten
 from imagemint.server.http.context import HttpContext
 from imagemint.server.http.entity_tags import NOT_MODIFIED, is_named
-from imagemint.server.http.json_messages import encode_line
+from imagemint.server.http.json_messages import encode_line, is_large
 from imagemint.server.http.negotiation import choose_media_type, parse_media_type
 from imagemint.server.http.problems import Problem
 
@@ -22,8 +22,6 @@ NDJSON = "application/x-ndjson"
 # The transport buffers what its client does not read. Pieces of this size keep the buffer small,
 # because each one waits until the buffer has room.
 _PIECE_BYTES = 64 * 2**10
-# Converting as many images takes a millisecond, so that another thread does it.
-_LARGE_COUNT = 64
 _TIMEOUT_HEADER = "x-request-timeout"
 _GRPC_TIMEOUT_HEADER = "grpc-timeout"
 _GRPC_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
@@ -196,10 +194,10 @@ class Exchange:
         """Sends one message of a stream, which has a batch, as a line of JSON."""
         if not self.has_begun:
             await self._begin_stream()
-        if len(message.batch.images) < _LARGE_COUNT:
-            line = encode_line(message)
-        else:
+        if is_large(message.batch):
             line = await asyncio.to_thread(encode_line, message)
+        else:
+            line = encode_line(message)
         self._rest = memoryview(line)
         await self._send_rest()
 

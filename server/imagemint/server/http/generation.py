@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from imagemint.engine.errors import InvalidRequest, Violation
 from imagemint.server.http.exchange import NDJSON, Exchange
-from imagemint.server.http.json_messages import encode_json, parse_json, spell_json_path
+from imagemint.server.http.json_messages import encode_json, is_large, parse_json, spell_json_path
 from imagemint.server.http.rpcs import Reply
 from imagemint.server.rpc.v1.interpolation import PathServicer
 from imagemint.v1 import generation_service_pb2 as messages
@@ -21,7 +21,6 @@ SERIAL_HEADER = "imagemint-serial"
 
 LARGE_BYTES = 16 * 2**10
 """Size from which a body is converted on another thread: it takes longer than a millisecond."""
-_LARGE_COUNT = 32
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -73,7 +72,7 @@ class Generation:
         if picture is not None:
             return Reply(response.batch.pictures[0], make_picture_headers(response.batch, picture))
         headers = {"content-type": JSON, "cache-control": "no-store"}
-        if len(response.batch.images) < _LARGE_COUNT:
+        if not is_large(response.batch):
             return Reply(encode_json(response), headers)
         loop = asyncio.get_running_loop()
         return Reply(await loop.run_in_executor(self._workers, encode_json, response), headers)

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from imagemint.engine.errors import InvalidRequest, Violation, quote, shorten
 from imagemint.engine.spelling import suggest
 from imagemint.server.rpc.message_limits import MOST_FIELDS, MOST_NUMBERS
+from imagemint.v1 import image_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -29,6 +30,9 @@ _RANGES = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+# Encoding so much takes about a millisecond.
+_LARGE_COUNT = 64
+_LARGE_BYTES = 128 * 2**10
 _MOST_FAULTS = 12
 _MOST_QUOTED_VALUE = 50
 # A list is the value of a member, and an object the value of a member or, with members of its own,
@@ -49,6 +53,15 @@ def encode_json(message: Message | dict[str, Any]) -> bytes:
 def encode_line(message: Message | dict[str, Any]) -> bytes:
     """Returns a message as one line of JSON, with its newline."""
     return encode_json(message) + b"\n"
+
+
+def is_large(batch: image_pb2.ImageBatch) -> bool:
+    """Returns whether to encode a message with this batch on another thread than the event loop's.
+
+    Pictures of a batch have about the same size, and reading one copies it, so one is measured.
+    """
+    size = len(batch.pictures[0]) * len(batch.pictures) if batch.pictures else 0
+    return len(batch.images) >= _LARGE_COUNT or size >= _LARGE_BYTES
 
 
 def parse_json(body: bytes, kind: type[MessageT]) -> MessageT:

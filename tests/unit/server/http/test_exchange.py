@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 
 from imagemint.server.http.exchange import Exchange
+from imagemint.server.http.json_messages import encode_line
 from imagemint.server.http.problems import Problem
 from imagemint.v1 import generation_service_pb2 as messages
 
@@ -49,6 +51,29 @@ class SlowClient:
             await self.has_room.wait()
         self.room = max(0, self.room - 1)
         self.body += message.get("body", b"")
+
+
+@pytest.mark.parametrize(
+    ("images", "picture_bytes", "is_elsewhere"),
+    [(3, 1_000, False), (64, 1_000, True), (3, 50_000, True), (1, 2**20, True)],
+)
+async def test_large_line_is_encoded_on_another_thread(
+    images, picture_bytes, is_elsewhere, monkeypatch
+):
+    """The event loop runs other calls while many images, or large ones, become JSON."""
+    threads = []
+
+    def encode(message):
+        threads.append(threading.current_thread())
+        return encode_line(message)
+
+    monkeypatch.setattr("imagemint.server.http.exchange.encode_line", encode)
+    message = messages.StreamGenerateResponse()
+    for index in range(images):
+        message.batch.images.add(index=index)
+        message.batch.pictures.append(bytes(picture_bytes))
+    await Exchange(make_scope(), receive, ignore, 0).context.write(message)
+    assert [thread is not threading.current_thread() for thread in threads] == [is_elsewhere]
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])
