@@ -48,7 +48,7 @@ images of the test split. [evaluation.md](evaluation.md) says more, and
   with the same letter.
 - **Frechet, x floor**: Frechet distance of generated and test images, as a multiple of that of
   training and test images. **by digits-residual**: the same by a second judge, a residual network.
-- **told apart**: accuracy of a classifier that takes each image for real or generated as its
+- **1-NN accuracy**: accuracy of a classifier that takes each image for real or generated as its
   nearest neighbour is. 0.5 means that it cannot tell them apart.
 - **density**: number of test images whose neighbourhood a generated image lies in, as a share of
   five. It falls with unusual images, for which precision may still be high.

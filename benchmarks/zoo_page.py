@@ -42,7 +42,7 @@ marked *short*. It shows what the method costs. It does not show what the method
 
 
 _FIGURES = {
-    "told apart": ("two_sample_accuracy",),
+    "1-NN accuracy": ("two_sample_accuracy",),
     "density": ("density",),
     "coverage": ("coverage",),
     "precision": ("precision",),
