@@ -42,7 +42,7 @@ class AvatarsTextRecipe(ZeroCentredOptions, Recipe):
     recalibration_batches: ClassVar[int] = 8
     """As many pixels as 40 batches of digits have; those would take a minute of a CPU core."""
 
-    images: int = Field(default=1_000_000, ge=1)
+    images: int = Field(default=105_000, ge=1)
     """Real images shown to the discriminator, counted with repetition: the length of the run."""
     z_dim: int = Field(default=32, ge=12)
     """Length of a latent; its first elements decide what a caption leaves open."""
