@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+from contextlib import asynccontextmanager
 
 import pytest
 from http_clients import EVERYWHERE, browse, open_socket
@@ -102,37 +103,36 @@ async def test_slow_bodies_do_not_count_as_calls(serve_http, models):
                 assert (await web.post(GENERATE, json=ONE)).status_code == 200
 
 
-async def test_call_may_outlast_the_arrival_of_requests(serve_http, models, held_kind):
-    """http_receive_timeout_s ends with the request: the answer may take longer."""
-    app = await serve_http(models, held_kind, http_receive_timeout_s=0.1)
+@asynccontextmanager
+async def keep_call_running(app):
+    """Provides an HTTP client while one of its calls runs. The call must succeed afterwards."""
     backend = app.backends["digits"]
     await backend.begun()  # the warm-up
     backend.hold()
     async with browse(app) as web:
         call = asyncio.create_task(web.post(GENERATE, json=ONE))
         await backend.begun()
-        async with open_socket(app) as (later, writer):
-            writer.write(HEAD.encode())
-            with pytest.raises((ConnectionError, EOFError)):
-                await later.readexactly(1)
+        yield web
         backend.release()
         assert (await call).status_code == 200
+
+
+async def test_call_may_outlast_the_arrival_of_requests(serve_http, models, held_kind):
+    """http_receive_timeout_s ends with the request: the answer may take longer."""
+    app = await serve_http(models, held_kind, http_receive_timeout_s=0.1)
+    async with keep_call_running(app), open_socket(app) as (later, writer):
+        writer.write(HEAD.encode())
+        with pytest.raises((ConnectionError, EOFError)):
+            await later.readexactly(1)
 
 
 async def test_refused_requests_take_no_place(serve_http, models, held_kind):
     """A request that cannot be read is refused for that reason, even if no call is admitted."""
     app = await serve_http(models, held_kind, max_calls_per_caller=1)
-    backend = app.backends["digits"]
-    await backend.begun()  # the warm-up
-    backend.hold()
-    async with browse(app) as web:
-        call = asyncio.create_task(web.post(GENERATE, json=ONE))
-        await backend.begun()
+    async with keep_call_running(app) as web:
         assert (await web.post(GENERATE, json=ONE)).status_code == 429
         answer = await web.post(GENERATE, content=b"x", headers={"content-encoding": "gzip"})
         assert (answer.status_code, answer.json()["reason"]) == (415, "INVALID_REQUEST")
-        backend.release()
-        assert (await call).status_code == 200
 
 
 async def test_unread_stream_is_disconnected(serve_http, models, scrape, total, until):
