@@ -130,8 +130,8 @@ def measure(model: str, count: int, rounds: int) -> dict[str, dict[str, list[flo
             work()
             found[title]["cpu_s"].append(time.process_time() - cpu)
             found[title]["wall_s"].append(time.perf_counter() - wall)
-            for each in place.iterdir():
-                shutil.rmtree(each)
+            for path in place.iterdir():
+                shutil.rmtree(path)
     source.close()
     place.rmdir()
     return found

@@ -163,7 +163,7 @@ def _read_children_s() -> float:
 
 def _read_cpu_s(tree: Tree) -> float:
     """Returns the CPU time of all processes (clock_getcpuclockid of the C library)."""
-    return sum(time.clock_gettime((~each.pid << 3) | 2) for each in tree.list_processes())
+    return sum(time.clock_gettime((~process.pid << 3) | 2) for process in tree.list_processes())
 
 
 @contextmanager
@@ -327,7 +327,7 @@ def format_table(samples: dict[tuple[str, str, str], list[Sample]]) -> str:
 
 
 def _format_median(values: list[float | None]) -> str:
-    known = [each for each in values if each is not None]
+    known = [value for value in values if value is not None]
     return f"{statistics.median(known):.2f}" if known else ""
 
 

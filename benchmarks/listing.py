@@ -96,7 +96,7 @@ def run_listing(
     for epoch in range(1, epochs + 1):
         counts, *losses = zip(*plain.train(shuffle(data)), strict=True)
         images += sum(counts)
-        mean_D, mean_G = (float(np.mean(each)) for each in losses)
+        mean_D, mean_G = (float(np.mean(loss)) for loss in losses)
         found = {} if epoch % every else measures(AsImages(plain.G))
         yield {"images": images, "loss_D": mean_D, "loss_G": mean_G} | found
 

@@ -64,7 +64,7 @@ def record(run: Path, remark: str, name: str | None) -> Record:
         cpu_minutes=sum(row["cpu_s"] for row in rows) / 60,
         machine=MACHINE,
         revision=trained.code_revision,
-        parameters=sum(each.numel() for each in trained.module.parameters()),
+        parameters=sum(parameter.numel() for parameter in trained.module.parameters()),
         remark=remark,
         figures=list(figures),
     )

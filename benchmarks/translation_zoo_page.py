@@ -112,11 +112,16 @@ class Record:
 def write_page(records: Sequence[Record]) -> str:
     """Returns the page."""
     lines = [_HEAD, *_format_overview(records), ""]
-    for each in records:
-        lines += [f"## {each.name}{_mark(each)}", "", *_describe_run(each), ""]
-        lines += [*_format_table(each), "", *_list_details(each)]
-        lines += [f"![Source, result, baselines and truth of {each.name}](zoo/{each.name}.png)", ""]
-    missing = [name for name in TRANSLATION_TABLE if name not in {each.recipe for each in records}]
+    for record in records:
+        lines += [f"## {record.name}{_mark(record)}", "", *_describe_run(record), ""]
+        lines += [*_format_table(record), "", *_list_details(record)]
+        lines += [
+            f"![Source, result, baselines and truth of {record.name}](zoo/{record.name}.png)",
+            "",
+        ]
+    missing = [
+        name for name in TRANSLATION_TABLE if name not in {record.recipe for record in records}
+    ]
     if missing:
         lines += ["## Not yet recorded", "", f"No run of {', '.join(missing)} is recorded yet.", ""]
     return "\n".join([*lines, *describe_metrics(records), "", _TAIL]) + "\n"
@@ -138,26 +143,26 @@ def _format_overview(records: Sequence[Record]) -> list[str]:
         "| run | sources shown | default | CPU min | weights | PSNR, dB | best baseline |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for each in records:
+    for record in records:
         found = {
-            of.metric: of.value for of in each.figures if of.metric.partition("@")[0] == "psnr"
+            of.metric: of.value for of in record.figures if of.metric.partition("@")[0] == "psnr"
         }
         # The Wiener filter gets the blur, which no other result knows, so it is no rival.
         rivals = [found[name] for name in found if "@" in name and not name.endswith("_known")]
-        if each.recipe == "style-transfer":  # whose result should differ from the source
+        if record.recipe == "style-transfer":  # whose result should differ from the source
             found, rivals = {}, []
         cells = [
-            f"[{each.name}](#{each.name}{'-short' if _mark(each) else ''})",
-            f"{each.images:,}",
-            f"{each.full_images:,}",
-            f"{each.cpu_minutes:.0f}",
-            f"{each.parameters / 1e6:.2f} M",
+            f"[{record.name}](#{record.name}{'-short' if _mark(record) else ''})",
+            f"{record.images:,}",
+            f"{record.full_images:,}",
+            f"{record.cpu_minutes:.0f}",
+            f"{record.parameters / 1e6:.2f} M",
             *(_format_number(value) for value in (found.get("psnr"), max(rivals, default=None))),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    machines = dict.fromkeys(each.machine for each in records)
+    machines = dict.fromkeys(record.machine for record in records)
     trained = [
-        f"{', '.join(each.name for each in records if each.machine == machine)} on {machine}"
+        f"{', '.join(record.name for record in records if record.machine == machine)} on {machine}"
         for machine in machines
     ]
     if len(machines) == 1:
@@ -187,9 +192,9 @@ def _find_planned(record: Record) -> int | None:
 def _describe_sample(record: Record) -> str:
     """Returns what was measured, in a sentence, with the figures of other samples."""
     samples: dict[tuple[int, str], list[str]] = {}
-    for each in record.figures:
-        if "@" not in each.metric:
-            samples.setdefault((each.sample_size, each.setup.data), []).append(each.metric)
+    for figure in record.figures:
+        if "@" not in figure.metric:
+            samples.setdefault((figure.sample_size, figure.setup.data), []).append(figure.metric)
     (size, data), *others = samples
     description = f"Measured on {size:,} sources: {data}."
     for other in others:
@@ -205,11 +210,11 @@ def _name_metric(metric: str) -> str:
 
 
 def _format_table(record: Record) -> list[str]:
-    by_name = {each.metric: each for each in record.figures}
-    names = list(dict.fromkeys(each.metric.partition("@")[2] for each in record.figures))
+    by_name = {figure.metric: figure for figure in record.figures}
+    names = list(dict.fromkeys(figure.metric.partition("@")[2] for figure in record.figures))
     head = ["metric", *(name.replace("_", " ") or "result" for name in names), "real data"]
     rows = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
-    for metric in dict.fromkeys(each.metric.partition("@")[0] for each in record.figures):
+    for metric in dict.fromkeys(figure.metric.partition("@")[0] for figure in record.figures):
         found = [by_name.get(f"{metric}@{name}" if name else metric) for name in names]
         real = next(each.reference for each in found if each is not None)
         rows.append(f"| {' | '.join([metric, *map(_format_cell, found), _format_number(real)])} |")
@@ -235,9 +240,9 @@ def _format_number(value: float | None) -> str:
 
 def _list_details(record: Record) -> list[str]:
     lines = []
-    for each in record.figures:
-        if each.detail and "@" not in each.metric:
-            lines += [f"`{each.metric}` of the result: {each.detail}.", ""]
+    for figure in record.figures:
+        if figure.detail and "@" not in figure.metric:
+            lines += [f"`{figure.metric}` of the result: {figure.detail}.", ""]
     return lines
 
 
@@ -248,16 +253,16 @@ def describe_metrics(records: Sequence[Record]) -> list[str]:
     baselines: dict[str, dict[str, list[str]]] = {}
     judges: dict[str, list[str]] = {}
     for record in records:
-        for each in record.figures:
-            commands[each.setup.command] = None
-            methods.setdefault(_name_metric(each.metric), {}).setdefault(each.method, []).append(
-                record.name
-            )
-            if baseline := each.metric.partition("@")[2]:
-                how = each.setup.results.partition(": ")[2]
+        for figure in record.figures:
+            commands[figure.setup.command] = None
+            methods.setdefault(_name_metric(figure.metric), {}).setdefault(
+                figure.method, []
+            ).append(record.name)
+            if baseline := figure.metric.partition("@")[2]:
+                how = figure.setup.results.partition(": ")[2]
                 known = baselines.setdefault(baseline.replace("_", " "), {})
                 known.setdefault(how, []).append(record.name)
-            for judge in each.setup.judges:
+            for judge in figure.setup.judges:
                 judges.setdefault(judge, []).append(record.name)
     lines = [_METRICS.format(command="` or `".join(commands))]
     for title, found in (("", methods), ("The baselines:", baselines)):

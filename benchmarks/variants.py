@@ -142,7 +142,7 @@ def main() -> None:
         contents |= export_reference()
     else:
         bundle = read_bundle(arguments.bundle)
-        contents |= {each.name: bundle.read_model(each) for each in bundle.variants}
+        contents |= {variant.name: bundle.read_model(variant) for variant in bundle.variants}
     graphs = {
         name if provider == "CPUExecutionProvider" else f"{name}, {provider}": open_session(
             content, provider, arguments.threads

@@ -83,7 +83,7 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
     lines = []
     for dataset, by_recipe in kinds.items():
         samples: dict[str, list[str]] = {}
-        records = [each for runs in by_recipe.values() for each in runs]
+        records = [run for runs in by_recipe.values() for run in runs]
         for record in records:
             main = record.figures["frechet_distance"]
             commands[main.setup.command] = None
@@ -94,7 +94,7 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
         lines += [f"- {_prefix_runs(each, samples, records)}" for each in samples]
         letters = name_judges(records)
         lines += [
-            f"- judge {letter}: " + "; ".join(each.removeprefix("judge ") for each in judges)
+            f"- judge {letter}: " + "; ".join(judge.removeprefix("judge ") for judge in judges)
             for judges, letter in letters.items()
         ]
         lines.append("")
@@ -104,7 +104,7 @@ def describe_measuring(kinds: dict[str, dict[str, list[Record]]]) -> list[str]:
 
 def name_judges(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """Returns a letter for each group of judges, the one of most records first."""
-    counts = Counter(each.judges for each in records)
+    counts = Counter(record.judges for record in records)
     ranked = sorted(counts, key=lambda judges: (-counts[judges], judges))
     return dict(zip(ranked, string.ascii_uppercase, strict=False))
 
@@ -175,8 +175,8 @@ def describe_training(records: Sequence[Record]) -> list[str]:
         "| run | options | trained on | revision |",
         "| --- | --- | --- | --- |",
     ]
-    for each in records:
-        cells = [each.name, _describe_options(each), each.machine, f"`{each.revision[:7]}`"]
+    for record in records:
+        cells = [record.name, _describe_options(record), record.machine, f"`{record.revision[:7]}`"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -90,7 +90,10 @@ class System:
 def read_systems() -> dict[str, System]:
     """Returns the description of each recipe, by its name."""
     systems = tomllib.loads(PLAN.read_text())["systems"]
-    return {name: System(**each | {"text": each["text"].strip()}) for name, each in systems.items()}
+    return {
+        name: System(**system | {"text": system["text"].strip()})
+        for name, system in systems.items()
+    }
 
 
 UNEQUAL = """\
@@ -121,7 +124,7 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
     if any(map(_compares_unequal_numbers, records)):
         lines += ["", *UNEQUAL.splitlines()]
     lines += ["", "## The systems", "", *_format_systems(systems)]
-    if any(each.cpu_minutes is None for each in records):
+    if any(record.cpu_minutes is None for record in records):
         lines += ["", *OLDER.splitlines()]
     lines += _describe_curves(records)
     kinds = group(records)
@@ -145,15 +148,15 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
 def group(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     """Returns the records by data set, in the order of the recipes, and by recipe."""
     kinds: dict[str, dict[str, list[Record]]] = {}
-    for each in records:
-        kinds.setdefault(each.dataset, {}).setdefault(each.recipe, []).append(each)
+    for record in records:
+        kinds.setdefault(record.dataset, {}).setdefault(record.recipe, []).append(record)
     return kinds
 
 
 def order(by_recipe: dict[str, list[Record]]) -> list[list[Record]]:
     """Returns the runs of each recipe, the recipe of the lowest Frechet distance first."""
     return sorted(
-        by_recipe.values(), key=lambda runs: _compute_mean([each.over_floor for each in runs])
+        by_recipe.values(), key=lambda runs: _compute_mean([run.over_floor for run in runs])
     )
 
 
@@ -162,10 +165,10 @@ def list_curves(records: Sequence[Record]) -> dict[str, list[Curve]]:
     systems = read_systems()
     found = {
         dataset: [
-            Curve(each, systems[each.recipe].labels != "none")
+            Curve(run, systems[run.recipe].labels != "none")
             for runs in order(by_recipe)
-            for each in runs
-            if each.curve
+            for run in runs
+            if run.curve
         ]
         for dataset, by_recipe in group(records).items()
     }
@@ -212,11 +215,11 @@ def _format_systems(systems: dict[str, System]) -> list[str]:
 
 def _warn(ordered: Sequence[Sequence[Record]]) -> list[str]:
     """Returns a warning of a judge that is too weak, if there is one."""
-    records = [each for runs in ordered for each in runs]
+    records = [run for runs in ordered for run in runs]
     weak = {
         accuracy
-        for each in records
-        for judge in each.judges
+        for record in records
+        for judge in record.judges
         for accuracy in map(float, re.findall(r"test accuracy ([0-9.]+)", judge))
         if accuracy < WEAK_JUDGE
     }
@@ -234,7 +237,7 @@ def _compare_with_targets(ordered: Sequence[Sequence[Record]]) -> str:
     ) -> str:
         recipes = []
         for runs in ordered:
-            values = [compute(each.figures[metric]) for each in runs if metric in each.figures]
+            values = [compute(run.figures[metric]) for run in runs if metric in run.figures]
             mean = _compute_mean(values) if values else None
             if runs[0].recipe != _WITHOUT_TARGETS and mean is not None and fails(mean):
                 recipes.append(f"`{runs[0].recipe}` ({mean:.3g})")
@@ -263,8 +266,10 @@ def _join(names: Sequence[str]) -> str:
 
 def _format_table(ordered: Sequence[Sequence[Record]], systems: dict[str, System]) -> list[str]:
     """Returns the table of a data set, without columns that no run has."""
-    records = [each for runs in ordered for each in runs]
-    others = sorted({name.partition("@")[2] for each in records for name in each.figures} - {""})
+    records = [run for runs in ordered for run in runs]
+    others = sorted(
+        {name.partition("@")[2] for record in records for name in record.figures} - {""}
+    )
     letters = name_judges(records)
     columns: list[tuple[str, list[str], str]] = [
         (
@@ -307,7 +312,7 @@ def _format_table(ordered: Sequence[Sequence[Record]], systems: dict[str, System
         ("ONNX", [f"{runs[0].model_bytes / 1e6:.1f} MB" for runs in ordered], ""),
         ("speed", [f"{runs[0].speed:.2f}" for runs in ordered], ""),
     ]
-    shown = [each for each in columns if any(each[1])]
+    shown = [column for column in columns if any(column[1])]
     names = [f"[{r[0].recipe}]({link_recipe(r[0].recipe)}){_mark(r)}" for r in ordered]
     rows = [
         [name, *cells] for name, *cells in zip(names, *(each[1] for each in shown), strict=True)
@@ -320,9 +325,9 @@ def _format_table(ordered: Sequence[Sequence[Record]], systems: dict[str, System
 
 def _find_reference(records: Sequence[Record], metrics: Sequence[str]) -> str:
     """Returns the figure of real images in the first record that has one."""
-    for each in records:
+    for record in records:
         for metric in metrics:
-            figure = each.figures.get(metric)
+            figure = record.figures.get(metric)
             if figure and figure.reference is not None:
                 return f"{figure.reference:.3f}"
     return ""
@@ -331,7 +336,7 @@ def _find_reference(records: Sequence[Record], metrics: Sequence[str]) -> str:
 def _mark(runs: Sequence[Record]) -> str:
     """Returns what limits the figures of a row, in parentheses; "" if nothing does."""
     words = []
-    failures = [each for each in runs if each.failure]
+    failures = [run for run in runs if run.failure]
     if failures:
         count = "" if len(failures) == len(runs) else f", {len(failures)} of {len(runs)} runs"
         words.append(f"ended early{count}")
@@ -363,7 +368,7 @@ def _format_figures(
     value: Callable[[EvaluationFigure], float] = _get_value,
 ) -> str:
     return _format_spread(
-        [value(each.figures[metric]) for each in runs if metric in each.figures], form
+        [value(run.figures[metric]) for run in runs if metric in run.figures], form
     )
 
 
@@ -388,8 +393,8 @@ def _write_paragraphs(ordered: Sequence[Sequence[Record]], systems: dict[str, Sy
     for runs in ordered:
         name = runs[0].recipe
         system = systems[name]
-        remarks = " ".join(dict.fromkeys(each.remark for each in runs if each.remark))
-        ends = [f"Seed {each.seed} ended early: {each.failure}." for each in runs if each.failure]
+        remarks = " ".join(dict.fromkeys(run.remark for run in runs if run.remark))
+        ends = [f"Seed {run.seed} ended early: {run.failure}." for run in runs if run.failure]
         observations = " ".join(part for part in (remarks, *ends) if part)
         paragraph = f"{system.text} *In the run:* {observations}" if observations else system.text
         lines += [f"**{name}** ([paper]({system.paper})). {paragraph}", ""]

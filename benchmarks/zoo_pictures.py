@@ -32,11 +32,11 @@ def draw_grids(records: Sequence[Record], path: Path) -> None:
     rows = -(-len(records) // columns)
     side = _CELL_INCHES * (_COLUMNS / columns) ** 0.5  # few grids are larger
     figure = Figure(figsize=(columns * side, rows * (side + 0.25)), layout="constrained")
-    for place, each in enumerate(records, start=1):
+    for place, record in enumerate(records, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        with Image.open(RECORDS / f"{each.name}.png") as grid:
+        with Image.open(RECORDS / f"{record.name}.png") as grid:
             axes.imshow(np.asarray(grid.convert("RGB")), interpolation="antialiased")
-        axes.set_title(each.recipe, fontsize="small")
+        axes.set_title(record.recipe, fontsize="small")
         axes.axis("off")
     _save(figure, path)
 
@@ -61,14 +61,14 @@ def draw_curves(runs: Sequence[Curve], path: Path) -> None:
     for row, (metric, title, scale) in enumerate(rows):
         for column, (over, label) in enumerate(columns):
             plot = axes[row][column]
-            for number, each in enumerate(runs):
-                known = [point for point in each.record.curve if over in point and metric in point]
+            for number, run in enumerate(runs):
+                known = [point for point in run.record.curve if over in point and metric in point]
                 plot.plot(
                     [point[over] for point in known],
                     [point[metric] for point in known],
-                    "-" if each.sees_labels else "--",
+                    "-" if run.sees_labels else "--",
                     color=_COLOURS(number % _COLOURS.N),
-                    label=each.record.name,
+                    label=run.record.name,
                     linewidth=1.4,
                 )
             plot.axhline(1, color="black", linestyle=":", linewidth=0.8)
@@ -165,7 +165,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
 
 def _read_grid_after(run: Path, images: int) -> np.ndarray:
     """Returns the first grid drawn after so many images."""
-    later = sorted(each for each in (run / "grids").glob("*.png") if int(each.stem) >= images)
+    later = sorted(path for path in (run / "grids").glob("*.png") if int(path.stem) >= images)
     if not later:
         raise FileNotFoundError(f"{run} has no grid from image {images:,} on")
     with Image.open(later[0]) as grid:

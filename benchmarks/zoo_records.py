@@ -216,7 +216,7 @@ def read_curve(rows: list[dict[str, float]]) -> list[Point]:
 def spell_command(metadata: dict[str, Any]) -> str:
     """Returns the command that trains a run, with the options that differ from the recipe's."""
     name, options = metadata["recipe"], metadata["options"]
-    usual = {key: each.default for key, each in RECIPES[name].model_fields.items()}
+    usual = {key: model_field.default for key, model_field in RECIPES[name].model_fields.items()}
     flags = [
         f" --{key.replace('_', '-')} {value}"
         for key, value in options.items()

@@ -239,12 +239,15 @@ def _wait_for_manifest(client: Client, name: str) -> Manifest:
 def write_sheet(parts: list[Pixels], out: Path) -> None:
     """Writes one picture with the tiles of each model side by side."""
     pictures = [draw_sheet(tiles) for tiles in parts]
-    width, height = sum(each.width for each in pictures), max(each.height for each in pictures)
+    width, height = (
+        sum(picture.width for picture in pictures),
+        max(picture.height for picture in pictures),
+    )
     sheet = Image.new("RGB" if len(pictures) > 1 else pictures[0].mode, (width, height))
     left = 0
-    for each in pictures:
-        sheet.paste(each, (left, 0))
-        left += each.width
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     print(f"wrote {out}")

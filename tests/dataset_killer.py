@@ -26,7 +26,7 @@ def run_child(folder, fatal, arguments):
 
     def count(event, values):
         nonlocal taken
-        if event in STEPS and any(str(each).startswith(folder) for each in values[:2]):
+        if event in STEPS and any(str(value).startswith(folder) for value in values[:2]):
             taken += 1
             if taken == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)

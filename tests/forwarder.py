@@ -33,12 +33,12 @@ class Forwarder:
         """Closes all connections."""
         self.server.close()
         await asyncio.gather(*self._opening)
-        for each in self._pumps:
-            each.cancel()
-        for each in self._writers:
-            each.close()
+        for pump in self._pumps:
+            pump.cancel()
+        for writer in self._writers:
+            writer.close()
             with contextlib.suppress(OSError):
-                await each.wait_closed()
+                await writer.wait_closed()
 
     async def _forward(self, reader, writer):
         self._writers.append(writer)

@@ -94,7 +94,7 @@ class Judge:
         self.name = directory.name
         self._classifier, self.metadata = load_classifier(directory, _CPU)
         rng = np.random.default_rng(0)  # the first test digits are easier than the others
-        test, train = (load_dataset(options.dataset, each, options.data) for each in SPLITS)
+        test, train = (load_dataset(options.dataset, split, options.data) for split in SPLITS)
         rows, others = (rng.permutation(len(each))[: options.images] for each in (test, train))
         self._real, _ = self._classifier.judge(test.images[rows])
         self.floor = self.measure(train.images[others], train.labels[others])
@@ -125,8 +125,8 @@ def measure(
         path = options.out / "images.npz"
         found = {PASSED: draw(options, name, seed, path)}
         with np.load(path) as arrays:
-            for each in judges:
-                found |= each.measure(arrays["image"], arrays["class_id"])
+            for judge in judges:
+                found |= judge.measure(arrays["image"], arrays["class_id"])
         path.unlink()
         finished.write_text(json.dumps(found, indent=2) + "\n")
     return dict(json.loads(finished.read_text()))
@@ -169,8 +169,8 @@ def main() -> None:
     if record.is_file():
         refuse_others(record, json.loads(record.read_text())["settings"], settings)
     judges = [Judge(each, options) for each in options.classifier]
-    floor = {name: value for each in judges for name, value in each.floor.items()}
-    accuracy = {each.name: each.metadata["test_accuracy"] for each in judges}
+    floor = {name: value for judge in judges for name, value in judge.floor.items()}
+    accuracy = {judge.name: judge.metadata["test_accuracy"] for judge in judges}
     header = {"settings": settings, "test_accuracy": accuracy, "real_images": floor}
     found: dict[str, dict[int, dict[str, float]]] = {
         name: {} for name in choose_conditions(options)

@@ -35,7 +35,9 @@ def read_z_dim(options: argparse.Namespace) -> int:
     if options.server:
         with Client(options.server) as client:
             model = client.model(options.model)
-        found = {each.version: each.manifest for each in model.versions}[model.default_version]
+        found = {version.version: version.manifest for version in model.versions}[
+            model.default_version
+        ]
         if found is None:
             raise SystemExit(f"{options.model} is not ready at {options.server}")
         return found.z_dim

@@ -119,7 +119,7 @@ def choose_images(data: LabelledImages, count: int, seed: int) -> LabelledImages
         data.labels[rows],
         data.class_labels,
         digest,
-        attributes=tuple(each.select_rows(rows) for each in data.attributes),
+        attributes=tuple(attribute.select_rows(rows) for attribute in data.attributes),
     )
 
 
@@ -176,10 +176,10 @@ def summarise(scores: dict[int, dict[str, float]], seeds: int) -> dict[str, Any]
     }
     if pairs:
         mean, half = compute_mean_interval(
-            [each["synthetic"] - each["real"] for each in pairs.values()]
+            [pair["synthetic"] - pair["real"] for pair in pairs.values()]
         )
         record |= {
-            "mean": {arm: statistics.mean(each[arm] for each in pairs.values()) for arm in ARMS},
+            "mean": {arm: statistics.mean(pair[arm] for pair in pairs.values()) for arm in ARMS},
             "synthetic_minus_real": mean,
             "interval_95": half,
         }
@@ -206,8 +206,8 @@ def make_record(
 
     names = next((list(figures) for arms in found.values() for figures in arms.values()), [])
     attributes = {name: of(name) for name in names if name != CLASS}
-    for each in attributes.values():
-        del each["not_run"]  # as for the class
+    for attribute in attributes.values():
+        del attribute["not_run"]  # as for the class
     record = {"settings": settings, **of(CLASS)}
     return record | ({"attributes": attributes} if attributes else {})
 
@@ -233,7 +233,7 @@ def read_figures(record: dict[str, Any]) -> dict[int, dict[str, dict[str, float]
     return {
         int(seed): {
             arm: {CLASS: accuracy}
-            | {name: each["accuracy"][seed][arm] for name, each in attributes.items()}
+            | {name: attribute["accuracy"][seed][arm] for name, attribute in attributes.items()}
             for arm, accuracy in arms.items()
         }
         for seed, arms in record["accuracy"].items()

@@ -210,7 +210,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     found = measure(options)
-    print("| CPU ms per call | " + " | ".join(f"{each} callers" for each in options.callers) + " |")
+    print(
+        "| CPU ms per call | "
+        + " | ".join(f"{caller} callers" for caller in options.callers)
+        + " |"
+    )
     print("|---|" + "---:|" * len(options.callers))
     for name, by_callers in found.items():
         cells = (f"{statistics.median(ms):.3f} ({min(ms):.3f})" for ms in by_callers.values())

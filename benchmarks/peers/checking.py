@@ -90,7 +90,7 @@ def make_own_answers(address: str, model: str) -> Answers:
             if kind.format == "raw":
                 return (await client.generate(model, kind.count, seed=SEED)).image
             files = await client.encoded(model, kind.count, seed=SEED, format=kind.format)
-        images = np.stack([np.asarray(Image.open(io.BytesIO(each.data))) for each in files])
+        images = np.stack([np.asarray(Image.open(io.BytesIO(file.data))) for file in files])
         return images if images.ndim == 4 else images[..., np.newaxis]  # noqa: PLR2004 - NHWC
 
     return request_once

@@ -84,7 +84,8 @@ def _make_environment(directory: Path, requirements: Path, digest: str) -> Envir
     (site,) = (directory / "lib").glob("python*/site-packages")
     names = re.findall(r"^([A-Za-z0-9_.-]+)", requirements.read_text(), re.MULTILINE)
     versions = {
-        each.name.lower(): each.version for each in metadata.distributions(path=[str(site)])
+        distribution.name.lower(): distribution.version
+        for distribution in metadata.distributions(path=[str(site)])
     }
     packages = {name: versions[name.lower()] for name in names}
     return Environment(digest, packages, count_bytes(site), None)
@@ -104,8 +105,8 @@ def count_distribution_bytes(requirement: str) -> int:
     distributions = {each.name: each for each in _list_required(Requirement(requirement), set())}
     return sum(
         Path(str(file.locate())).stat().st_size
-        for each in distributions.values()
-        for file in each.files or ()
+        for distribution in distributions.values()
+        for file in distribution.files or ()
         if Path(str(file.locate())).is_file()
     )
 

@@ -90,7 +90,7 @@ class Tree:
 
     def measure_memory(self) -> int:
         """Returns the proportional set size of all processes: shared pages count once."""
-        return sum(_read_pss(each.pid) for each in self.list_processes())
+        return sum(_read_pss(process.pid) for process in self.list_processes())
 
     @contextmanager
     def freeze(self) -> Iterator[None]:
@@ -164,7 +164,9 @@ def _read_pss(pid: int) -> int:
 def _await_stopped(processes: Sequence[Process]) -> None:
     """Waits until processes are stopped or ended: the signal takes effect when they next run."""
     deadline_s = time.monotonic() + _GONE_S
-    while running := [each.pid for each in processes if _read_state(each.pid) not in "TXZ"]:
+    while running := [
+        process.pid for process in processes if _read_state(process.pid) not in "TXZ"
+    ]:
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"processes {running} cannot be stopped")
         time.sleep(0.001)
@@ -179,6 +181,6 @@ def _read_state(pid: int) -> str:
 
 
 def _send_signal(processes: Sequence[Process], number: int) -> None:
-    for each in processes:
+    for process in processes:
         with suppress(ProcessLookupError):
-            os.kill(each.pid, number)
+            os.kill(process.pid, number)

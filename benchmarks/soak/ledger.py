@@ -121,13 +121,13 @@ class Ledger:
         """Returns the number of wrong images; all of them if they have several versions."""
         serials = [Serial.parse(text) for text in batch.serials]
         variant = int(batch.version) % VARIANTS
-        if {str(each.version) for each in serials} != {batch.version}:
+        if {str(serial.version) for serial in serials} != {batch.version}:
             return len(batch)
         if batch.bundle_sha256 != self._digests[variant]:
             return len(batch)
-        runs = [Run(each.seed, each.index, 1, each.truncation) for each in serials]
+        runs = [Run(serial.seed, serial.index, 1, serial.truncation) for serial in serials]
         z = draw_run_latents(runs, self._spec.z_dim)
-        class_id = np.array([each.class_id for each in serials], np.int64)
+        class_id = np.array([serial.class_id for serial in serials], np.int64)
         expected = self._engines[variant].run(Batch(z, class_id))
         return int((expected != batch.image).any(axis=(1, 2, 3)).sum())
 

@@ -82,7 +82,7 @@ def _find_uses(path: Path) -> Iterator[_Use]:
     constants = dict(_find_constants(module))
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
-            values = [each.value for each in node.keywords if each.arg == "reason"]
+            values = [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
             error = ast.unparse(node.func).rpartition(".")[2]
         elif isinstance(node, ast.ClassDef):
             values = [value for name, value in _find_assignments(node) if name == "default_reason"]

@@ -61,7 +61,7 @@ def _list_client_reasons() -> Iterator[tuple[str, str, str]]:
     of_server = {"INTERNAL"} | {error.reason for error in CODES}
     for reason, classes in sorted(find_reasons(_CLIENT).items()):
         if reason not in of_server:
-            names = ", ".join(f"`{each}`" for each in sorted(classes))
+            names = ", ".join(f"`{class_name}`" for class_name in sorted(classes))
             yield f"`{reason}`", names, escape(describe(reason))
 
 

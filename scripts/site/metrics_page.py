@@ -21,8 +21,8 @@ runbook](../runbook.md) what the alerts on them mean. Durations are in seconds. 
 only names of existing models, versions and classes, never input of callers.
 """
 _TAIL = f"""
-Histograms of seconds have the bounds {", ".join(f"{each:g}" for each in SECONDS)}. Those of images
-have the bounds {", ".join(f"{each:g}" for each in IMAGES)}.
+Histograms of seconds have the bounds {", ".join(f"{bound:g}" for bound in SECONDS)}. Those of
+images have the bounds {", ".join(f"{bound:g}" for bound in IMAGES)}.
 
 `imagemint_build_info{{version,onnxruntime}}` is 1 and names what runs. `process_*` and
 `python_info` are the standard metrics of a Python process; with several processes, they have the
@@ -38,7 +38,9 @@ def render() -> dict[str, str]:
     text = GENERATED + _HEAD + "\n## Every server\n\n"
     text += _format_table(_list_families([*server, DroppedLines()]))
     text += "\n## A server with several processes\n\n"
-    text += _format_table(each for each in families if each.name.startswith("imagemint_worker"))
+    text += _format_table(
+        family for family in families if family.name.startswith("imagemint_worker")
+    )
     text += "\n## A machine with GPUs\n\nThe extra `gpu` has the library that reads them.\n\n"
     text += _format_table(_list_families([DeviceCollector(ModuleType("pynvml"), 0)]))
     return {"metrics.md": text + _TAIL}

@@ -151,7 +151,11 @@ def _render_class(found: Class, name: str) -> Iterator[str]:
         yield _format_signature(init, name, is_call=True)
     yield from _render_docstring(found)
     attributes = [each for each in _list_public(found) if isinstance(each, Attribute)]
-    if fields := [each for each in attributes if each.docstring or "property" in each.labels]:
+    if fields := [
+        attribute
+        for attribute in attributes
+        if attribute.docstring or "property" in attribute.labels
+    ]:
         yield "\n**Fields**\n\n"
         for field in fields:
             kind = f" (`{field.annotation}`)" if field.annotation else ""
@@ -204,7 +208,7 @@ def _format_signature(function: Function, name: str, *, is_call: bool = False) -
     end = "" if is_call else f" -> {function.returns}"
     text = f"{start}{name}({', '.join(parameters)}){end}"
     if len(text) > _WIDTH:
-        lines = "".join(f"    {each},\n" for each in parameters)
+        lines = "".join(f"    {parameter},\n" for parameter in parameters)
         text = f"{start}{name}(\n{lines}){end}"
     return _format_code(text)
 
@@ -217,14 +221,14 @@ def _format_code(text: str) -> str:
 
 def _list_parameters(function: Function) -> Iterator[str]:
     is_keyword = False
-    for each in function.parameters:
-        if each.name in {"self", "cls"}:
+    for parameter in function.parameters:
+        if parameter.name in {"self", "cls"}:
             continue
-        kind = each.kind
+        kind = parameter.kind
         if kind is griffe.ParameterKind.keyword_only and not is_keyword:
             is_keyword = True
             yield "*"
-        yield _format_parameter(each)
+        yield _format_parameter(parameter)
 
 
 def _format_parameter(parameter: Parameter) -> str:

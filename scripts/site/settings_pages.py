@@ -102,8 +102,10 @@ def _render_recipes(recipes: Mapping[str, tuple[str, type[BaseModel]]]) -> str:
 
 def _find_common_rows(recipes: Sequence[Mapping[str, _Row]]) -> dict[str, _Row]:
     """Returns the options that every recipe has, each as most of them have it."""
-    flags = [flag for flag in recipes[0] if all(flag in each for each in recipes)]
-    return {flag: Counter(each[flag] for each in recipes).most_common(1)[0][0] for flag in flags}
+    flags = [flag for flag in recipes[0] if all(flag in recipe for recipe in recipes)]
+    return {
+        flag: Counter(recipe[flag] for recipe in recipes).most_common(1)[0][0] for flag in flags
+    }
 
 
 def _read_summary(command: type[BaseModel]) -> str:
@@ -132,11 +134,13 @@ def _format_kind(annotation: object) -> str:
         (annotation, *_) = get_args(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " or ".join(f"`{each}`" for each in arguments)
+        return " or ".join(f"`{argument}`" for argument in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_format_kind(each) for each in arguments if each is not types.NoneType)
+        return " or ".join(
+            _format_kind(argument) for argument in arguments if argument is not types.NoneType
+        )
     if origin is tuple:
-        return ",".join(_format_kind(each) for each in arguments)
+        return ",".join(_format_kind(argument) for argument in arguments)
     if origin is list:
         return f"list: {_format_kind(arguments[0])}"
     name = "dict" if origin is dict else getattr(annotation, "__name__", str(annotation))

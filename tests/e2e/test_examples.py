@@ -234,5 +234,5 @@ async def test_feeding_benchmark_measures_each_way(mnist_server, tmp_path):
     assert done.returncode == 0, errors.decode()
     ways = json.loads((tmp_path / "found.json").read_text())["ways"]
     assert set(ways) == {"memory", "disk", "disk, 1 worker", "server"}
-    assert all(0 <= each["waiting_share"] <= 1 for each in ways.values())
-    assert all(each["images_per_s"] > 0 for each in ways.values())
+    assert all(0 <= way["waiting_share"] <= 1 for way in ways.values())
+    assert all(way["images_per_s"] > 0 for way in ways.values())

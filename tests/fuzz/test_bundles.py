@@ -154,7 +154,7 @@ def test_damaged_manifest_loads_or_is_refused(reader, original, fuzz):
     @given(st.data())
     def read(data):
         model = onnx.load_model_from_string(content)
-        (entry,) = [each for each in model.metadata_props if each.key == MANIFEST_KEY]
+        (entry,) = [entry for entry in model.metadata_props if entry.key == MANIFEST_KEY]
         manifest = json.loads(entry.value)
         place = manifest
         name = data.draw(st.sampled_from(sorted(place)))

@@ -61,8 +61,12 @@ async def test_invalid_field_is_named(generation, details_of, name):
     error = await get_failure(generation.Generate(bad))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     details = details_of(error)
-    assert {each.field for each in details["BadRequest"].field_violations} == fields
-    assert all(each.description for each in details["BadRequest"].field_violations)
+    assert {
+        field_violation.field for field_violation in details["BadRequest"].field_violations
+    } == fields
+    assert all(
+        field_violation.description for field_violation in details["BadRequest"].field_violations
+    )
     assert details["ErrorInfo"].reason == "INVALID_REQUEST"
     await check_serving(generation)
 
@@ -73,7 +77,11 @@ async def test_invalid_field_of_a_stream_is_named(generation, details_of):
     error = await get_failure(generation.StreamGenerate(bad).read())
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = details_of(error)["BadRequest"].field_violations
-    assert {each.field for each in violations} == {"images.count", "images.class_id", "chunk_size"}
+    assert {violation.field for violation in violations} == {
+        "images.count",
+        "images.class_id",
+        "chunk_size",
+    }
     await check_serving(generation)
 
 

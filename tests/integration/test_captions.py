@@ -152,8 +152,8 @@ def make_request(*captions, name="text", typed=False, model="people", outputs=("
         for tensor in request.inputs:
             tensor.ClearField("contents")
         request.raw_input_contents.extend(contents)
-    for each in outputs:
-        request.outputs.add(name=each)
+    for output in outputs:
+        request.outputs.add(name=output)
     return request
 
 
@@ -191,7 +191,7 @@ async def test_tensors_without_caption_draw_one(inference, client):
 async def test_captions_in_tensors_are_described(inference):
     """The input of the graph is `tokens`."""
     answer = await inference.ModelMetadata(oip.ModelMetadataRequest(name="people"))
-    assert [(each.name, each.datatype, list(each.shape)) for each in answer.inputs] == [
+    assert [(input_.name, input_.datatype, list(input_.shape)) for input_ in answer.inputs] == [
         ("z", "FP32", [-1, 8]),
         ("tokens", "INT64", [-1, MAX_WORDS]),
     ]

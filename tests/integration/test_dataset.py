@@ -160,7 +160,7 @@ async def test_restarted_server_is_waited_for(serve, models, tmp_path, monkeypat
     with spec.open_source(plan, 0) as source:
 
         def read(first, count):
-            return [each for batch in source.read(first, count) for each in batch.serials]
+            return [serial for batch in source.read(first, count) for serial in batch.serials]
 
         before = await asyncio.to_thread(read, 0, 40)
         await app.stop()

@@ -64,14 +64,14 @@ def read_files(folder):
 def list_workers():
     """Returns the ids of worker processes that run a task."""
     found = []
-    for each in Path("/proc").iterdir():
-        if each.name.isdecimal():
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
             try:
-                title = (each / "cmdline").read_bytes()
+                title = (path / "cmdline").read_bytes()
             except OSError:
                 continue
             if title.startswith(b"ray::_work"):
-                found.append(int(each.name))
+                found.append(int(path.name))
     return found
 
 

@@ -81,7 +81,7 @@ def measure(place, out=None):
         figures = evaluate_translator(translator, None, None, out=out)
     finally:
         translator.close()
-    return translator, {each.metric: each for each in figures}
+    return translator, {figure.metric: figure for figure in figures}
 
 
 async def test_bundle_and_server_score_like_the_engine(measurable, serve, tmp_path):
@@ -118,7 +118,7 @@ async def test_other_data_are_converted(measurable, serve, monkeypatch):
             evaluate_translator, translator, None, None, dataset="gray"
         )
         translator.close()
-        found.append({each.metric: each.value for each in figures})
+        found.append({figure.metric: figure.value for figure in figures})
     assert found[0] == found[1]
     assert "psnr" in found[0]
 

@@ -62,7 +62,7 @@ async def test_filtered_images_do_not_depend_on_the_request(client, model):
     chunks = [chunk async for chunk in client.stream(model, 40, chunk_size=7, **selection)]
     for parts in (single, chunks):
         assert np.concatenate([part.image for part in parts]).tobytes() == whole.image.tobytes()
-        assert [each for part in parts for each in part.serials] == list(whole.serials)
+        assert [serial for part in parts for serial in part.serials] == list(whole.serials)
         for name, values in whole.scores.by_name().items():
             found = np.concatenate([part.scores.by_name()[name] for part in parts])
             assert found.tobytes() == values.tobytes()
@@ -124,7 +124,7 @@ async def test_invalid_filters_are_refused(client, selection, field):
     """The error names the field."""
     with pytest.raises(InvalidRequest) as caught:
         await client.generate("digits", 1, **selection)
-    assert [each.field for each in caught.value.violations] == [field]
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
 async def test_many_filtered_streams_are_served(models, tmp_path):
@@ -170,8 +170,8 @@ async def test_data_sets_and_the_engine_agree_with_the_server(app, models, tmp_p
     # The plan of the engine also names its releases, and SHA256SUMS has the digest of the plan.
     paths = [*sorted((tmp_path / "server").glob("*.npz")), tmp_path / "server/README.md"]
     assert len(paths) == 3
-    assert [each.read_bytes() for each in paths] == [
-        (tmp_path / "local" / each.name).read_bytes() for each in paths
+    assert [path.read_bytes() for path in paths] == [
+        (tmp_path / "local" / path.name).read_bytes() for path in paths
     ]
     parts = [np.load(path)["image"] for path in sorted((tmp_path / "local").glob("*.npz"))]
     whole = np.load(next((tmp_path / "whole").glob("*.npz")))["image"]

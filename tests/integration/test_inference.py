@@ -109,8 +109,10 @@ async def test_server_metadata_lists_the_extensions(inference):
 async def test_metadata_equal_those_of_the_graph(inference, model, inputs, image):
     """Names and datatypes are those of the graph, and shapes start with the batch."""
     answer = await inference.ModelMetadata(pb.ModelMetadataRequest(name=model))
-    assert [(each.name, each.datatype, list(each.shape)) for each in answer.inputs] == inputs
-    told = [(each.name, each.datatype, list(each.shape)) for each in answer.outputs]
+    assert [
+        (input_.name, input_.datatype, list(input_.shape)) for input_ in answer.inputs
+    ] == inputs
+    told = [(output.name, output.datatype, list(output.shape)) for output in answer.outputs]
     assert told == [("image", "UINT8", image)]
     assert (answer.name, list(answer.versions)) == (model, ["1"])
 
@@ -138,7 +140,7 @@ async def test_config_has_limits_and_batching(inference, app):
 async def test_index_lists_every_version(inference):
     """The index has every version with its state."""
     answer = await inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
-    listed = [(each.name, each.version, each.state) for each in answer.models]
+    listed = [(model.name, model.version, model.state) for model in answer.models]
     names = ("bounded", "digits", "people", "plain", "styled")
     assert listed == [(name, "1", "READY") for name in names]
 
@@ -160,7 +162,7 @@ async def test_rows_equal_the_images_of_their_serials(inference, client):
     asked = make_request(*indices, classes=classes, outputs=["serial", "image"], id="mine")
     answer = await inference.ModelInfer(asked)
     assert (answer.model_name, answer.model_version, answer.id) == ("digits", "1", "mine")
-    assert [each.name for each in answer.outputs] == ["serial", "image"]
+    assert [output.name for output in answer.outputs] == ["serial", "image"]
     for place, (index, class_id) in enumerate(zip(indices, classes, strict=True)):
         alone = await client.generate("digits", 1, seed=5, first_index=index, condition=class_id)
         assert read_image(answer, 1)[place].tobytes() == alone.image[0].tobytes()
@@ -254,9 +256,11 @@ async def test_statistics_count_requests(inference):
     for name in ("success", *parts):
         assert getattr(now, name).count - getattr(was, name).count == 2
     assert sum(getattr(now, name).ns for name in parts) == now.success.ns
-    assert after.execution_count == sum(each.compute_infer.count for each in after.batch_stats)
+    assert after.execution_count == sum(
+        batch_stat.compute_infer.count for batch_stat in after.batch_stats
+    )
     assert after.inference_count == sum(
-        each.batch_size * each.compute_infer.count for each in after.batch_stats
+        batch_stat.batch_size * batch_stat.compute_infer.count for batch_stat in after.batch_stats
     )
     assert after.last_inference > 1_700_000_000_000
 
@@ -264,7 +268,7 @@ async def test_statistics_count_requests(inference):
 async def test_statistics_cover_all_models(inference):
     """A request without a name returns all models."""
     answer = await inference.ModelStatistics(pb.ModelStatisticsRequest())
-    names = [each.name for each in answer.model_stats]
+    names = [model_stat.name for model_stat in answer.model_stats]
     assert names == ["bounded", "digits", "people", "plain", "styled"]
 
 

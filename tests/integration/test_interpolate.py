@@ -23,7 +23,7 @@ A, B, C = (
 async def collect(frames):
     """Returns the pixels of all frames and their batches."""
     batches = [batch async for batch in frames]
-    return np.concatenate([each.image for each in batches]), batches
+    return np.concatenate([batch.image for batch in batches]), batches
 
 
 async def test_waypoints_are_the_images_of_their_serials(client):
@@ -32,11 +32,11 @@ async def test_waypoints_are_the_images_of_their_serials(client):
     assert pixels.shape == (21, 4, 6, 1)
     wanted = await client.mint([A, C, B])
     assert np.array_equal(pixels[[0, 10, 20]], wanted.image)
-    assert [int(index) for each in batches for index in each.index] == list(range(21))
+    assert [int(index) for batch in batches for index in batch.index] == list(range(21))
     classes = [int(each) for batch in batches for each in batch.class_id]
     # Half-way between two serials, the one at an even position counts as nearer.
     assert classes == [3] * 6 + [4] * 9 + [3] * 6
-    assert len({each.tobytes() for each in pixels}) > 10
+    assert len({pixel.tobytes() for pixel in pixels}) > 10
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ async def test_frames_may_be_encoded(generation):
         serials=[A, B], frames=30, output={"format": image_pb2.IMAGE_FORMAT_PNG}
     )
     chunks = [chunk async for chunk in generation.Interpolate(request)]
-    pictures = [each for chunk in chunks for each in chunk.batch.pictures]
+    pictures = [picture for chunk in chunks for picture in chunk.batch.pictures]
     assert len(pictures) == 30
-    assert all(Image.open(io.BytesIO(each)).size == (6, 4) for each in pictures)
+    assert all(Image.open(io.BytesIO(picture)).size == (6, 4) for picture in pictures)
     assert all(chunk.HasField("timing") and not chunk.animation for chunk in chunks)
 
 
@@ -116,7 +116,7 @@ async def test_invalid_requests_are_refused(generation, details_of, changes, fie
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = details_of(caught.value)["BadRequest"].field_violations
     wanted = fields if "truncation" not in str(changes) else {"serials[1]"}
-    assert {each.field for each in violations} == wanted
+    assert {violation.field for violation in violations} == wanted
 
 
 async def test_errors_equal_those_of_other_calls(client):

@@ -25,7 +25,7 @@ async def test_serials_give_the_pictures_of_the_server(  # noqa: PLR0917 - fixtu
 ):
     """A file needs its serial number and the bundle alone, for every kind of model."""
     pictures = await client.encoded(model, 5, seed=2**64 - 1, truncation=truncation)
-    expected = {each.serial: each.data for each in pictures}
+    expected = {picture.serial: picture.data for picture in pictures}
     command = ["mint", *expected, f"--repository={models}", f"--out={tmp_path}"]
     assert main(command) == 0
     found = [path.read_bytes() for path in tmp_path.iterdir()]

@@ -241,7 +241,7 @@ async def test_health_and_metrics_follow_the_versions(serve, repository, tmp_pat
     await asyncio.to_thread(_wait_unloaded, app)
     samples = await scrape(app.metrics_address)
     infos = [dict(labels) for (name, labels) in samples if name == "imagemint_model_info"]
-    assert [(each["model"], each["version"]) for each in infos] == [("tiny", "3")]
+    assert [(info["model"], info["version"]) for info in infos] == [("tiny", "3")]
     assert samples["imagemint_model_failed_versions", frozenset({("model", "tiny")})] == 0
     assert {dict(k[1]).get("version") for k in samples if "queue_images" in k[0]} == {"3"}
 

@@ -46,7 +46,7 @@ def make_unload(name):
 async def read_index(stub, *, ready=False):
     """Returns the models of the index."""
     answer = await stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready))
-    return {each.name: (each.state, each.reason) for each in answer.models}
+    return {model.name: (model.state, model.reason) for model in answer.models}
 
 
 async def get_failure(call):

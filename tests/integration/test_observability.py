@@ -223,7 +223,7 @@ async def test_labels_are_never_text_of_callers(serve, models, connect, scrape):
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
     samples = await scrape(app.metrics_address)
-    assert not [each for each in samples if "tpyo" in str(each).lower()]
+    assert not [sample for sample in samples if "tpyo" in str(sample).lower()]
 
 
 async def test_refused_bundle_is_counted(serve, tmp_path, scrape, total):

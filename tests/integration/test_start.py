@@ -85,8 +85,8 @@ async def test_open_server_is_told(tmp_path, processes):
                 while lines[-1]["event"] != "ready":
                     lines.append(json.loads(await server.stderr.readline()))
         warnings = [line for line in lines if line["event"].startswith(event)]
-        assert [each["addresses"] for each in warnings] == told
-        assert {each["level"] for each in warnings} <= {"warning"}
+        assert [warning["addresses"] for warning in warnings] == told
+        assert {warning["level"] for warning in warnings} <= {"warning"}
 
 
 async def test_ready_waits_for_the_first_model(tmp_path):
@@ -156,7 +156,7 @@ async def test_unreadable_entries_are_no_failure(serve, tmp_path, connect):
         index = await oip_grpc.GRPCInferenceServiceStub(channel).RepositoryIndex(
             oip.RepositoryIndexRequest()
         )
-        found = {(each.name, each.version): each.state for each in index.models}
+        found = {(model.name, model.version): model.state for model in index.models}
         assert found == {
             ("good", "1"): "READY",
             ("good", "2"): "UNAVAILABLE",

@@ -81,7 +81,7 @@ def spell_serials():
     generator = random.Random(7)  # noqa: S311 - test data
     truncations = [None, 0.0, 1.0, 0.7, 1e-4, 9.9e-5, 1e15, 1e16, 123456.789]
     doubles = (struct.unpack("<d", generator.randbytes(8))[0] for _ in range(1000))
-    truncations += [abs(each) for each in doubles if each == each][:150]  # noqa: PLR0124 - not NaN
+    truncations += [abs(double) for double in doubles if double == double][:150]  # noqa: PLR0124 - not NaN
     truncations += [generator.uniform(0, 2) for _ in range(50)]
     uint64 = [0, 1, 2**53 + 1, 2**64 - 1]
     captions = [None, *(each["normal"] for each in VECTORS["captions"])]

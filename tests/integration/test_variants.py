@@ -159,7 +159,7 @@ async def test_generate_command_accepts_serials_of_variants(serve, repository, t
     one = ("--model", "both", "--seed", "5", "--first-index", "2", "--class", "7")
     assert await generate("b", *one, "--variant", "int8") == 0
     arrays = [np.load(tmp_path / f"{name}.npz") for name in "ab"]
-    assert [each["serial"].tolist() for each in arrays] == [["both@1+int8/5/2?class=7"]] * 2
+    assert [array["serial"].tolist() for array in arrays] == [["both@1+int8/5/2?class=7"]] * 2
     assert np.array_equal(arrays[0]["image"], arrays[1]["image"])
     capsys.readouterr()
     for refused in (("--serial", "both@1/5/2?class=7"), (*one, "--variant", "reference")):

@@ -34,7 +34,7 @@ class Pixels(Model):
     async def predict(self, payload: InferRequest, headers: dict[str, str]) -> InferResponse:
         """Computes one call off the loop."""
         del headers
-        inputs = {each.name: each.as_numpy() for each in payload.inputs}
+        inputs = {input_.name: input_.as_numpy() for input_ in payload.inputs}
         output = await asyncio.get_running_loop().run_in_executor(
             THREADS, self.answer, inputs["z"], inputs["class_id"]
         )

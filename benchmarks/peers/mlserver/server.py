@@ -26,7 +26,7 @@ class Pixels(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Computes one batch. It may block the loop of this worker, which does nothing else."""
-        inputs = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
+        inputs = {input_.name: NumpyCodec.decode_input(input_) for input_ in payload.inputs}
         data = self.encode_images(self._model.compute_images(inputs["z"], inputs["class_id"]))
         output = ResponseOutput(name="image", shape=[len(data), 1], datatype="BYTES", data=data)
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -144,12 +144,13 @@ def _format_quality(manifest: pb.BundleManifest) -> str:
         "| metric | value | real against real | samples |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for each in manifest.evaluations:
-        reference = f"{each.reference:.4g}" if each.HasField("reference") else ""
+    for evaluation in manifest.evaluations:
+        reference = f"{evaluation.reference:.4g}" if evaluation.HasField("reference") else ""
         table.append(
-            f"| {_escape(each.metric)} | {each.value:.4g} | {reference} | {each.sample_size:,} |"
+            f"| {_escape(evaluation.metric)} | {evaluation.value:.4g} | {reference}"
+            f" | {evaluation.sample_size:,} |"
         )
-    protocols = dict.fromkeys(each.protocol for each in manifest.evaluations)
+    protocols = dict.fromkeys(evaluation.protocol for evaluation in manifest.evaluations)
     lines = [
         f"- {', '.join(_escape(e.metric) for e in manifest.evaluations if e.protocol == protocol)}:"
         f" {protocol}"

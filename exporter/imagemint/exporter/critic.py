@@ -234,7 +234,10 @@ def _calibrate(
         for start in range(0, count, _BATCH)
     ]
     fake = np.concatenate(
-        [_judge(critic_parts.discriminator, backend.run(each), each.class_id) for each in batches]
+        [
+            _judge(critic_parts.discriminator, backend.run(batch), batch.class_id)
+            for batch in batches
+        ]
     )
     labels = critic_parts.test.labels if spec.conditional else None
     real = np.concatenate(

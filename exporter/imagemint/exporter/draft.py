@@ -106,7 +106,7 @@ def publish_draft(
         card = format_card(manifest, version, draft.original.name)
         (directory / "card.md").write_text(card)
     final = repository.absolute() / name / str(version)
-    others = tuple(replace(each, path=final / each.path.name) for each in bundle.others)
+    others = tuple(replace(other, path=final / other.path.name) for other in bundle.others)
     critic = bundle.critic and replace(bundle.critic, path=final / CRITIC_FILE)
     return replace(
         bundle, directory=final, model_path=final / MODEL_FILE, others=others, critic=critic

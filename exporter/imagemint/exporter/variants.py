@@ -185,15 +185,15 @@ def _measure(directory: Path, variant: pb.Variant, limits: Limits, compare: Comp
     del variant.quality[:]
     variant.quality.extend(
         pb.QualityComparison(
-            metric=each.metric,
-            value=each.value,
-            model=each.model,
-            noise=each.noise,
+            metric=figure.metric,
+            value=figure.value,
+            model=figure.model,
+            noise=figure.noise,
             protocol=found.protocol,
             sample_size=found.samples,
             seeds=found.seeds,
         )
-        for each in found.figures
+        for figure in found.figures
     )
     return list(_find_faults(found, limits))
 
@@ -207,9 +207,9 @@ def _find_faults(found: Compared, limits: Limits) -> Iterator[str]:
     ):
         if value > limit:
             yield f"{what} {value:.4g}, allowed is {limit:g}"
-    for each in found.figures:
-        if each.loss > each.noise:
+    for figure in found.figures:
+        if figure.loss > figure.noise:
             yield (
-                f"{each.metric} {each.value:.4f}, where model.onnx has {each.model:.4f} with a"
-                f" deviation of {each.noise:.4f} over its seeds"
+                f"{figure.metric} {figure.value:.4f}, where model.onnx has {figure.model:.4f} with"
+                f" a deviation of {figure.noise:.4f} over its seeds"
             )

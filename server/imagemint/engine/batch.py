@@ -75,7 +75,7 @@ class Batch:
         return feed
 
 
-_NAMES = tuple(each.name for each in fields(Batch))
+_NAMES = tuple(field.name for field in fields(Batch))
 
 
 def draw_batch(

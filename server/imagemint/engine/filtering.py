@@ -59,7 +59,7 @@ class ScoreSpec:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the scores, which are the outputs of the graph."""
-        return tuple(each.name for each in fields(self) if getattr(self, each.name))
+        return tuple(field.name for field in fields(self) if getattr(self, field.name))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +75,13 @@ class Scores:
 
     def by_name(self) -> dict[str, npt.NDArray[np.float32]]:
         """Returns the scores that are not None, by name."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: values for name, values in found.items() if values is not None}
 
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
     """Returns the scores of several parts of a batch, one or more, in order."""
-    scores_by_name = [each.by_name() for each in parts]
+    scores_by_name = [part.by_name() for part in parts]
     return Scores(
         **{
             name: np.concatenate([each[name] for each in scores_by_name])

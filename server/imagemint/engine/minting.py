@@ -72,11 +72,11 @@ def _get_maker(serial: Serial) -> tuple[str, int, str | None]:
 
 
 def _find_bundle(repository: Path, model: str, version: int) -> Path:
-    known = sorted(each.name for each in repository.glob("*") if each.is_dir())
+    known = sorted(path.name for path in repository.glob("*") if path.is_dir())
     if model not in known:
         raise ModelNotFound(model, known)
     folder = repository / model
-    versions = sorted(int(each.name) for each in folder.glob("*") if each.name.isdecimal())
+    versions = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
     if version not in versions:
         raise VersionNotFound(model, version, versions)
     return folder / str(version)
@@ -93,17 +93,17 @@ def _draw(backend: OnnxBackend, spec: ModelSpec, serials: list[Serial]) -> Itera
 
 
 def _make_batch(serials: Sequence[Serial], spec: ModelSpec) -> Batch:
-    truncations = [each.truncation for each in serials]
+    truncations = [serial.truncation for serial in serials]
     thresholds = truncations if spec.takes_threshold else [None] * len(serials)
     runs = [
-        Run(each.seed, each.index, 1, threshold)
-        for each, threshold in zip(serials, thresholds, strict=True)
+        Run(serial.seed, serial.index, 1, threshold)
+        for serial, threshold in zip(serials, thresholds, strict=True)
     ]
-    psi = [1.0 if each is None else each for each in truncations]
-    captions = [each.caption or "" for each in serials]
+    psi = [1.0 if truncation is None else truncation for truncation in truncations]
+    captions = [serial.caption or "" for serial in serials]
     return Batch(
         z=draw_run_latents(runs, spec.z_dim, distribution=spec.distribution),
-        class_id=np.array([each.class_id for each in serials]) if spec.conditional else None,
+        class_id=np.array([serial.class_id for serial in serials]) if spec.conditional else None,
         tokens=spec.captions.encode(captions) if spec.captions else None,
         truncation=np.array(psi, np.float32) if spec.takes_psi else None,
     )

@@ -183,7 +183,7 @@ class ModelSpec:
     @property
     def largest_rows(self) -> dict[str, tuple[int, ...]]:
         """Shape of a row of each input, with the largest free sides."""
-        rows = {name: each.row for name, each in self.inputs.items()}
+        rows = {name: input_.row for name, input_ in self.inputs.items()}
         if self.source is not None:
             rows["source"] = (self.source.height, self.source.width, self.source.depth)
         return rows

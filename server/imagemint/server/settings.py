@@ -341,7 +341,7 @@ def find_open_addresses(settings: ServeSettings) -> list[str]:
     if settings.api_keys is not None or settings.tls_client_ca is not None:
         return []
     addresses = filter(None, (settings.grpc_address, settings.http_address))
-    return [each for each in addresses if not is_loopback(split_address(each)[0])]
+    return [address for address in addresses if not is_loopback(split_address(address)[0])]
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -142,8 +142,8 @@ async def test_stream_sends_lines(web, expected):
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-accel-buffering"] == "no"  # nginx would collect the lines
         lines = [json.loads(line)["batch"] async for line in answer.aiter_lines()]
-    assert [len(each["images"]) for each in lines] == [7] * 7 + [1]
-    indices = [int(image["index"]) for each in lines for image in each["images"]]
+    assert [len(line["images"]) for line in lines] == [7] * 7 + [1]
+    indices = [int(image["index"]) for line in lines for image in line["images"]]
     assert indices == list(range(17, 67))
     first = np.frombuffer(base64.b64decode(lines[0]["pictures"][0]), np.uint8)
     assert np.array_equal(first, expected[0].ravel())

@@ -23,7 +23,7 @@ SETTINGS = hypothesis.settings(
 )
 DOCUMENT = make_document()
 schema = schemathesis.openapi.from_dict(make_document())
-OPERATIONS = {each.ok().label: each.ok() for each in schema.get_all_operations()}
+OPERATIONS = {operation.ok().label: operation.ok() for operation in schema.get_all_operations()}
 
 
 async def test_document_is_served(web):

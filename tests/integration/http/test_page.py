@@ -134,7 +134,7 @@ async def test_layout_fits_small_windows(visit, shop):
               return [field.borderTopColor, field.backgroundColor, panel.backgroundColor];
             }"""
         )
-        line, *grounds = [compute_luminance(each) for each in colours]
+        line, *grounds = [compute_luminance(colour) for colour in colours]
         for ground in grounds:
             assert (max(line, ground) + 0.05) / (min(line, ground) + 0.05) >= 3
     await page.emulate_media(forced_colors="active")
@@ -152,7 +152,7 @@ def compute_luminance(colour):
     """Returns the relative luminance of `rgb(...)`, as WCAG 2 defines it."""
     parts = [int(each) / 255 for each in re.findall(r"\d+", colour)]
     linear = [
-        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -184,7 +184,7 @@ async def test_start_logs_the_address(serve_http, models, caplog):
     caplog.set_level("INFO")
     with_http = await serve_http(models)
     await serve_http(models, http_address=None)
-    first, second = (each for each in caplog.records if each.getMessage() == "ready")
+    first, second = (record for record in caplog.records if record.getMessage() == "ready")
     assert first.http_url == with_http.http_url
     assert first.http_url.startswith("http://127.0.0.1:")
     assert not hasattr(second, "http_url")

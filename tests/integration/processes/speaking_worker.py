@@ -29,7 +29,7 @@ async def work(end):
     async def relay(question):
         topic, payload, options = question
         answers = await peers.ask(topic, payload, **options)
-        return [(each.worker, each.value, each.error) for each in answers]
+        return [(answer.worker, answer.value, answer.error) for answer in answers]
 
     for handler in (learn, tell, die, relay):
         peers.on(handler.__name__, handler)

@@ -58,8 +58,8 @@ async def send_frames(address, *frames):
     reader, writer = await asyncio.open_connection(*address.split(":"))
     with closing(writer):
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + make_frame(SETTINGS, b""))
-        for each in frames:
-            writer.write(each)
+        for frame in frames:
+            writer.write(frame)
         await writer.drain()
         # An answered ping, or the end of the connection, shows that everything before was read.
         writer.write(make_frame(6, bytes(8)))
@@ -86,12 +86,12 @@ async def test_callers_cannot_forge_lines(tiny, processes):
             _, log = await server.communicate()
     assert server.returncode == 0
     records = [json.loads(line) for line in log.splitlines()]
-    assert not [each for each in records if "forged" in each]
-    told = [each for each in records if each["logger"] == "grpc.core"]
+    assert not [record for record in records if "forged" in record]
+    told = [record for record in records if record["logger"] == "grpc.core"]
     assert any('"forged": true' in each["event"] for each in told)
     assert len(told) <= 20
     assert b"s3cret" not in log
-    assert any("Invalid encoding" in each["event"] for each in records)
+    assert any("Invalid encoding" in record["event"] for record in records)
 
 
 async def test_unread_log_does_not_block_the_server(tiny, processes):

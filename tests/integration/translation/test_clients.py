@@ -34,10 +34,10 @@ async def test_translations_as_pixels(translator, backends, tmp_path):
     given = [tmp_path / "a.png", to_file(sources[1]), sources[2]]
     results = await translator.translate("fixed", given)
     expected = backends["fixed"].run(Batch(source=np.stack(sources)))
-    assert np.array_equal([each.image for each in results], expected)
-    for source, each in zip(sources, results, strict=True):
-        assert each.serials == (f"fixed@1/0/0?source={hash_source(source)}",)
-        assert each.seed is None
+    assert np.array_equal([result.image for result in results], expected)
+    for source, result in zip(sources, results, strict=True):
+        assert result.serials == (f"fixed@1/0/0?source={hash_source(source)}",)
+        assert result.seed is None
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
@@ -81,18 +81,18 @@ async def test_frames_as_files(translator, backends):
     ]
     results = await translator.translate("sequence", given)
     expected = backends["sequence"].run(Batch(source=source[np.newaxis]))[0]
-    assert all(np.array_equal(each.image, expected) for each in results)
+    assert all(np.array_equal(result.image, expected) for result in results)
 
 
 async def test_many_sources_in_order(translator, backends):
     """Any number of sources in several calls: numbered through, with one seed."""
     sources = [draw(number) for number in range(70)]
     pictures = [each async for each in translator.translate_many("drawn", sources, condition=1)]
-    assert [int(each.index[0]) for each in pictures] == list(range(70))
-    assert len({each.seed for each in pictures}) == 1
+    assert [int(picture.index[0]) for picture in pictures] == list(range(70))
+    assert len({picture.seed for picture in pictures}) == 1
     z = draw_latents(pictures[0].seed, 0, 70, 4)
     expected = backends["drawn"].run(Batch(z, np.full(70, 1), source=np.stack(sources)))
-    assert np.array_equal([np.asarray(each.pil()) for each in pictures], expected)
+    assert np.array_equal([np.asarray(picture.pil()) for picture in pictures], expected)
 
 
 async def test_refusals_reach_the_caller(translator):
@@ -105,7 +105,9 @@ async def test_refusals_reach_the_caller(translator):
     assert caught.value.reason == "SOURCE_REQUIRED"
     with pytest.raises(InvalidRequest) as caught:
         await translator.translate("fixed", [draw(1), b"no picture"])
-    assert [each.field for each in caught.value.violations] == ["sources[1].encoded.pictures[0]"]
+    assert [violation.field for violation in caught.value.violations] == [
+        "sources[1].encoded.pictures[0]"
+    ]
     for wrong in (np.zeros((4, 4, 3)), np.zeros(4, np.uint8)):
         with pytest.raises(InvalidRequest, match="pixels are uint8"):
             await translator.translate("fixed", [wrong])
@@ -134,7 +136,7 @@ async def test_source_above_the_limit_of_a_request(translator):
     assert await anext(stream)
     with pytest.raises(InvalidRequest, match=r"^sources\[100\]: too large for one call") as caught:
         [each async for each in stream]
-    assert [each.field for each in caught.value.violations] == ["sources[100]"]
+    assert [violation.field for violation in caught.value.violations] == ["sources[100]"]
 
 
 async def run_command(*words):
@@ -257,7 +259,7 @@ async def test_command_continues(translating_app, tmp_path, capsys):
     words += ["--class", "1", "--out", out]
     seed = ["--seed", "5"]
     assert await run_command("translate", *words, *seed) == 0
-    whole = {each.name: each.read_bytes() for each in out.iterdir()}
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in ("1.png", "3.png"):
         (out / name).unlink()
     (out / "2.png").write_bytes(b"kept")
@@ -267,7 +269,7 @@ async def test_command_continues(translating_app, tmp_path, capsys):
     assert "seed: the model draws at random" in capsys.readouterr().err
     assert await run_command("translate", *words, *seed, "--skip-existing") == 0
     assert ", 2 kept, first serial drawn@1/5/1?class=1" in capsys.readouterr().out
-    assert {each.name: each.read_bytes() for each in out.iterdir()} == whole | {"2.png": b"kept"}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole | {"2.png": b"kept"}
     assert await run_command("translate", *words, *seed, "--skip-existing") == 0
     assert capsys.readouterr().out.startswith("0 images in ")
     assert await run_command("translate", *words, "--skip-existing", "--overwrite") == 2
@@ -305,7 +307,7 @@ async def test_command_refuses_other_outputs(translating_app, tmp_path, capsys, 
     server = ["--server", translating_app.grpc_address, "--model", "fixed"]
     assert await run_command("translate", *server, "--source", "a.png", "--out", out) == 2
     assert "--out: " in capsys.readouterr().err
-    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert await run_command("translate", *server, "--source", "a.png", "--out", "x.gif/") == 0
     assert (tmp_path / "x.gif/a.png").exists()
 
@@ -350,5 +352,5 @@ async def test_load_test_of_translations(translating_app, tmp_path):
         prints = [connection.compute_fingerprint(reply.content) for reply in replies]
     assert [reply.images for reply in replies] == [3, 3, 3]
     assert prints[0] == prints[1] != prints[2]
-    serials = [each.image.serial for each in replies[2].content.batch.translations]
-    assert [Serial.parse(each).index for each in serials] == [3, 4, 5]
+    serials = [translation.image.serial for translation in replies[2].content.batch.translations]
+    assert [Serial.parse(serial).index for serial in serials] == [3, 4, 5]

@@ -76,7 +76,7 @@ async def test_class_of_the_query_may_be_a_label(site):
 async def test_form_with_several_sources(site, backends):
     """Each part `source` is a source; the answer is JSON."""
     sources = [draw(number) for number in range(3)]
-    parts = [("source", (f"{at}.png", to_file(each))) for at, each in enumerate(sources)]
+    parts = [("source", (f"{at}.png", to_file(source))) for at, source in enumerate(sources)]
     answer = await site.post("/v1/models/fixed:translate", files=parts)
     batch = answer.json()["batch"]
     expected = backends["fixed"].run(Batch(source=np.stack(sources)))

@@ -91,7 +91,7 @@ async def test_wrong_first_message(translation, details_of, first, field):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == [field]
+    assert [violation.field for violation in violations] == [field]
 
 
 async def test_error_ends_the_stream(translation, details_of):
@@ -104,7 +104,7 @@ async def test_error_ends_the_stream(translation, details_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == ["images"]
+    assert [violation.field for violation in violations] == ["images"]
 
 
 async def test_empty_stream(translation):

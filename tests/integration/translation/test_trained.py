@@ -38,7 +38,7 @@ async def test_recipe_is_answered_by_a_server(name, tmp_path, monkeypatch):
     finally:
         await app.stop()
 
-    images = np.stack([each.image for each in answers])
+    images = np.stack([answer.image for answer in answers])
     expected = translate_images(translator.module, sources)
     assert np.abs(images.astype(int) - expected).max() <= 1
-    assert all(each.serials[0].startswith(f"{name}@1/0/0?source=") for each in answers)
+    assert all(answer.serials[0].startswith(f"{name}@1/0/0?source=") for answer in answers)

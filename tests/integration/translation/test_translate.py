@@ -198,7 +198,7 @@ async def test_wrong_fields(translation, details_of, source, options, fields):
         await translation.Translate(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert {each.field for each in violations} == fields
+    assert {violation.field for violation in violations} == fields
 
 
 async def test_wrong_sources(translation, details_of):
@@ -214,14 +214,14 @@ async def test_wrong_sources(translation, details_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await translation.Translate(request_for("sequence", sources))
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == [
+    assert [violation.field for violation in violations] == [
         "sources[0]",
         "sources[1].raw.pixels",
         "sources[2].raw.shape.channels",
         "sources[3].encoded.pictures",
         "sources[3].encoded.mask",
     ]
-    whys = [each.description for each in violations]
+    whys = [violation.description for violation in violations]
     assert whys[2] == "3; the model takes 10: 3 of each of 3 frames and 1 of the mask"
     assert whys[3] == "2 pictures; the model takes 3 for each source"
 
@@ -234,7 +234,7 @@ async def test_every_source_is_checked(translation, details_of):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = details_of(caught.value)["BadRequest"].field_violations
     expected = ["sources[64].raw.shape.channels", "sources[65]"]
-    assert [each.field for each in violations] == expected
+    assert [violation.field for violation in violations] == expected
 
 
 async def test_many_wrong_sources(translation, details_of):
@@ -242,7 +242,9 @@ async def test_many_wrong_sources(translation, details_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await translation.Translate(request_for("fixed", [pb.Source()] * 1000))
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == [f"sources[{number}]" for number in range(8)]
+    assert [violation.field for violation in violations] == [
+        f"sources[{number}]" for number in range(8)
+    ]
 
 
 async def test_wrong_pictures(translation, details_of):
@@ -256,7 +258,7 @@ async def test_wrong_pictures(translation, details_of):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await translation.Translate(request_for("sequence", sources))
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == [
+    assert [violation.field for violation in violations] == [
         "sources[0].encoded.pictures[1]",
         "sources[1].encoded.pictures[2]",
     ]
@@ -279,7 +281,7 @@ async def test_small_files_of_many_pixels(translation, details_of, decoded, fit)
         await translation.Translate(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     violations = details_of(caught.value)["BadRequest"].field_violations
-    assert [each.field for each in violations] == ["sources"]
+    assert [violation.field for violation in violations] == ["sources"]
     assert not decoded
     await translation.Translate(request_for("fixed", [encoded(file)] * 4, fit="SOURCE_FIT_CROP"))
     assert len(decoded) == 4

@@ -18,7 +18,7 @@ from imagemint.v1 import generation_service_pb2_grpc
 SERVE = "import sys; from imagemint.client.cli import main; sys.exit(main())"
 SHARE = 0.5
 IDS = [f"call-{number}" for number in range(8)]
-LOGGED = [each for each in IDS if is_logged(each, SHARE)]
+LOGGED = [id_ for id_ in IDS if is_logged(id_, SHARE)]
 
 
 def make_calls(address):
@@ -26,9 +26,9 @@ def make_calls(address):
     unlucky = next(name for name in map(str, range(99)) if not is_logged(name, SHARE))
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        for each in IDS:
+        for id_ in IDS:
             request = pb.GenerateRequest(images={"model": "tiny", "count": 2})
-            stub.Generate(request, metadata=[("x-request-id", each)])
+            stub.Generate(request, metadata=[("x-request-id", id_)])
         with pytest.raises(grpc.RpcError):
             stub.Generate(
                 pb.GenerateRequest(images={"model": "nobody", "count": 1}),
@@ -94,6 +94,6 @@ def test_console_log_is_text(tmp_path):
 def test_share_of_logged_ids_is_the_configured_one(share):
     """This also holds for numbered ids. An id in a share is in every larger one."""
     ids = [f"call-{number}" for number in range(20_000)]
-    chosen = {each for each in ids if is_logged(each, share)}
+    chosen = {id_ for id_ in ids if is_logged(id_, share)}
     assert len(chosen) / len(ids) == pytest.approx(share, abs=0.01)
-    assert chosen >= {each for each in ids if is_logged(each, share / 2)}
+    assert chosen >= {id_ for id_ in ids if is_logged(id_, share / 2)}

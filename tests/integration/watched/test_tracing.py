@@ -49,7 +49,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 def read_attributes(holder):
     """Returns the attributes of a span or a resource as a dict."""
     return {
-        each.key: getattr(each.value, each.value.WhichOneof("value")) for each in holder.attributes
+        attribute.key: getattr(attribute.value, attribute.value.WhichOneof("value"))
+        for attribute in holder.attributes
     }
 
 

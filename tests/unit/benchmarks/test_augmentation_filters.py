@@ -48,9 +48,9 @@ def test_share_counts_every_candidate(filters, tmp_path, monkeypatch):
         odd = found["class_id"] % 2 == 1
     assert np.where(odd, 1 - confidence, confidence).min() >= 0.499
     source = filters.open_source(options, 3, kept["bright"])
-    serials = [Serial.parse(each) for each in source.read(0, 300).serials]
+    serials = [Serial.parse(serial) for serial in source.read(0, 300).serials]
     source.close()
-    assert share == 300 / sum(1 + each.index // INDEX_END for each in serials) < 0.5
+    assert share == 300 / sum(1 + serial.index // INDEX_END for serial in serials) < 0.5
 
 
 def test_differences_are_paired_by_seed(filters):

@@ -61,8 +61,8 @@ async def serve(spec, answer, **options):
     address = "{}:{}".format(*server.sockets[0].getsockname())
     yield BinaryHttp(address, spec, pool=1, **options), connections
     server.close()
-    for each in connections:
-        each.abort()
+    for connection in connections:
+        connection.abort()
     await asyncio.sleep(0)  # in which they close
 
 

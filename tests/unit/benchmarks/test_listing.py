@@ -38,7 +38,9 @@ def test_both_sides_have_equal_networks(digits):
     state = make_initial_state(VanillaMnistRecipe(), digits, CPU)
     plain = PlainGan()
     for ours, theirs in ((state.G, plain.G), (state.D, plain.D)):
-        shapes = [[tuple(each.shape) for each in side.parameters()] for side in (ours, theirs)]
+        shapes = [
+            [tuple(parameter.shape) for parameter in side.parameters()] for side in (ours, theirs)
+        ]
         assert shapes[0] == shapes[1]
 
 

@@ -66,7 +66,7 @@ async def test_request_has_latents_and_response_is_counted(server, spec, datatyp
     (request,) = server.requests
     z, class_id = make_inputs(spec, TWO, 9, 1)
     assert request.model_name == "model"
-    assert [list(each.shape) for each in request.inputs] == [[2, 4], [2, 1]]
+    assert [list(input_.shape) for input_ in request.inputs] == [[2, 4], [2, 1]]
     assert np.array_equal(np.frombuffer(request.raw_input_contents[0], "<f4"), z.ravel())
     assert np.array_equal(np.frombuffer(request.raw_input_contents[1], "<i8"), class_id.ravel())
 

@@ -33,7 +33,7 @@ def read_state(pid):
 def test_tree_includes_children_of_other_sessions(family):
     """The tree has both processes and the memory of both."""
     tree, child = family
-    assert child in {each.pid for each in tree.list_processes()}
+    assert child in {process.pid for process in tree.list_processes()}
     assert len(tree.list_processes()) == 2
     assert tree.measure_memory() > 0
     assert tree.ended is None
@@ -43,7 +43,7 @@ def test_frozen_tree_is_stopped(family):
     """All processes are stopped while the tree is frozen, and none afterwards."""
     tree, child = family
     with tree.freeze():
-        assert {read_state(each.pid) for each in tree.list_processes()} == {"T"}
+        assert {read_state(process.pid) for process in tree.list_processes()} == {"T"}
         assert read_state(child) == "T"
     assert read_state(child) != "T"
 

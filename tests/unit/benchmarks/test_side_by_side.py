@@ -105,7 +105,7 @@ def test_peers_are_selected_by_name():
     """All, none or some peers in the given order. An unknown one is an error."""
     assert serving.parse_peers("all") == list(PEERS.values())
     assert serving.parse_peers("none") == []
-    assert [each.name for each in serving.parse_peers("ray,kserve")] == ["ray", "kserve"]
+    assert [peer.name for peer in serving.parse_peers("ray,kserve")] == ["ray", "kserve"]
     with pytest.raises(argparse.ArgumentTypeError, match="no peer someone"):
         serving.parse_peers("ray,someone")
 

@@ -78,7 +78,7 @@ def test_early_end_is_told(recorded):
 def test_run_is_recorded(recorded, tmp_path):
     """A record has the figures of the run, the options that differ, and a cut picture."""
     assert Record.read(tmp_path / "results/pix2pix.json") == recorded
-    assert asdict(recorded)["figures"] == [asdict(each) for each in FIGURES]
+    assert asdict(recorded)["figures"] == [asdict(figure) for figure in FIGURES]
     assert recorded.figures == FIGURES
     assert (recorded.recipe, recorded.images) == ("pix2pix", 24)
     assert "--base-channels 4" in recorded.options

@@ -41,26 +41,26 @@ def test_page_and_list_match_the_records():
 def test_every_record_has_its_grid():
     """Each record has a grid of a suitable size, and each data set has a picture."""
     records = read_records()
-    names = {each.name for each in records}
+    names = {record.name for record in records}
     assert names == {path.stem for path in RECORDS.glob("*.json")}
     assert names == {path.stem for path in RECORDS.glob("*.png")}
     for name in names:
         with Image.open(RECORDS / f"{name}.png") as grid:
             assert max(grid.size) <= WIDEST
-    assert all((PICTURES / f"{each.dataset}.png").exists() for each in records)
+    assert all((PICTURES / f"{record.dataset}.png").exists() for record in records)
 
 
 def test_every_recipe_is_explained():
     """The plan has the paper of each recipe and an explanation."""
     systems = read_systems()
     assert systems.keys() == RECIPES.keys()
-    assert all(each.text.endswith(".") for each in systems.values())
+    assert all(system.text.endswith(".") for system in systems.values())
 
 
 @pytest.fixture
 def records():
     """Records of a short run of dcgan and of two seeds of mnist, with curves."""
-    known = {each.name: each for each in read_records()}
+    known = {record.name: record for record in read_records()}
     point = {"images": 64_000.0, "cpu_minutes": 2.5, "frechet_over_floor": 3.0, "coverage": 0.5}
     mnist = replace(known["mnist"], curve=[point], cpu_minutes=2.5)
     distance = mnist.figures["frechet_distance"]
@@ -163,7 +163,7 @@ def test_judges_and_command_stand_once(records):
     other = replace(figure, setup=replace(figure.setup, judges=("judge other",)))
     figures = records[1].figures | {"frechet_distance": other}
     page = write_page([records[0], replace(records[1], figures=figures)], Plan((), ()))
-    main, second = (each.removeprefix("judge ") for each in records[0].judges)
+    main, second = (judge.removeprefix("judge ") for judge in records[0].judges)
     assert page.count(main) == 1
     lines = page.splitlines()
     assert f"- judge A: {main}; {second}" in lines
@@ -176,7 +176,9 @@ def test_judges_and_command_stand_once(records):
 def test_pictures_are_drawn(records, tmp_path):
     """Grids and curves become one picture each."""
     draw_grids(records[:2], tmp_path / "grids.png")
-    draw_curves([Curve(each, sees_labels=True) for each in records[1:]], tmp_path / "curves.png")
+    draw_curves(
+        [Curve(record, sees_labels=True) for record in records[1:]], tmp_path / "curves.png"
+    )
     for name in ("grids", "curves"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert np.asarray(picture).std() > 0
@@ -186,7 +188,7 @@ def test_collapse_is_drawn(records, tmp_path):
     """Digits and coverage of the listing and of both runs become one picture."""
     points = [{"images": n, "modes": n / 100, "coverage": 0.1} for n in (100, 200)]
     (tmp_path / "listing.json").write_text(json.dumps({"listing": points, "recipe": points}))
-    run = replace(records[1], curve=[each | {"images": 300.0} for each in points])
+    run = replace(records[1], curve=[point | {"images": 300.0} for point in points])
     draw_collapse(run, tmp_path / "listing.json", 100, tmp_path / "collapse.png")
     with Image.open(tmp_path / "collapse.png") as picture:
         assert np.asarray(picture).std() > 0
@@ -277,7 +279,7 @@ def test_curves_are_in_the_order_of_the_table(records):
     dcgan, mnist, other = records
     elsewhere = replace(dcgan, dataset="avatars64")
     curves = list_curves([dcgan, replace(mnist, curve=[]), other, elsewhere])
-    names = {dataset: [each.record.name for each in runs] for dataset, runs in curves.items()}
+    names = {dataset: [run.record.name for run in runs] for dataset, runs in curves.items()}
     assert names == {"mnist": ["mnist-seed1", "dcgan"], "avatars64": ["dcgan-avatars64"]}
     assert [each.sees_labels for each in curves["mnist"]] == [True, False]
 

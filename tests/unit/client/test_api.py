@@ -159,7 +159,7 @@ async def test_mint_accepts_many_serials(asynchronous, mint):
     assert again.serials == tuple(batch.serials[at] for at in order)
     assert np.array_equal(again.image, batch.image[order])
     assert again.class_id.tolist() == batch.class_id[order].tolist()
-    assert sorted(each.images.count for each in mint.requests[1:]) == [1, 1, 3]
+    assert sorted(request.images.count for request in mint.requests[1:]) == [1, 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,11 @@ async def test_mint_refuses_no_serials_and_several_models(asynchronous, mint, se
 async def test_encoded_returns_one_picture_per_image(asynchronous, mint, tmp_path):
     """Format and quality are sent. Each picture has its serial, can be decoded and is saved."""
     pictures = await asynchronous.encoded("tiny", 2, seed=1, format="png")
-    assert [each.serials for each in pictures] == [("tiny@3/1/0?class=0",), ("tiny@3/1/1?class=1",)]
-    assert [each.serial for each in pictures] == ["tiny@3/1/0?class=0", "tiny@3/1/1?class=1"]
+    assert [picture.serials for picture in pictures] == [
+        ("tiny@3/1/0?class=0",),
+        ("tiny@3/1/1?class=1",),
+    ]
+    assert [picture.serial for picture in pictures] == ["tiny@3/1/0?class=0", "tiny@3/1/1?class=1"]
     assert pictures[0].pil().size == (6, 4)
     pictures[0].save(tmp_path / "0.png")
     assert (tmp_path / "0.png").read_bytes() == pictures[0].data
@@ -269,7 +272,7 @@ async def test_version_is_a_number_or_its_text(asynchronous, mint):
     """A version goes on the wire as text. Without one, the server chooses."""
     for version in (1, np.int64(1), "1", "", None):
         await asynchronous.generate("tiny", version=version)
-    assert [each.images.version for each in mint.requests] == ["1", "1", "1", "", ""]
+    assert [request.images.version for request in mint.requests] == ["1", "1", "1", "", ""]
     with pytest.raises(client.InvalidRequest) as caught:
         await asynchronous.generate("tiny", version=1.5)
     assert caught.value.violations[0].field == "version"

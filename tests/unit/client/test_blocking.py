@@ -265,7 +265,7 @@ def test_sources_may_use_the_client(blocking):
 
     results = list(blocking.translate_stream("tiny", read_sources()))
     expected = blocking.generate("tiny", 16, seed=0).image[:, 0, 0, 0]
-    assert [255 - each.image[0, 0, 0] for each in results[:16]] == [*expected]
+    assert [255 - result.image[0, 0, 0] for result in results[:16]] == [*expected]
     assert len(results) == 20
     assert set(threads) == {threading.current_thread()}
 

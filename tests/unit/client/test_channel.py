@@ -118,16 +118,16 @@ async def test_other_codes_are_not_retried(address, mint, fault):
 async def test_several_targets_share_calls(serve, make_mint, host):
     """Calls go to all addresses in turn, also if host names must be resolved."""
     mints = [make_mint(), make_mint()]
-    addresses = [serve(each).replace("127.0.0.1", host) for each in mints]
+    addresses = [serve(mint).replace("127.0.0.1", host) for mint in mints]
     async with AsyncClient(addresses) as asynchronous:
         # Round robin uses a server as soon as it is connected. Until then the other one answers.
-        while not all(each.requests for each in mints):
+        while not all(mint.requests for mint in mints):
             await asynchronous.generate("tiny")
-        for each in mints:
-            each.requests.clear()
+        for mint in mints:
+            mint.requests.clear()
         for _ in range(10):
             await asynchronous.generate("tiny")
-    assert [len(each.requests) for each in mints] == [5, 5]
+    assert [len(mint.requests) for mint in mints] == [5, 5]
 
 
 async def test_unreachable_server_is_skipped(serve, make_mint):

@@ -262,12 +262,12 @@ def test_every_fault_is_a_line(run_command, monkeypatch, tmp_path):
     status, _, err = run_command(f"show --first-index many --config {file}")
     lines = err.splitlines()
     assert status == 2
-    assert [each.startswith("imagemint show: ") for each in lines] == [True] * 5
+    assert [line.startswith("imagemint show: ") for line in lines] == [True] * 5
     assert f"frist_index in {file}: there is no such setting; did you mean first_" in lines[0]
-    assert any("--first-index: Input should be a valid integer" in each for each in lines)
-    assert any("IMAGEMINT_LOUD: Input should be a valid boolean" in each for each in lines)
-    assert any(f"names in {file}: Input should be a valid list" in each for each in lines)
-    assert any("--out is required (or IMAGEMINT_OUT" in each for each in lines)
+    assert any("--first-index: Input should be a valid integer" in line for line in lines)
+    assert any("IMAGEMINT_LOUD: Input should be a valid boolean" in line for line in lines)
+    assert any(f"names in {file}: Input should be a valid list" in line for line in lines)
+    assert any("--out is required (or IMAGEMINT_OUT" in line for line in lines)
 
 
 def test_unknown_option_is_refused(run_command):

@@ -96,7 +96,7 @@ def test_directory_has_pictures_as_sent(imagemint, tmp_path):
         *("--seed", 42, "--first-index", 3, "--out", out),
     )
     assert status == 0
-    assert sorted(each.name for each in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir()) == [
         f"{index:06d}_class{(2, 1)[index % 2 == 0]}.png" for index in range(3, 9)
     ]
     picture = open_picture(out / "000004_class1.png")
@@ -121,7 +121,7 @@ def test_append_replaces_an_index(imagemint, tmp_path):
     imagemint(*line, "--class", 0)
     assert "--append replaces those of the same index" in imagemint(*line)[2]
     assert imagemint(*line, "--class", 2, "--append")[0] == 0
-    assert sorted(each.name for each in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "000000_class2.png",
         "000001_class2.png",
         "000002_class2.png",
@@ -132,7 +132,7 @@ def test_append_replaces_an_index(imagemint, tmp_path):
 def test_unconditional_names_have_no_class(imagemint, tmp_path):
     """Without a class the index is the name."""
     imagemint("generate", "--model", "plain", "--out", tmp_path)
-    assert [each.name for each in tmp_path.iterdir()] == ["000000.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.png"]
 
 
 def test_npz_has_the_arrays(imagemint, make_mint, tmp_path):
@@ -247,7 +247,7 @@ def test_failed_run_leaves_no_partial_file(imagemint, mint, fault, tmp_path, nam
         assert out.read_text() == "old"
         assert list(tmp_path.iterdir()) == [out]
     else:
-        assert [open_picture(each).size for each in out.iterdir()] == [(6, 4)] * 4
+        assert [open_picture(path).size for path in out.iterdir()] == [(6, 4)] * 4
 
 
 def test_quiet_prints_nothing(imagemint, tmp_path):
@@ -325,10 +325,10 @@ def test_interrupted_folder_can_be_completed(run_and_interrupt, mint, tmp_path):
     words = shlex.split(second.removeprefix("to generate the rest: "))
     assert words[words.index("--variant") + 1] == mint.variant
     assert cli.main(words[1:]) == 0
-    assert [each.name for each in sorted(out.iterdir())] == [
+    assert [path.name for path in sorted(out.iterdir())] == [
         f"{index:06d}_class{index % 3}.png" for index in range(20)
     ]
-    seeds = {open_picture(each).text["serial"].split("/")[1] for each in out.iterdir()}
+    seeds = {open_picture(path).text["serial"].split("/")[1] for path in out.iterdir()}
     assert seeds == {str(2**64 - 3)}
 
 
@@ -420,7 +420,7 @@ def test_existing_output_is_refused(imagemint, mint, tmp_path, name):
     assert imagemint(*line, "--count", 2, "--seed", 2, "--overwrite")[0] == 0
     if name == "x":
         serials = [
-            open_picture(each).text["serial"] for each in sorted((tmp_path / name).iterdir())
+            open_picture(path).text["serial"] for path in sorted((tmp_path / name).iterdir())
         ]
         assert serials == ["plain@3/2/0", "plain@3/2/1"]
 
@@ -452,7 +452,7 @@ def test_many_serials_need_few_calls(imagemint, mint, tmp_path):
     with np.load(out) as arrays:
         assert arrays["index"].tolist() == numbers
         assert arrays["serial"].tolist() == serials
-    counts = [each.images.count for each in mint.requests if hasattr(each, "images")]
+    counts = [request.images.count for request in mint.requests if hasattr(request, "images")]
     assert sorted(counts) == [1, 4]
 
 
@@ -460,7 +460,7 @@ def test_serials_of_several_seeds_have_distinct_names(imagemint, tmp_path):
     """Pictures of one index of several seeds have different names."""
     line = ("generate", "--serial", "plain@3/1/0,plain@3/2/0", "--out", tmp_path / "x")
     assert imagemint(*line)[0] == 0
-    assert [each.name for each in sorted((tmp_path / "x").iterdir())] == [
+    assert [path.name for path in sorted((tmp_path / "x").iterdir())] == [
         "plain@3_1_000000.png",
         "plain@3_2_000000.png",
     ]
@@ -475,4 +475,4 @@ def test_server_does_not_choose_the_folder(imagemint, mint, tmp_path, maker):
     line = ("generate", "--serial", "plain@3/1/0,plain@3/2/0", "--out", tmp_path / "x/x")
     status, _, said = imagemint(*line)
     assert (status, "these are no valid names" in said) == (1, True)
-    assert [each for each in tmp_path.rglob("*") if each.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

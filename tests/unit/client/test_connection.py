@@ -57,7 +57,7 @@ def names(monkeypatch):
 def pair(serve, make_mint, names):
     """Two servers by the names a.test and b.test, and the target of both."""
     mints = [make_mint(), make_mint()]
-    ports = [serve(each).rpartition(":")[2] for each in mints]
+    ports = [serve(mint).rpartition(":")[2] for mint in mints]
     names.addresses |= {"a.test": "127.0.0.1", "b.test": "127.0.0.1"}
     return mints, f"a.test:{ports[0]},b.test:{ports[1]}"
 
@@ -100,7 +100,7 @@ async def test_stream_resumes_at_a_new_address(pair, names, fault, monkeypatch):
             asynchronous._lifetime.unreachable_at = float("inf")
             names.addresses = {"a.test": NOBODY, "b.test": "127.0.0.1"}
     assert indices == [*range(12)]
-    assert [each.images.first_index for each in other.requests] == [8]
+    assert [request.images.first_index for request in other.requests] == [8]
 
 
 async def test_call_outlives_a_change_of_addresses(serve, make_mint, names, monkeypatch):
@@ -154,7 +154,7 @@ async def test_name_that_does_not_resolve_is_left_out(pair, names):
     del names.addresses["a.test"]
     async with AsyncClient(target) as asynchronous:
         await asynchronous.generate("tiny")
-    assert [len(each.requests) for each in mints] == [0, 1]
+    assert [len(mint.requests) for mint in mints] == [0, 1]
 
 
 async def test_names_that_do_not_resolve_are_an_error(pair, names):

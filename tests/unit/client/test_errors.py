@@ -24,7 +24,7 @@ def test_table_is_complete():
     """Every status code has a class. Errors of the client itself have no code."""
     assert set(errors.BY_CODE) == set(grpc.StatusCode)
     classes = {each for each in vars(errors).values() if isinstance(each, type)}
-    tree = {each for each in classes if issubclass(each, ImagemintError)} - {ImagemintError}
+    tree = {class_ for class_ in classes if issubclass(class_, ImagemintError)} - {ImagemintError}
     assert set(errors.BY_CODE.values()) == tree - {errors.ClientClosed, errors.ClientForked}
 
 
@@ -71,7 +71,7 @@ async def test_all_violations_are_available(address, mint, fault):
     mint.faults.append(fault(grpc.StatusCode.INVALID_ARGUMENT, "2 fields are wrong", bad))
     error = await get_error(address)
     assert isinstance(error, InvalidRequest)
-    assert [each.field for each in error.violations] == ["images.count", "output.quality"]
+    assert [violation.field for violation in error.violations] == ["images.count", "output.quality"]
     assert str(error) == "2 fields are wrong (images.count: is 0; output.quality: is 400)"
 
 

@@ -34,6 +34,9 @@ def test_large_pictures_have_messages_of_their_own():
     cut = cut_into_messages([small] * 5 + [large] * 2 + [small])
     assert [len(each) for each in cut] == [4, 1, 1, 1, 1]
     sequence = Source([small] * 3, mask=small)
-    assert [len(each) for each in cut_into_messages([sequence] * 2)] == [1, 1]
+    assert [len(message) for message in cut_into_messages([sequence] * 2)] == [
+        1,
+        1,
+    ]
     raw = np.zeros((8, 8, 3), np.uint8)
-    assert [len(each) for each in cut_into_messages([raw] * 10)] == [8, 2]
+    assert [len(message) for message in cut_into_messages([raw] * 10)] == [8, 2]

@@ -49,7 +49,7 @@ async def test_sources_are_sent_with_the_metadata(relayed, mint):
     """A call with a stream both ways has the key of the client, too."""
     sources = [np.full((2, 3, 1), level, np.uint8) for level in (1, 2)]
     results = [each async for each in relayed.translate_stream("tiny", sources)]
-    assert [int(each.image[0, 0, 0]) for each in results] == [254, 253]
+    assert [int(result.image[0, 0, 0]) for result in results] == [254, 253]
     assert {each["authorization"] for each in mint.metadata} == {"Bearer x"}
 
 

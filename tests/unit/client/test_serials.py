@@ -83,8 +83,8 @@ def test_runs_need_the_fewest_calls():
     """Adjacent serials of a seed share a run up to the limit. Duplicates do not."""
     texts = ["m@1/7/3?class=2", "m@1/7/1?class=0", "m@1/8/2?class=0", "m@1/7/2?class=1"]
     texts += ["m@1/7/1?class=0", "m@1/7/9?class=0"]
-    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 2)
-    assert [(each.first.index, each.class_ids, each.positions) for each in runs] == [
+    runs = cut_into_runs([Serial.parse(text) for text in texts], lambda _: 2)
+    assert [(run.first.index, run.class_ids, run.positions) for run in runs] == [
         (1, (0,), (1,)),
         (1, (0, 1), (4, 3)),
         (3, (2,), (0,)),
@@ -96,24 +96,24 @@ def test_runs_need_the_fewest_calls():
 def test_serials_of_two_captions_share_no_call():
     """A call has one caption."""
     texts = [f"p@1/7/{index}?caption={text}" for index, text in enumerate(("a", "b", "b"))]
-    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
-    assert [(each.first.caption, each.positions) for each in runs] == [("a", (0,)), ("b", (1, 2))]
+    runs = cut_into_runs([Serial.parse(text) for text in texts], lambda _: 9)
+    assert [(run.first.caption, run.positions) for run in runs] == [("a", (0,)), ("b", (1, 2))]
 
 
 def test_serials_of_two_truncations_share_no_call():
     """A call has one truncation and one seed, and no truncation differs from each of them."""
     texts = ["m@1/7/1", "m@1/7/2?truncation=0.5", "m@1/7/3?truncation=0.7"]
     texts += ["m@1/7/4?truncation=0.7", "m@1/8/5?truncation=0.7"]
-    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
-    asked = [(each.first.seed, run_selection(each)["truncation"], each.positions) for each in runs]
+    runs = cut_into_runs([Serial.parse(text) for text in texts], lambda _: 9)
+    asked = [(run.first.seed, run_selection(run)["truncation"], run.positions) for run in runs]
     assert asked == [(7, None, (0,)), (7, 0.5, (1,)), (7, 0.7, (2, 3)), (8, 0.7, (4,))]
 
 
 def test_serials_of_two_variants_share_no_call():
     """Each run has its variant, by default the reference. mint() accepts one variant."""
     texts = ["m@1/7/1", "m@1+int8/7/2", "m@1/7/2"]
-    runs = cut_into_runs([Serial.parse(each) for each in texts], lambda _: 9)
-    asked = [(run_selection(each)["variant"], each.positions) for each in runs]
+    runs = cut_into_runs([Serial.parse(text) for text in texts], lambda _: 9)
+    asked = [(run_selection(run)["variant"], run.positions) for run in runs]
     assert asked == [("reference", (0, 2)), ("int8", (1,))]
     with pytest.raises(InvalidRequest, match=r"not m@1, m@1\+int8"):
         parse_serials(texts)

@@ -84,7 +84,7 @@ async def test_broken_stream_equals_the_whole_one(asynchronous, mint, fault, cod
     broken = await collect(asynchronous.stream("tiny", 10, first_index=3, condition=condition))
     assert broken[:2] == whole[:2]
     assert np.array_equal(broken[2], whole[2])
-    assert [each.images.count for each in mint.requests] == [10, 10, 6, 2]
+    assert [request.images.count for request in mint.requests] == [10, 10, 6, 2]
 
 
 async def test_resumed_stream_keeps_seed_and_version(asynchronous, mint, fault):

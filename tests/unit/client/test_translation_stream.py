@@ -48,7 +48,7 @@ def draw(number):
 
 async def collect(results):
     """Returns index and level of each translation."""
-    return [(int(each.index[0]), int(each.image[0, 0, 0])) async for each in results]
+    return [(int(result.index[0]), int(result.image[0, 0, 0])) async for result in results]
 
 
 @pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED, CANCELLED], ids=lambda code: code.name)
@@ -207,7 +207,7 @@ async def test_server_names_the_source_of_the_stream(translator, mint):
     results = translator.translate_stream("tiny", sources)
     with pytest.raises(client.InvalidRequest, match="too large") as caught:
         await collect(results)
-    assert [each.field for each in caught.value.violations] == ["sources[19].raw"]
+    assert [violation.field for violation in caught.value.violations] == ["sources[19].raw"]
 
 
 async def test_failure_before_first_answer_is_raised(translator, mint, fault):

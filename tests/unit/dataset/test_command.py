@@ -72,7 +72,7 @@ def test_plan_can_be_read(make, tmp_path):
     plan = Plan.parse(content, "imagemint.json")
     assert plan.to_json() == content
     assert plan.classes == (3, 7)
-    assert [(each.first_index, each.count) for each in plan.list_shards()] == [
+    assert [(shard.first_index, shard.count) for shard in plan.list_shards()] == [
         (0, 20),
         (20, 20),
         (40, 10),

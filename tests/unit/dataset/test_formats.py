@@ -43,13 +43,13 @@ def test_npz_has_pixels_and_serials(make, tmp_path, pixels):
     """The shards together have the images in order, with classes, indices and serials."""
     assert make(tmp_path / "set") == 0
     shards = [np.load(path) for path in sorted((tmp_path / "set").glob("*.npz"))]
-    assert [len(each["image"]) for each in shards] == [20, 20, 10]
-    assert np.array_equal(np.concatenate([each["image"] for each in shards]), pixels)
-    assert np.concatenate([each["index"] for each in shards]).tolist() == list(range(COUNT))
-    assert np.concatenate([each["class_id"] for each in shards]).tolist() == list(range(10)) * 5
+    assert [len(shard["image"]) for shard in shards] == [20, 20, 10]
+    assert np.array_equal(np.concatenate([shard["image"] for shard in shards]), pixels)
+    assert np.concatenate([shard["index"] for shard in shards]).tolist() == list(range(COUNT))
+    assert np.concatenate([shard["class_id"] for shard in shards]).tolist() == list(range(10)) * 5
     serials = [Serial.parse(str(each)) for shard in shards for each in shard["serial"]]
-    assert [each.index for each in serials] == list(range(COUNT))
-    assert {str(each["digital_source_type"]) for each in shards} == {TRAINED_ALGORITHMIC_MEDIA}
+    assert [serial.index for serial in serials] == list(range(COUNT))
+    assert {str(shard["digital_source_type"]) for shard in shards} == {TRAINED_ALGORITHMIC_MEDIA}
 
 
 def test_webdataset_has_pictures(make, tmp_path, pixels):

@@ -110,7 +110,7 @@ def test_folders_of_killed_processes_are_deleted(make, tmp_path, monkeypatch):
         )
         for _ in range(2)
     ]
-    killed, living = [Path(each.stdout.readline().strip()) for each in processes]
+    killed, living = [Path(process.stdout.readline().strip()) for process in processes]
     processes[0].kill()
     processes[0].communicate()
     assert killed.exists()

@@ -36,8 +36,8 @@ def damage(path):
 
 def list_shards(folder):
     """Returns the files with images."""
-    return sorted(each for each in folder.rglob("*") if each.suffix in {".tar", ".parquet"}) or (
-        sorted(each for each in folder.rglob("*") if each.suffix in {".npz", ".png"})
+    return sorted(path for path in folder.rglob("*") if path.suffix in {".tar", ".parquet"}) or (
+        sorted(path for path in folder.rglob("*") if path.suffix in {".npz", ".png"})
     )
 
 
@@ -64,11 +64,11 @@ def test_joined_file_is_made_again(make, contents, tmp_path, workers):
     settings = SCORED | {"format": "imagefolder", "workers": workers}
     assert make(tmp_path, **settings) == 0
     whole, path = contents(tmp_path), tmp_path / "train/metadata.jsonl"
-    kept = {each: each.stat().st_ino for each in list_shards(tmp_path)}
+    kept = {shard: shard.stat().st_ino for shard in list_shards(tmp_path)}
     damage(path)
     assert make(tmp_path, repair=True, **settings) == 0
     assert contents(tmp_path) == whole
-    assert {each: each.stat().st_ino for each in list_shards(tmp_path)} == kept
+    assert {shard: shard.stat().st_ino for shard in list_shards(tmp_path)} == kept
 
 
 def test_other_bytes_replace_no_file(make, refusal, contents, tmp_path):

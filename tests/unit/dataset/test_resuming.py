@@ -153,9 +153,9 @@ def has_blocked(process, number):
 def find_children(parent):
     """Returns the ids of the processes that a process has started."""
     found = []
-    for each in Path(f"/proc/{parent}/task").glob("*/children"):
+    for path in Path(f"/proc/{parent}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # the thread has just ended
-            found += each.read_text().split()
+            found += path.read_text().split()
     return found
 
 

@@ -28,7 +28,7 @@ def test_spec_without_latent():
     """A deterministic translator has the source as its only input."""
     spec = ModelSpec.of(translator_manifest(size=(6, 8), scale=2, frames=4, mask=True))
     assert spec.source == Source(6, 8, 3, frames=4, has_mask=True, scale=2)
-    assert {name: each.row for name, each in spec.inputs.items()} == {"source": (6, 8, 13)}
+    assert {name: input_.row for name, input_ in spec.inputs.items()} == {"source": (6, 8, 13)}
     assert (spec.z_dim, spec.height, spec.width) == (0, 12, 16)
 
 

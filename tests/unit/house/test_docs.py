@@ -91,7 +91,7 @@ def test_imports_of_examples_exist(page: Path):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("imagemint"):
                 module = importlib.import_module(node.module or "")
-                missing = [each.name for each in node.names if not hasattr(module, each.name)]
+                missing = [name.name for name in node.names if not hasattr(module, name.name)]
                 assert not missing, f"{node.module} has no {missing}"
 
 

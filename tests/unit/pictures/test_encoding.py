@@ -89,7 +89,7 @@ def test_picture_has_serial_and_source_type(picture_format):
     source_type = description.get(f"{{{NAMES['ext']}}}DigitalSourceType")
     assert source_type == TRAINED_ALGORITHMIC_MEDIA
     identifiers = description.findall("dc:identifier/rdf:Bag/rdf:li", NAMES)
-    assert [each.text for each in identifiers] == [SERIAL]
+    assert [identifier.text for identifier in identifiers] == [SERIAL]
 
 
 def test_png_has_its_serial_as_text():

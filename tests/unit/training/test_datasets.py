@@ -45,9 +45,9 @@ def published(monkeypatch, tmp_path):
 
     def publish(images, labels):
         contents = {IMAGES: images, LABELS: labels}
-        digests = {name: hashlib.sha256(each).hexdigest() for name, each in contents.items()}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         monkeypatch.setattr(registry, "_MNIST_SHA256", digests)
-        return {name: gzip.compress(each) for name, each in contents.items()}
+        return {name: gzip.compress(content) for name, content in contents.items()}
 
     return publish
 

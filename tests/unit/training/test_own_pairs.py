@@ -41,7 +41,7 @@ def read_metrics(run):
     """Returns the names of the figures of a run."""
     assert main(["evaluate", str(run), "--device", "cpu"]) == 0
     figures = json.loads((run / "evaluation/figures.json").read_text())["figures"]
-    return {each["metric"] for each in figures}
+    return {figure["metric"] for figure in figures}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_results_are_compared_with_as_many_targets(pictures, tmp_path):
     assert train("cyclegan", run, "--dataset", str(pictures), "--size", "16") == 0
     assert "sharpness" in read_metrics(run)
     figures = json.loads((run / "evaluation/figures.json").read_text())["figures"]
-    assert [each["sample_size"] for each in figures if each["metric"] == "sharpness"] == [2]
+    assert [figure["sample_size"] for figure in figures if figure["metric"] == "sharpness"] == [2]
 
 
 def test_missing_source_is_named(tmp_path, capsys):

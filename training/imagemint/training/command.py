@@ -157,10 +157,10 @@ class Evaluate(DataOptions):
         classifiers: list[Path | None] = [*self.classifier] or [None]
         judgings = [
             evaluation.Judging(
-                each.resolve().name if each else "",
-                *evaluation.open_extractor(each, self.inception, device),
+                classifier.resolve().name if classifier else "",
+                *evaluation.open_extractor(classifier, self.inception, device),
             )
-            for each in classifiers
+            for classifier in classifiers
         ]
         source = evaluation.open_source(self.source, device, variant=self.variant)
         run = getattr(source, "run", None)

@@ -32,7 +32,7 @@ class Setup:
     def describe(self) -> list[str]:
         """Returns its parts as words."""
         command = [f"command: {self.command}"] if self.command else []
-        warnings = [f"WARNING: {each}" for each in self.warnings]
+        warnings = [f"WARNING: {warning}" for warning in self.warnings]
         return [*filter(None, (self.results, self.data)), *self.judges, *command, *warnings]
 
 
@@ -170,11 +170,13 @@ def describe_methods(figures: Sequence[EvaluationFigure]) -> list[str]:
     The method of a figure with an ``@`` in its name is that of the name before it.
     """
     methods: dict[str, str] = {}
-    for each in figures:
-        methods.setdefault(each.metric.partition("@")[0], each.method)
+    for figure in figures:
+        methods.setdefault(figure.metric.partition("@")[0], figure.method)
     lines = [f"- {metric}: {method}" for metric, method in methods.items()]
-    lines += [f"- {each.metric} in detail: {each.detail}" for each in figures if each.detail]
-    descriptions = {each.setup: each.setup.describe() for each in figures}
+    lines += [
+        f"- {figure.metric} in detail: {figure.detail}" for figure in figures if figure.detail
+    ]
+    descriptions = {figure.setup: figure.setup.describe() for figure in figures}
     common = [
         part
         for part in next(iter(descriptions.values()), [])
@@ -183,7 +185,7 @@ def describe_methods(figures: Sequence[EvaluationFigure]) -> list[str]:
     lines += ["", f"All figures: {'; '.join(common)}"] if common else []
     for setup, parts in descriptions.items():
         if own := [part for part in parts if part not in common]:
-            names = ", ".join(each.metric for each in figures if each.setup == setup)
+            names = ", ".join(figure.metric for figure in figures if figure.setup == setup)
             lines += ["", f"{names}: {'; '.join(own)}"]
     return lines
 

@@ -36,13 +36,13 @@ def read_old_figure(content: Mapping[str, Any]) -> dict[str, Any]:
     parts = figure.pop("protocol").split("; ")
 
     def take(form: "re.Pattern[str]") -> list[str]:
-        found = [each for each in parts if form.match(each)]
-        parts[:] = [each for each in parts if not form.match(each)]
+        found = [part for part in parts if form.match(part)]
+        parts[:] = [part for part in parts if not form.match(part)]
         return found
 
     warnings, judges, commands = take(_WARNING), take(_JUDGE), take(_COMMAND)
     spreads, sequences, data = take(_SPREAD), take(_SEQUENCES), take(_DATA)
-    begin = next((at for at, each in enumerate(parts) if _RESULTS.match(each)), len(parts))
+    begin = next((at for at, part in enumerate(parts) if _RESULTS.match(part)), len(parts))
     method = "; ".join(parts[:begin])
     shares, sizes = _SHARES.search(method), _SIZES.match(method)
     details = [shares[1]] if shares else []
@@ -55,13 +55,13 @@ def read_old_figure(content: Mapping[str, Any]) -> dict[str, Any]:
     figure |= {
         "method": method,
         "detail": "".join(details),
-        "spread": "".join(each.rpartition(" ")[0] for each in spreads),
+        "spread": "".join(spread.rpartition(" ")[0] for spread in spreads),
         "setup": {
             "results": "; ".join(parts[begin:]),
             "data": "; ".join(data),
             "judges": judges,
-            "command": "".join(_COMMAND.sub("", each) for each in commands),
-            "warnings": [_WARNING.sub("", each) for each in warnings],
+            "command": "".join(_COMMAND.sub("", command) for command in commands),
+            "warnings": [_WARNING.sub("", warning) for warning in warnings],
         },
     }
     if sequences:  # the sample size was that of the other figures

@@ -100,19 +100,19 @@ class Generator:
         ]
         self._unary = [
             {
-                kind: each.prepare_unary(request_kind, seeds[kind])
+                kind: connection.prepare_unary(request_kind, seeds[kind])
                 for kind, request_kind in enumerate(self._request_kinds)
                 if not request_kind.stream
             }
-            for each in connections
+            for connection in connections
         ]
         self._streaming = [
             {
-                kind: each.prepare_streaming(request_kind, seeds[kind])
+                kind: connection.prepare_streaming(request_kind, seeds[kind])
                 for kind, request_kind in enumerate(self._request_kinds)
                 if request_kind.stream
             }
-            for each in connections
+            for connection in connections
         ]
 
     async def open_connections(self) -> None:

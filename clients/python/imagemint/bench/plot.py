@@ -82,7 +82,7 @@ def _plot_batches(axes: Axes, batched: Sequence[Point]) -> None:
     sizes = [point.server.batches for point in batched if point.server]
     # Up to the largest bucket with batches. All points have the same buckets, as they are of one
     # server.
-    shown = max(n for each in sizes for n, count in enumerate(each.values(), start=1) if count)
+    shown = max(n for size in sizes for n, count in enumerate(size.values(), start=1) if count)
     for point, batches in zip(batched, sizes, strict=True):
         passes = sum(batches.values())
         shares = [count / passes for count in batches.values()]

@@ -56,8 +56,8 @@ class Point:
     @property
     def client_ms_per_call(self) -> float | None:
         """CPU time of all clients per call, in milliseconds; None without calls."""
-        calls = sum(each.calls for each in self.efforts)
-        return sum(each.cpu_s for each in self.efforts) / calls * 1e3 if calls else None
+        calls = sum(effort.calls for effort in self.efforts)
+        return sum(effort.cpu_s for effort in self.efforts) / calls * 1e3 if calls else None
 
 
 def join_results(

@@ -51,14 +51,14 @@ class Report:
             "imagemint": metadata.version(DISTRIBUTION),
             "machine": describe_machine(),
             "settings": self.settings,
-            "points": [_describe_point(each) for each in self.points],
+            "points": [_describe_point(point) for point in self.points],
             "bound": self.bound and asdict(self.bound),
             "knee": self.knee and _describe_point(self.knee),
             "aborted": self.aborted
             and {
                 "load": _describe_load(self.aborted.load),
                 "why": self.aborted.client_limit,
-                "clients": [_describe_effort(each) for each in self.aborted.efforts],
+                "clients": [_describe_effort(effort) for effort in self.aborted.efforts],
             },
         }
 
@@ -83,7 +83,7 @@ def format_head() -> str:
 def format_rows(point: Point) -> Iterator[str]:
     """Yields the lines of one point: the sum, each kind of a mix of several, and first chunks."""
     tally, offered = point.sum, point.offered_images_per_s
-    busy = max((each.busy for each in point.efforts), default=0.0)
+    busy = max((effort.busy for effort in point.efforts), default=0.0)
     yield _format_line(
         (
             str(point.load),
@@ -139,7 +139,7 @@ def _describe_point(point: Point) -> dict[str, Any]:
             for request_kind, tally in zip(point.mix.kinds, point.kinds, strict=True)
         ],
         "client_ms_per_call": point.client_ms_per_call,
-        "clients": [_describe_effort(each) for each in point.efforts],
+        "clients": [_describe_effort(effort) for effort in point.efforts],
         "server": server and asdict(server),
         "verified": asdict(point.verified),
     }

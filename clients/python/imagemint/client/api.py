@@ -201,7 +201,7 @@ class AsyncClient:
                 page,
                 timeout_s,
             )
-            found += [models.parse_model(each) for each in response.models]
+            found += [models.parse_model(model) for model in response.models]
             if not response.next_page_token:
                 return found
             page.page_token = response.next_page_token

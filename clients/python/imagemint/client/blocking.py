@@ -126,7 +126,7 @@ def _replace_sources(
 async def _read_elsewhere(items: Iterator[ItemT], errands: Errands) -> AsyncGenerator[ItemT, None]:
     """Yields items that the thread reads which waits for the portal."""
     while (
-        found := await errands.call(lambda: next(((each,) for each in items), None))
+        found := await errands.call(lambda: next(((item,) for item in items), None))
     ) is not None:
         yield found[0]
 

@@ -219,7 +219,7 @@ def may_move(targets: tuple[str, ...]) -> bool:
 
     gRPC follows a single name.
     """
-    return len(targets) > 1 and not all(_is_ip(split_address(each)[0]) for each in targets)
+    return len(targets) > 1 and not all(_is_ip(split_address(target)[0]) for target in targets)
 
 
 def split_address(name: str) -> tuple[str, int]:
@@ -295,7 +295,7 @@ def _build_options(targets: tuple[str, ...], tls: Tls | None) -> Options:
         # Otherwise all clients of a process share one connection, and therefore one worker.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    hosts = [split_address(each)[0] for each in targets if not _is_uri(each)]
+    hosts = [split_address(target)[0] for target in targets if not _is_uri(target)]
     if all(is_loopback(host) for host in hosts):
         # gRPC would send even these calls through the http_proxy of the environment.
         options.append(("grpc.enable_http_proxy", 0))
@@ -312,11 +312,11 @@ async def _build_address(targets: tuple[str, ...]) -> str:
     if len(targets) == 1 and not _is_ip(split_address(targets[0])[0]):
         return f"dns:///{targets[0]}"
     found = await asyncio.gather(
-        *(_resolve(*split_address(each)) for each in targets), return_exceptions=True
+        *(_resolve(*split_address(target)) for target in targets), return_exceptions=True
     )
     resolved = [each for each in found if isinstance(each, dict)]
     faults = [each for each in found if isinstance(each, BaseException)]
-    if not resolved or not all(isinstance(each, Unavailable) for each in faults):
+    if not resolved or not all(isinstance(fault, Unavailable) for fault in faults):
         raise faults[0]
     for scheme, family in (("ipv4", socket.AF_INET), ("ipv6", socket.AF_INET6)):
         if all(family in addresses for addresses in resolved):

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    commands = {each.name: each for each in metadata.entry_points(group=GROUP)}
+    commands = {entry_point.name: entry_point for entry_point in metadata.entry_points(group=GROUP)}
     match arguments:
         case ["--version" | "-V", *_]:
             print(DISTRIBUTION, metadata.version(DISTRIBUTION))
@@ -172,7 +172,7 @@ def _explain_missing(entry: metadata.EntryPoint, error: ModuleNotFoundError) -> 
 def _is_failure(error: Exception) -> bool:
     """Returns whether `error` is a failure, not a bug, without importing its class."""
     classes = type(error).__mro__
-    ours = any(each.__module__.partition(".")[0] == DISTRIBUTION for each in classes)
+    ours = any(class_.__module__.partition(".")[0] == DISTRIBUTION for class_ in classes)
     return ours or isinstance(error, OSError)
 
 
@@ -185,6 +185,6 @@ def _describe_failure(error: Exception) -> str:
 
 def _print_error(arguments: list[str], message: str) -> None:
     """Prints one line on stderr that begins with the name of the command."""
-    command = [each for each in arguments[:1] if not each.startswith("-")]
+    command = [argument for argument in arguments[:1] if not argument.startswith("-")]
     line = " ".join(message.split())
     print(f"{' '.join([DISTRIBUTION, *command])}: {line}", file=sys.stderr)

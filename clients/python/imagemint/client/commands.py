@@ -150,7 +150,7 @@ def _format_table(models: Sequence[Model]) -> str:
         *("MODEL", "VERSION", "STATE", "CLASSES", "SOURCE", "IMAGE", "TRUNCATION"),
         *("VARIANT", "PROVIDER", "REASON"),
     )
-    rows = [head, *(_format_row(model, each) for model in models for each in model.versions)]
+    rows = [head, *(_format_row(model, version) for model in models for version in model.versions)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))

@@ -95,7 +95,9 @@ class ImagemintError(Exception):
         self.request_id = request_id
 
     def __str__(self) -> str:
-        unnamed = [each for each in self.violations if each.description not in self.message]
+        unnamed = [
+            violation for violation in self.violations if violation.description not in self.message
+        ]
         faults = "; ".join(f"{each.field}: {each.description}" for each in unnamed)
         text = f"{self.message} ({faults})" if faults else self.message
         return f"{text} [request {self.request_id}]" if self.request_id else text

@@ -186,7 +186,7 @@ class Generate(FilteredConnection):
                 pictures = self._clear_before_first(
                     path, report.watch(self._request_pictures(client, jobs))
                 )
-                sequences = {(each.maker, each.seed, each.truncation) for each in serials}
+                sequences = {(serial.maker, serial.seed, serial.truncation) for serial in serials}
                 outputs.write_folder(path, pictures, full_names=len(sequences) > 1)
             case Kind.SHEET if self._fits_one_call(client, jobs):
                 (job,) = jobs
@@ -218,7 +218,7 @@ class Generate(FilteredConnection):
         """Returns the requests to make, as few as possible."""
         if serials:
             runs = cut_into_runs(serials, _Limits(client).__getitem__)
-            return [_Job(each.first.model, len(each), run_selection(each)) for each in runs]
+            return [_Job(run.first.model, len(run), run_selection(run)) for run in runs]
         model = self.model or ""
         selection = Selection(
             seed=self.seed,

@@ -325,18 +325,18 @@ def _spell_condition(condition: Condition, labels: Sequence[str]) -> str:
         case Caption(text):
             return f"caption {text}"
         case Weights(weights):
-            return f"weights {','.join(str(float(each)) for each in weights)}"
+            return f"weights {','.join(str(float(weight)) for weight in weights)}"
         case _:
             return str(condition)
 
 
 def spell_cycle(class_ids: Iterable[int]) -> str:
     """Returns classes in turn as the text of `SourceIdentity.condition`."""
-    return ",".join(str(int(each)) for each in class_ids)
+    return ",".join(str(int(class_id)) for class_id in class_ids)
 
 
 def _explain_missing(model: Model, wanted: str, found: ModelVersion | None) -> str:
     if found is not None:
         return f"{model.name}@{wanted} is {found.state}{': ' * bool(found.reason)}{found.reason}"
-    known = ", ".join(each.version for each in model.versions) or "none"
+    known = ", ".join(version.version for version in model.versions) or "none"
     return f"{model.name} has no version {wanted or 'that is ready'}; versions: {known}"

@@ -229,47 +229,47 @@ def join_batches(batches: Sequence[ImageBatch], positions: Sequence[int]) -> Ima
         ServerError: the bundle or the variant changed between the answers.
     """
     first = batches[0]
-    if len({(each.bundle_sha256, each.variant) for each in batches}) > 1:
+    if len({(batch.bundle_sha256, batch.variant) for batch in batches}) > 1:
         raise ServerError(
             f"{first.model}@{first.version} changed between two calls", reason="BUNDLE_CHANGED"
         )
     order = np.argsort(positions)
-    classes = [each.class_id for each in batches if each.class_id is not None]
-    serials = [serial for each in batches for serial in each.serials]
-    captions = [caption for each in batches for caption in each.captions]
-    seeds = {each.seed for each in batches}
-    timings = [each.timing for each in batches]
+    classes = [batch.class_id for batch in batches if batch.class_id is not None]
+    serials = [serial for batch in batches for serial in batch.serials]
+    captions = [caption for batch in batches for caption in batch.captions]
+    seeds = {batch.seed for batch in batches}
+    timings = [batch.timing for batch in batches]
     return ImageBatch(
         model=first.model,
         version=first.version,
         seed=first.seed if len(seeds) == 1 else None,
         bundle_sha256=first.bundle_sha256,
         variant=first.variant,
-        index=np.concatenate([each.index for each in batches])[order],
+        index=np.concatenate([batch.index for batch in batches])[order],
         class_id=np.concatenate(classes)[order] if classes else None,
         serials=tuple(serials[at] for at in order),
         captions=tuple(captions[at] for at in order) if captions else (),
-        scores=_join_scores([each.scores for each in batches], order),
+        scores=_join_scores([batch.scores for batch in batches], order),
         timing=Timing(
-            queue_s=sum(each.queue_s for each in timings),
-            batch_s=sum(each.batch_s for each in timings),
-            inference_s=sum(each.inference_s for each in timings),
-            encode_s=sum(each.encode_s for each in timings),
+            queue_s=sum(timing.queue_s for timing in timings),
+            batch_s=sum(timing.batch_s for timing in timings),
+            inference_s=sum(timing.inference_s for timing in timings),
+            encode_s=sum(timing.encode_s for timing in timings),
         ),
-        image=np.concatenate([each.image for each in batches])[order],
+        image=np.concatenate([batch.image for batch in batches])[order],
     )
 
 
 def _join_scores(parts: Sequence[Scores | None], order: NDArray[np.intp]) -> Scores | None:
-    scores = [each for each in parts if each is not None]
+    scores = [part for part in parts if part is not None]
     if len(scores) < len(parts):
         return None
-    scores_by_name = [each.by_name() for each in scores]
+    scores_by_name = [score.by_name() for score in scores]
     joined = {
         name: np.concatenate([each[name] for each in scores_by_name])[order]
         for name in scores_by_name[0]
     }
-    return Scores(**joined, rejected=np.concatenate([each.rejected for each in scores])[order])
+    return Scores(**joined, rejected=np.concatenate([score.rejected for score in scores])[order])
 
 
 def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> list[EncodedPicture]:
@@ -279,7 +279,7 @@ def parse_pictures(message: image_pb2.ImageBatch, timing: image_pb2.Timing) -> l
         ServerError: the number of pictures is wrong, or they are not encoded, or see `read_origin`.
     """
     sheet = message.layout == image_pb2.IMAGE_LAYOUT_SHEET
-    groups = [list(message.images)] if sheet else [[each] for each in message.images]
+    groups = [list(message.images)] if sheet else [[image] for image in message.images]
     if len(groups) != len(message.pictures) or message.format not in FORMATS:
         raise ServerError(
             f"the server sent {len(message.pictures)} pictures for {len(groups)}, "
@@ -317,7 +317,7 @@ class OriginFields(TypedDict):
 def _read_scores(images: Sequence[image_pb2.MintedImage]) -> Scores | None:
     if not images or not images[0].HasField("scores"):
         return None
-    found = [each.scores for each in images]
+    found = [image.scores for image in images]
     known = {
         name: np.array([getattr(each, name) for each in found], np.float32)
         for name in SCORE_NAMES
@@ -344,17 +344,17 @@ def read_origin(
             reason="MALFORMED_ANSWER",
         )
     conditional = bool(images) and images[0].HasField("class_id")
-    class_id = np.array([each.class_id for each in images], np.int64) if conditional else None
+    class_id = np.array([image.class_id for image in images], np.int64) if conditional else None
     return OriginFields(
         model=message.model,
         version=message.version,
         seed=message.seed if message.HasField("seed") else None,
         bundle_sha256=message.bundle_sha256,
         variant=message.variant,
-        index=np.array([each.index for each in images], np.uint64),
+        index=np.array([image.index for image in images], np.uint64),
         class_id=class_id,
-        serials=tuple(each.serial for each in images if each.serial),
-        captions=tuple(each.caption for each in images if each.HasField("caption")),
+        serials=tuple(image.serial for image in images if image.serial),
+        captions=tuple(image.caption for image in images if image.HasField("caption")),
         scores=_read_scores(images),
         timing=Timing.of(timing),
     )

@@ -206,7 +206,7 @@ def parse_model(message: model_service_pb2.Model) -> Model:
     return Model(
         name=message.name,
         default_version=message.default_version,
-        versions=tuple(_parse_version(each) for each in message.versions),
+        versions=tuple(_parse_version(version) for version in message.versions),
         limits=Limits(
             max_images_per_request=limits.max_images_per_request,
             default_chunk_size=limits.default_chunk_size,
@@ -240,7 +240,7 @@ def _parse_manifest(message: manifest_pb2.BundleManifest) -> Manifest:
         height=message.image.height,
         width=message.image.width,
         channels=message.image.channels,
-        evaluations=tuple(_parse_evaluation(each) for each in message.evaluations),
+        evaluations=tuple(_parse_evaluation(evaluation) for evaluation in message.evaluations),
         license=message.license,
         captions=_parse_captions(message.caption) if message.HasField("caption") else None,
         scores=_parse_scores(message.critic),

@@ -278,7 +278,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
             spec.caption = parse_text("condition", text)
         case Weights(weights):
             items = parse_items("condition", weights, "weights")
-            spec.class_weights.weights.extend(parse_number("condition", each) for each in items)
+            spec.class_weights.weights.extend(parse_number("condition", item) for item in items)
         case _ if is_whole_number(condition):
             spec.class_id = parse_whole_number("condition", condition)
         case _:
@@ -288,7 +288,7 @@ def _set_condition(spec: image_pb2.ImageSpec, condition: Condition) -> None:
 
 def _parse_class_ids(values: Sequence[Any]) -> list[int]:
     items = parse_items("condition", values, "class indices")
-    return [parse_whole_number("condition", each) for each in items]
+    return [parse_whole_number("condition", item) for item in items]
 
 
 def _parse_latents(values: ArrayLike, count: int) -> NDArray[np.float32]:

@@ -140,8 +140,8 @@ def spell_serials(name: str, serials: Sequence[SerialLike]) -> list[str]:
         InvalidRequest: one is neither a text nor a Serial; the error calls them `name`.
     """
     return [
-        str(each) if isinstance(each, Serial) else parse_text(f"{name}[{at}]", each)
-        for at, each in enumerate(parse_items(name, serials, "serial numbers"))
+        str(item) if isinstance(item, Serial) else parse_text(f"{name}[{at}]", item)
+        for at, item in enumerate(parse_items(name, serials, "serial numbers"))
     ]
 
 

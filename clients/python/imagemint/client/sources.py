@@ -109,7 +109,7 @@ class RemoteModel:
         results = self._client.translate_stream(
             self._model, list(sources), seed=0, version=self._version, variant=self._variant
         )
-        return np.stack([each.image for each in results])
+        return np.stack([result.image for result in results])
 
     def close(self) -> None:
         """Closes the connection."""

@@ -14,9 +14,9 @@ def find_similar(given: str, known: Iterable[str]) -> list[str]:
     """
     by_letters = {name.strip("-").replace("_", "-"): name for name in known}
     letters = given.strip("-").replace("_", "-")
-    longer = [each for each in by_letters if each.startswith(letters)] if letters else []
+    longer = [letter for letter in by_letters if letter.startswith(letters)] if letters else []
     alike = difflib.get_close_matches(letters, by_letters, _MOST, _LIKENESS)
-    return [by_letters[each] for each in dict.fromkeys([*alike, *longer])][:_MOST]
+    return [by_letters[name] for name in dict.fromkeys([*alike, *longer])][:_MOST]
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

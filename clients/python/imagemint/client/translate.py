@@ -224,7 +224,7 @@ class Translate(Connection):
         suffix = _SUFFIX_OF[self.format or "png"]
         targets = [out / f"{path.stem}{suffix}" for path in paths]
         if equal := [each for each, times in Counter(targets).items() if times > 1]:
-            same_names = ", ".join(str(each) for each in paths if each.stem == equal[0].stem)
+            same_names = ", ".join(str(path) for path in paths if path.stem == equal[0].stem)
             why = f"several have the same name: {same_names}; translate them separately"
             raise make_invalid_request("source", why)
         return targets
@@ -300,7 +300,7 @@ def _list_pictures(sources: Sequence[Path]) -> Iterator[Path]:
                 raise FileNotFoundError(f"{source} does not exist")
             yield source
             continue
-        found = [each for each in source.iterdir() if _is_picture(each)]
+        found = [path for path in source.iterdir() if _is_picture(path)]
         if not found:
             raise FileNotFoundError(f"{source} holds no PNG, JPEG or WebP")
         yield from sorted(found, key=_split_numbers)

@@ -118,7 +118,7 @@ def make_source_message(source: SourceLike, name: str) -> messages.Source:
                 f"{name}.frames", "one picture is not a sequence of pictures"
             )
         frames = parse_items(f"{name}.frames", source.frames, "pictures")
-        pictures = [_make_file(each, f"{name}.frames[{at}]") for at, each in enumerate(frames)]
+        pictures = [_make_file(frame, f"{name}.frames[{at}]") for at, frame in enumerate(frames)]
         return messages.Source(encoded=messages.EncodedSource(pictures=pictures, mask=mask))
     if _is_file(source) or _is_image(source):
         return messages.Source(encoded=messages.EncodedSource(pictures=[_make_file(source, name)]))
@@ -227,18 +227,21 @@ def parse_translated(response: Response) -> list[Translated]:
         ServerError: the number of bytes does not match the shape, or see `read_origin`.
     """
     found = []
-    for each in response.batch.translations:
-        shape = (each.shape.height, each.shape.width, each.shape.channels)
-        if response.batch.format != image_pb2.IMAGE_FORMAT_RAW or len(each.picture) != np.prod(
-            shape
-        ):
+    for translation in response.batch.translations:
+        shape = (translation.shape.height, translation.shape.width, translation.shape.channels)
+        if response.batch.format != image_pb2.IMAGE_FORMAT_RAW or len(
+            translation.picture
+        ) != np.prod(shape):
             raise ServerError(
-                f"the server sent {len(each.picture)} bytes for a raw image of shape {shape}",
+                f"the server sent {len(translation.picture)} bytes for a raw image of shape"
+                f" {shape}",
                 reason="MALFORMED_ANSWER",
             )
-        pixels = np.frombuffer(each.picture, np.uint8).reshape(shape)
+        pixels = np.frombuffer(translation.picture, np.uint8).reshape(shape)
         found.append(
-            Translated(**read_origin(response.batch, [each.image], response.timing), image=pixels)
+            Translated(
+                **read_origin(response.batch, [translation.image], response.timing), image=pixels
+            )
         )
     return found
 
@@ -254,13 +257,13 @@ def parse_translated_files(response: Response) -> list[EncodedPicture]:
         raise ServerError("the server sent no encoded pictures", reason="MALFORMED_ANSWER")
     return [
         EncodedPicture(
-            **read_origin(response.batch, [each.image], response.timing),
-            data=each.picture,
+            **read_origin(response.batch, [translation.image], response.timing),
+            data=translation.picture,
             format=picture_format,
-            height=each.shape.height,
-            width=each.shape.width,
+            height=translation.shape.height,
+            width=translation.shape.width,
         )
-        for each in response.batch.translations
+        for translation in response.batch.translations
     ]
 
 
@@ -301,7 +304,7 @@ def cut_into_messages(sources: Iterable[SourceLike]) -> Iterator[list[messages.S
 def _count_pixels(source: messages.Source) -> int:
     """Returns the pixels of all files of a source; 0 for bare pixels, which its bytes limit."""
     files = (*source.encoded.pictures, source.encoded.mask)
-    return sum(count_pixels(each) for each in files)
+    return sum(count_pixels(file) for file in files)
 
 
 class Prepared(list[messages.Source]):

@@ -203,7 +203,10 @@ async def _read_next(groups: AsyncIterator[Group]) -> Group | None:
 
 def _renumber(error: InvalidRequest, done: int) -> InvalidRequest:
     """Returns an error about the sources of a message with their numbers in the stream."""
-    violations = [Violation(_move(each.field, done), each.description) for each in error.violations]
+    violations = [
+        Violation(_move(violation.field, done), violation.description)
+        for violation in error.violations
+    ]
     message = error.message
     for old, new in zip(error.violations, violations, strict=True):
         message = message.replace(old.field, new.field)

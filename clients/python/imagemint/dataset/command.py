@@ -288,7 +288,7 @@ class Dataset(FilteredConnection):
         software = describe_software(plan.format) | dict(offer.software)
         seed = secrets.randbits(_SAMPLE_SEED_BITS) if self.sample_seed is None else self.sample_seed
         shards = choose_shards(plan, None if self.all_ else self.sample, seed)
-        images = sum(each.count for each in shards)
+        images = sum(shard.count for shard in shards)
         drawn = f" (--sample-seed {seed})" if len(shards) < plan.num_shards else ""
         self._say(
             f"{folder.place}: makes {images:,} images of {len(shards):,} of {plan.num_shards:,} "

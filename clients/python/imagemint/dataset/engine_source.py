@@ -101,7 +101,9 @@ class EngineSource:
             ValueError: the model has no such class.
         """
         num_classes = len(self._plan.class_labels)
-        invalid = sorted({each for each in class_ids or () if not 0 <= each < num_classes})
+        invalid = sorted(
+            {class_id for class_id in class_ids or () if not 0 <= class_id < num_classes}
+        )
         if invalid:
             raise ValueError(f"{self._plan.model} has {num_classes} classes, not {invalid}")
         engine = self._open()
@@ -156,7 +158,7 @@ def _make_plan(
 ) -> Plan:
     """Returns a plan of the pixels; its fields for files are not used."""
     num_classes = len(offer.class_labels)
-    if classes is not None and not all(0 <= each < num_classes for each in classes or (0,)):
+    if classes is not None and not all(0 <= class_id < num_classes for class_id in classes or (0,)):
         raise DatasetError(f"{offer.model} has {num_classes} classes, not {list(classes)}")
     drawn: Literal["random"] | None = "random" if num_classes else None
     return Plan(

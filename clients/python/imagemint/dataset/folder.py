@@ -272,7 +272,7 @@ class Journal:
     def read(self, shard: Shard) -> list[WrittenFile] | None:
         """Returns the files of a shard; None if it was not finished."""
         content = self._folder.read(name_entry(shard))
-        return None if content is None else [WrittenFile(*each) for each in json.loads(content)]
+        return None if content is None else [WrittenFile(*entry) for entry in json.loads(content)]
 
     def count(self) -> int:
         """Returns the number of finished shards."""
@@ -322,7 +322,7 @@ def publish_shard(
 
 def _identify(files: list[WrittenFile]) -> dict[str, str]:
     """Returns the digest of each file by its name, without state of the unfinished data set."""
-    return {each.name: each.sha256 for each in files if not each.name.startswith(f"{WORK}/")}
+    return {file.name: file.sha256 for file in files if not file.name.startswith(f"{WORK}/")}
 
 
 def is_of_system(name: str) -> bool:

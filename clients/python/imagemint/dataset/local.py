@@ -47,9 +47,9 @@ def find_bundle(repository: str, model: str, version: str, device: str) -> Local
     """
     root = Path(repository) if repository else find_shipped_models()
     folder = root / model
-    versions = sorted((each.name for each in folder.glob("*") if each.name.isdecimal()), key=int)
+    versions = sorted((path.name for path in folder.glob("*") if path.name.isdecimal()), key=int)
     if not versions:
-        names = ", ".join(sorted(each.name for each in root.glob("*") if each.is_dir())) or "none"
+        names = ", ".join(sorted(path.name for path in root.glob("*") if path.is_dir())) or "none"
         raise DatasetError(f"{root} has no model {model!r}; there is: {names}")
     if version and version not in versions:
         raise DatasetError(f"{folder} has no version {version}; there is: {', '.join(versions)}")

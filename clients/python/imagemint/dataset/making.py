@@ -49,7 +49,7 @@ def check_folder(folder: Folder, plan: Plan) -> bool:
     existing = read_plan(folder)
     if existing is None:
         names = folder.list_names()
-        if foreign_files := [each for each in names if each != WORK and not is_of_system(each)]:
+        if foreign_files := [name for name in names if name != WORK and not is_of_system(name)]:
             more = ", …" if len(foreign_files) > _NAMED_FILES else ""
             listed = ", ".join(foreign_files[:_NAMED_FILES]) + more
             raise OtherPlan(
@@ -166,10 +166,10 @@ def list_damaged(
     makes_all = any(folder.compute_digest(each.name) != each.sha256 for each in sums.joined)
     for shard in plan.list_shards():
         files = sums.list_shard(shard)
-        if not makes_all and all(folder.compute_digest(each.name) == each.sha256 for each in files):
+        if not makes_all and all(folder.compute_digest(file.name) == file.sha256 for file in files):
             on_done(shard)
         else:
-            journal.write(shard, [WrittenFile(each.name, 0, each.sha256) for each in files])
+            journal.write(shard, [WrittenFile(file.name, 0, file.sha256) for file in files])
             yield shard
 
 
@@ -183,7 +183,7 @@ def make_here(task: Task, folder: Folder, missing: Iterator[Shard], progress: Pr
             files = make_shard(
                 task.plan, shard, source, folder, progress.add_images, repair=task.repair
             )
-            progress.add_bytes(sum(each.size for each in files))
+            progress.add_bytes(sum(file.size for file in files))
 
 
 def finish(folder: Folder, plan: Plan, *, repair: bool = False) -> int:
@@ -200,7 +200,7 @@ def finish(folder: Folder, plan: Plan, *, repair: bool = False) -> int:
     journal = Journal(folder)
     joined = _join_parts(folder, plan, repair=repair)
     files = list(_list_files(journal, plan))
-    num_bytes = sum(each.size for each in files)
+    num_bytes = sum(file.size for file in files)
     card = format_card(plan, num_bytes)
     existing = folder.read(CARD_FILE)
     if existing not in (None, card):
@@ -208,7 +208,7 @@ def finish(folder: Folder, plan: Plan, *, repair: bool = False) -> int:
     if existing is None:
         folder.put(CARD_FILE, card)
     own = [_sum_up(PLAN_FILE, plan.to_json()), _sum_up(CARD_FILE, card)]
-    listed = [Sum(each.name, each.sha256) for each in files if not is_part(each.name)]
+    listed = [Sum(file.name, file.sha256) for file in files if not is_part(file.name)]
     folder.put(SUMS_FILE, Sums(plan, [*own, *listed, *joined]).format())
     return num_bytes
 
@@ -223,7 +223,7 @@ def finish_repair(folder: Folder, plan: Plan, sums: Sums) -> int:
         _join_parts(folder, plan, repair=True)
     sizes = folder.list_files()
     shards = (each for shard in plan.list_shards() for each in sums.list_shard(shard))
-    num_bytes = sum(sizes[each.name] for each in shards)
+    num_bytes = sum(sizes[shard.name] for shard in shards)
     for at, content in enumerate((plan.to_json(), format_card(plan, num_bytes))):
         name, digest = sums.own[at]
         if folder.compute_digest(name) != digest:

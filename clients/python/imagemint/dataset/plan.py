@@ -157,8 +157,8 @@ class Plan:
     def describe_difference(self, other: "Plan") -> str:
         """Returns the fields in which `other` differs, such as `seed 7, not 8`."""
         pairs = [
-            (each.name, getattr(self, each.name), getattr(other, each.name))
-            for each in fields(self)
+            (field.name, getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
         ]
         return "; ".join(
             f"{name} {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs

@@ -88,7 +88,7 @@ def _pack(task: Task) -> tuple[Task, dict[str, bytes]]:
     spec = task.spec
     if not isinstance(spec, LocalSpec):
         raise TypeError("only a local source has a bundle")
-    files = {each.name: each.read_bytes() for each in spec.directory.iterdir() if each.is_file()}
+    files = {path.name: path.read_bytes() for path in spec.directory.iterdir() if path.is_file()}
     return replace(task, spec=replace(spec, findings=None)), files
 
 

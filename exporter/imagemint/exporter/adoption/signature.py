@@ -102,11 +102,13 @@ def read_signature(graph: onnx.GraphProto, foreign: ForeignModel) -> Signature:
     _check_types(inputs)
     _check_names(inputs, foreign)
     constants = tuple(
-        (each, foreign.fixed_inputs.get(each.name, 0.0))
-        for each in inputs.values()
-        if each.name in foreign.fixed_inputs or each.is_empty
+        (input_, foreign.fixed_inputs.get(input_.name, 0.0))
+        for input_ in inputs.values()
+        if input_.name in foreign.fixed_inputs or input_.is_empty
     )
-    free = [each for each in inputs.values() if all(each is not fixed for fixed, _ in constants)]
+    free = [
+        input_ for input_ in inputs.values() if all(input_ is not fixed for fixed, _ in constants)
+    ]
     truncation = _find_truncation_input(free, foreign)
     free = [each for each in free if each is not truncation]
     class_input = _find_class_input(free, foreign)
@@ -146,11 +148,11 @@ def _check_names(inputs: dict[str, Input], foreign: ForeignModel) -> None:
 
 
 def _check_types(inputs: Mapping[str, Input]) -> None:
-    for each in inputs.values():
-        if each.dtype not in _NUMBERS:
+    for input_ in inputs.values():
+        if input_.dtype not in _NUMBERS:
             raise ExportError(
-                f"Input {each} has a type that no bundle can fill. Export the model without it, or"
-                f" with one of the types {_name_types(_NUMBERS)}"
+                f"Input {input_} has a type that no bundle can fill. Export the model without it,"
+                f" or with one of the types {_name_types(_NUMBERS)}"
             )
 
 
@@ -168,7 +170,7 @@ def _check_constant(found: Input, value: float) -> None:
 
 
 def _name_types(types: Iterable[int]) -> str:
-    return ", ".join(sorted(TensorProto.DataType.Name(each).lower() for each in types))
+    return ", ".join(sorted(TensorProto.DataType.Name(type_).lower() for type_ in types))
 
 
 def _find_truncation_input(free: list[Input], foreign: ForeignModel) -> Input | None:
@@ -187,15 +189,15 @@ def _find_class_input(free: list[Input], foreign: ForeignModel) -> Input | None:
     if not foreign.class_labels:
         return None
     others = [each for each in free if each.name != foreign.latent_input]
-    integers = [each for each in others if each.dtype in _INTEGERS]
-    one_hot = [each for each in others if each.shape[1:] == (len(foreign.class_labels),)]
+    integers = [other for other in others if other.dtype in _INTEGERS]
+    one_hot = [other for other in others if other.shape[1:] == (len(foreign.class_labels),)]
     # If latents are as long as the number of classes, both inputs look one-hot, and one float for
     # each image may be anything; the name decides then.
-    numbers = [each for each in others if each.shape[1:] in {(), (1,)}]
+    numbers = [other for other in others if other.shape[1:] in {(), (1,)}]
     matches = [each for each in (*one_hot, *numbers) if each.name.lower() in _CLASS_NAMES]
     candidates = integers or (one_hot if len(one_hot) == 1 else matches)
     if not candidates:
-        wide = [each for each in others if each.name.lower() in _CLASS_NAMES and each.shape[1:]]
+        wide = [other for other in others if other.name.lower() in _CLASS_NAMES and other.shape[1:]]
         found = f" Input {wide[0]} may take {wide[0].shape[1]} classes." if wide else ""
         raise ExportError(
             f"{len(foreign.class_labels)} labels are given, and no input takes as many classes."
@@ -318,7 +320,7 @@ def _describe(inputs: Iterable[Input]) -> str:
 
 
 def _find_first(inputs: list[Input], predicate: Callable[[Input], bool]) -> Input | None:
-    return next((each for each in inputs if predicate(each)), None)
+    return next((input_ for input_ in inputs if predicate(input_)), None)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -112,7 +112,7 @@ def check_entries(graph: onnx.GraphProto, known: Mapping[str, Sequence[int | Non
     entries = 0.0
     for node, inputs, _ in _walk(graph, known):
         if node.op_type in _FOLLOWED:
-            entries += sum(each.entries for each in inputs)
+            entries += sum(input_.entries for input_ in inputs)
         if entries > _MOST_ENTRIES:
             raise ValueError(f"{node.op_type} may create a shape with too many elements")
 
@@ -166,14 +166,14 @@ def _bound_output(node: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
 
 def _find_rule(kind: str) -> _Rule:
     if kind in _IMAGES:
-        return lambda _, inputs: _Bound(max(2, *(each.axes for each in inputs)), 2)
+        return lambda _, inputs: _Bound(max(2, *(input_.axes for input_ in inputs)), 2)
     if kind in _RESIZED:
         return lambda _, inputs: _Bound(inputs[0].axes, inputs[0].least_axes)
     if kind in _LIKE_FIRST:
         return lambda _, inputs: replace(inputs[0], least_elements=0, values=None)
     if kind in _BROADCAST:
         return _bound_broadcast
-    return _RULES.get(kind, lambda _, inputs: _Bound(max(each.axes for each in inputs)))
+    return _RULES.get(kind, lambda _, inputs: _Bound(max(input_.axes for input_ in inputs)))
 
 
 def _bound_attribute(node: onnx.NodeProto) -> _Bound:
@@ -189,22 +189,22 @@ def _bound_attribute(node: onnx.NodeProto) -> _Bound:
 
 
 def _bound_broadcast(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
-    axes = max(each.axes for each in inputs)
-    sizes = [max(each.elements, 1) for each in inputs]
+    axes = max(input_.axes for input_ in inputs)
+    sizes = [max(input_.elements, 1) for input_ in inputs]
     return _Bound(
         axes,
-        max(each.least_axes for each in inputs),
+        max(input_.least_axes for input_ in inputs),
         max(sizes) if axes <= 1 else math.prod(sizes),
-        min(each.least_elements for each in inputs),
+        min(input_.least_elements for input_ in inputs),
     )
 
 
 def _bound_concat(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
     return _Bound(
-        max(each.axes for each in inputs),
-        max(each.least_axes for each in inputs),
-        sum(each.elements for each in inputs),
-        sum(each.least_elements for each in inputs),
+        max(input_.axes for input_ in inputs),
+        max(input_.least_axes for input_ in inputs),
+        sum(input_.elements for input_ in inputs),
+        sum(input_.least_elements for input_ in inputs),
     )
 
 
@@ -280,12 +280,12 @@ def _bound_reduction(node: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
 
 
 def _bound_product(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
-    least = [each.least_axes for each in inputs[:2]]
-    return _Bound(max(each.axes for each in inputs), max(least) if min(least) >= 2 else 0)  # noqa: PLR2004 - axes of a matrix
+    least = [input_.least_axes for input_ in inputs[:2]]
+    return _Bound(max(input_.axes for input_ in inputs), max(least) if min(least) >= 2 else 0)  # noqa: PLR2004 - axes of a matrix
 
 
 def _bound_widened(_: onnx.NodeProto, inputs: Sequence[_Bound]) -> _Bound:
-    return _Bound(sum(each.axes for each in inputs) + 1)
+    return _Bound(sum(input_.axes for input_ in inputs) + 1)
 
 
 _RULES: Mapping[str, _Rule] = {

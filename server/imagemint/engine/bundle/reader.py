@@ -168,7 +168,9 @@ def read_bundle(
     contents, documents = _read_files(directory, digests, max_bytes)
     content = contents[MODEL_FILE]
     manifest, spec, memory_estimate, hints = _examine(directory, MODEL_FILE, content)
-    others = tuple(_read_variant(directory, spec, each, contents) for each in manifest.variants)
+    others = tuple(
+        _read_variant(directory, spec, variant, contents) for variant in manifest.variants
+    )
     declared = manifest.critic if manifest.HasField("critic") else None
     return Bundle(
         directory=directory,

@@ -93,7 +93,8 @@ class Mint(BaseModel):
         if self.check and (picture.format != "PNG" or len(picture.serials) != 1):
             raise _refuse(text, "--check compares a PNG file of one image")
         return [
-            _Wanted(text, _parse(Serial, each, text), picture.pixels) for each in picture.serials
+            _Wanted(text, _parse(Serial, serial, text), picture.pixels)
+            for serial in picture.serials
         ]
 
 

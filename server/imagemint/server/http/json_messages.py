@@ -220,7 +220,7 @@ def _find_faults_of_value(
         names = field.enum_type.values_by_name
         is_name = isinstance(value, str) and value in names
         if not is_name and not _is_integer(value, *_RANGES[FieldDescriptor.CPPTYPE_INT32]):
-            known = [each for each in names if not each.endswith("_UNSPECIFIED")]
+            known = [name for name in names if not name.endswith("_UNSPECIFIED")]
             given = quote(value) if isinstance(value, str) else _quote_json(value)
             yield Violation(path, f"{given} is none of {', '.join(known)}")
     elif field.type == field.TYPE_BYTES:

@@ -55,9 +55,9 @@ def _parse(accept: str) -> list[_Range]:
     ranges = []
     for part in accept.split(","):
         kind, *parameters = (each.strip().lower() for each in part.split(";"))
-        pairs = [each.split("=", 1) for each in parameters if "=" in each]
+        pairs = [parameter.split("=", 1) for parameter in parameters if "=" in parameter]
         weights = [value.strip() for name, value in pairs if name.strip() == "q"]
-        if kind and all(_WEIGHT.fullmatch(each) for each in weights):
+        if kind and all(_WEIGHT.fullmatch(weight) for weight in weights):
             ranges.append(_Range(kind, float(weights[0]) if weights else 1.0))
     return ranges
 

@@ -125,8 +125,8 @@ def _read_details(packed: bytes, members: dict[str, Any]) -> float | None:
                 members["metadata"] = metadata
         elif detail.Unpack(request):
             members["violations"] = [
-                {"field": each.field, "description": each.description}
-                for each in request.field_violations
+                {"field": field_violation.field, "description": field_violation.description}
+                for field_violation in request.field_violations
             ]
         elif detail.Unpack(retry):
             delay_s = retry.retry_delay.ToNanoseconds() / 1e9

@@ -161,7 +161,10 @@ def _make_deadline_problem() -> Problem:
 def _spell(error: InvalidRequest, exchange: Exchange) -> InvalidRequest:
     """Returns the error with the caller's names of the fields."""
     return InvalidRequest(
-        [Violation(exchange.spell_field(each.field), each.description) for each in error.violations]
+        [
+            Violation(exchange.spell_field(violation.field), violation.description)
+            for violation in error.violations
+        ]
     )
 
 

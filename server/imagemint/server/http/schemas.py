@@ -52,7 +52,7 @@ def add_schema(kind: Descriptor, schemas: dict[str, Schema], *, is_answer: bool 
     if (known := _WELL_KNOWN.get(kind.full_name)) is not None:
         return known
     if kind.name not in schemas or (is_answer and "required" not in schemas[kind.name]):
-        printed = [each.json_name for each in kind.fields if not each.has_presence]
+        printed = [field.json_name for field in kind.fields if not field.has_presence]
         required: Schema = {"required": printed} if is_answer else {}
         schemas[kind.name] = required  # a message may contain itself
         fields = {

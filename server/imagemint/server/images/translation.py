@@ -50,14 +50,14 @@ class TranslationRequest:
     def _make_part(self, offset: int, sources: list[LoadedSource], deadline: float) -> Part:
         job = self.images.make_job(offset, len(sources), deadline)
         conditions = job.conditions
-        counts = [each.tiling.count for each in sources]
+        counts = [source.tiling.count for source in sources]
         if sum(counts) > len(sources):
             # A model that translates tiles takes no latent, so there are none to repeat.
             job.count = sum(counts)
             job.conditions = _repeat(conditions, counts)
             if isinstance(job.psi, np.ndarray):
                 job.psi = np.repeat(job.psi, counts)
-        tiles = [each.tiling.cut(each.pixels) for each in sources]
+        tiles = [source.tiling.cut(source.pixels) for source in sources]
         job.sources = tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
         return Part(job, offset, len(sources), conditions)
 
@@ -88,7 +88,7 @@ def make_translation(images: ImageRequest, sources: Sequence[LoadedSource]) -> T
         images: one image for each source.
         sources: the sources.
     """
-    digests = [each.digest for each in sources]
+    digests = [source.digest for source in sources]
     return TranslationRequest(replace(images, sources=digests), sources)
 
 

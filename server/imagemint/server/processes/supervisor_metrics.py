@@ -107,6 +107,7 @@ class _Processes(Collector):
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
                 metric.samples += [
-                    each._replace(labels=each.labels | {"worker": name}) for each in family.samples
+                    sample._replace(labels=sample.labels | {"worker": name})
+                    for sample in family.samples
                 ]
         return merged.values()

@@ -160,7 +160,9 @@ class Totals(Collector):
             families = [
                 each for all_ in self._living.values() for each in all_ if each.name == name
             ]
-            for key in [key for key in keys if not any(key in each.values for each in families)]:
+            for key in [
+                key for key in keys if not any(key in family.values for family in families)
+            ]:
                 keys.discard(key)
                 self._past[name].values.pop(key, None)
 

@@ -190,7 +190,7 @@ class ModelControl:
             return "not found", error.known
         except LoadFailed as error:
             model = self._repository.models.get(name)
-            if model is None or not any(each.served for each in model.versions.values()):
+            if model is None or not any(version.served for version in model.versions.values()):
                 raise Refused(("failed", error.why)) from error
             return "failed", error.why
         except OSError as error:

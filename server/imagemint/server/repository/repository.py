@@ -303,7 +303,9 @@ class ModelRepository:
             model = self.get_model(name)
             if self._wanted is not None:
                 self._wanted.discard(name)
-            self._update(name, {each.number: each.directory for each in model.versions.values()})
+            self._update(
+                name, {version.number: version.directory for version in model.versions.values()}
+            )
 
     def close(self, timeout_s: float | None = None) -> None:
         """Finishes the queued work and releases every model.

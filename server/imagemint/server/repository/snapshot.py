@@ -150,4 +150,4 @@ def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
 
 def join_reasons(versions: Iterable[Version]) -> str:
     """Returns the reasons of versions in one line."""
-    return "; ".join(f"version {each.number}: {each.reason}" for each in versions)
+    return "; ".join(f"version {version.number}: {version.reason}" for version in versions)

@@ -83,4 +83,7 @@ class Policies:
         """Returns the versions of a model that serve if none fails."""
         candidates = self.list_candidates(model, numbers)
         pin = self.pins.get(model)
-        return {*candidates[: self.of(model).limit], *(each for each in candidates if each == pin)}
+        return {
+            *candidates[: self.of(model).limit],
+            *(candidate for candidate in candidates if candidate == pin),
+        }

@@ -194,7 +194,7 @@ def _check_authorities(path: Path, content: bytes) -> None:
         context.load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise CertificateError(f"{path}: {_describe_error(error)}") from None
-    ends = [str(each["notAfter"]) for each in context.get_ca_certs()]
+    ends = [str(ca_cert["notAfter"]) for ca_cert in context.get_ca_certs()]
     if ends and all(ssl.cert_time_to_seconds(end) < time.time() for end in ends):
         raise CertificateError(f"{path}: every certificate in it has expired")
 

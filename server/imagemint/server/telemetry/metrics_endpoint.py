@@ -244,7 +244,7 @@ class _Registry:
     def _select_part(self, family: Metric) -> Metric | None:
         if self._names is None or family.name in self._names:
             return family
-        samples = [each for each in family.samples if each.name in self._names]
+        samples = [sample for sample in family.samples if sample.name in self._names]
         if not samples:
             return None
         part = Metric(family.name, family.documentation, family.type)

@@ -91,7 +91,7 @@ _VERSIONS = TypeAdapter(list[tuple[str, int, Sums]])
 
 def dump_sums(sums: Mapping[tuple[str, int], Sums]) -> list[Any]:
     """Returns the sums of versions, by model and number, as a JSON value for other workers."""
-    found = [(name, number, each) for (name, number), each in sums.items()]
+    found = [(name, number, sum_) for (name, number), sum_ in sums.items()]
     value: list[Any] = _VERSIONS.dump_python(found, mode="json")
     return value
 

@@ -13,8 +13,8 @@ MILLISECOND = 1_000_000
 def make_latencies(milliseconds):
     """Returns a histogram of these milliseconds."""
     latencies = Latencies()
-    for each in milliseconds:
-        latencies.record(round(each * MILLISECOND))
+    for millisecond in milliseconds:
+        latencies.record(round(millisecond * MILLISECOND))
     return latencies
 
 

@@ -14,7 +14,7 @@ from imagemint.bench.server_metrics import ServerMetrics
 def test_panels_follow_the_measurements(make_point, tmp_path, rates, callers, batches):
     """Latency is always shown, throughput for closed loops, and batches with /metrics."""
     points = [make_point(rate, 5.0, rate=rate) for rate in rates]
-    points += [make_point(10.0 * each, 5.0, concurrency=each) for each in callers]
+    points += [make_point(10.0 * caller, 5.0, concurrency=caller) for caller in callers]
     points[0].__dict__["server"] = ServerMetrics(batches, 0.0)
     draw(tmp_path / "run.png", points, points[0] if rates else None)
     with Image.open(tmp_path / "run.png") as picture:

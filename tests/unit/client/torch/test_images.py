@@ -46,7 +46,7 @@ def test_loader_reads_a_server(source, mint):
 def test_chosen_classes_keep_their_indices(computed):
     """Each image has a selected class, from the same index on. `take` keeps the first ones."""
     images = SyntheticImages(computed(), 3, first_index=7).choose([2, 2, 0, 1])
-    assert [(get_index(each), each[1]) for each in images] == [(7, 2), (8, 2), (9, 0), (10, 1)]
+    assert [(get_index(image), image[1]) for image in images] == [(7, 2), (8, 2), (9, 0), (10, 1)]
     assert [each[1] for each in images.take(2)] == [2, 2]
     with pytest.raises(ValueError, match="5 of 4"):
         images.take(5)

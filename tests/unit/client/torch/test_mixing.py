@@ -57,9 +57,9 @@ def test_sampler_gives_each_position_once(computed):
     """Real images are shuffled by epoch, and synthetic ones come in order, over all ranks."""
     mixed = mix(Real(), SyntheticImages(computed(), 100), ratio=2.0)
     samplers = [MixedSampler(mixed, rank=rank, world_size=3) for rank in range(3)]
-    orders = [list(each) for each in samplers]
+    orders = [list(sampler) for sampler in samplers]
     assert sorted(each for order in orders for each in order) == list(range(24))
-    assert [len(each) for each in samplers] == [len(each) for each in orders]
+    assert [len(sampler) for sampler in samplers] == [len(each) for each in orders]
     for order in orders:
         synthetic = [each for each in order if each >= 8]
         assert synthetic == list(range(synthetic[0], synthetic[0] + len(synthetic)))

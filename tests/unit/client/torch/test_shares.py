@@ -42,7 +42,7 @@ def test_drop_last_gives_ranks_equal_shares(sizes):
         list(Share(rank, world_size).list_blocks(count, block_size, drop_last=True))
         for rank in range(world_size)
     ]
-    assert len({len(each) for each in blocks}) == 1
+    assert len({len(block) for block in blocks}) == 1
     assert all(block.size == block_size for each in blocks for block in each)
 
 

@@ -54,10 +54,10 @@ def test_ranks_share_an_epoch(computed):
     ranks = [
         SyntheticStream(computed(), 30, block_size=4, rank=rank, world_size=2) for rank in range(2)
     ]
-    found = [list_indices(each) for each in ranks]
+    found = [list_indices(rank) for rank in ranks]
     assert found[0][:8] == [0, 1, 2, 3, 8, 9, 10, 11]
     assert sorted(found[0] + found[1]) == list(range(30))
-    assert [len(each) for each in ranks] == [len(each) for each in found]
+    assert [len(rank) for rank in ranks] == [len(each) for each in found]
 
 
 def test_epochs_repeat_or_advance(computed):

@@ -32,9 +32,9 @@ def save_generator(path, *, nodes, inputs, output, constants=(), **options):
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info(*input_) for input_ in inputs],
         [helper.make_tensor_value_info("out", *output)],
-        [numpy_helper.from_array(each, name) for name, each in tensors.items() if name in used],
+        [numpy_helper.from_array(tensor, name) for name, tensor in tensors.items() if name in used],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, path, **options)

@@ -35,8 +35,8 @@ def write_file(
     inputs = [VALUE("z", TensorProto.FLOAT, ["n", 16])]
     if ir_version < 4:
         inputs += [
-            VALUE(name, helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
-            for name, each in tensors.items()
+            VALUE(name, helper.np_dtype_to_tensor_dtype(tensor.dtype), tensor.shape)
+            for name, tensor in tensors.items()
         ]
     graph = helper.make_graph(
         [
@@ -51,7 +51,7 @@ def write_file(
             VALUE("out", TensorProto.FLOAT, ["n", 1, 8, 8]),
             *(VALUE(name, TensorProto.FLOAT, ["n", 64]) for name in outputs),
         ],
-        [numpy_helper.from_array(each, name) for name, each in tensors.items()],
+        [numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()],
     )
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     model = helper.make_model(graph, opset_imports=opsets, functions=functions)

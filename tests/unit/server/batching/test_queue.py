@@ -20,8 +20,8 @@ def fill_queue(high, normal):
     """Returns a queue of jobs with these numbers of images, and the jobs."""
     jobs = [make_job(count, HIGH) for count in high] + [make_job(count) for count in normal]
     queue = Queue()
-    for each in jobs:
-        queue.append(each)
+    for job in jobs:
+        queue.append(job)
     return queue, jobs
 
 
@@ -62,16 +62,16 @@ def test_streams_share_evenly_beside_few_calls():
     """If an even share per job is more than a quarter, streams get that share."""
     queue = Queue()
     jobs = [make_job(100) for _ in range(4)]
-    for each in jobs:
-        queue.append(each)
+    for job in jobs:
+        queue.append(job)
     streams = [make_job(100) for _ in range(4)]
-    for each in streams:
-        each.streamed = True
-        queue.append(each)
+    for stream in streams:
+        stream.streamed = True
+        queue.append(stream)
     queue.cut(64)
     assert [each.taken for each in (*jobs, *streams)] == [8] * 8
-    for each in jobs:
-        queue.remove(each)
+    for job in jobs:
+        queue.remove(job)
     assert sum(piece.stop - piece.start for piece in queue.cut(64)) == 64
     assert (queue.images, queue.stream_images) == (304, 304)
 
@@ -119,7 +119,7 @@ def test_every_image_is_taken_once_and_in_order(high, normal, room):
         for piece in queue.cut(room):
             assert piece.start == ends[piece.job] < piece.stop
             ends[piece.job] = piece.stop
-    assert ends == {each: each.count for each in jobs}
+    assert ends == {job: job.count for job in jobs}
     assert (queue.images, list(queue)) == (0, [])
 
 
@@ -128,7 +128,7 @@ def test_shares_of_jobs_are_even(counts, room):
     """A job gets at most one image more than another that still has images left."""
     queue, jobs = fill_queue([], counts)
     queue.cut(room)
-    begun = [each for each in jobs if each.taken]
+    begun = [job for job in jobs if job.taken]
     for each in begun:
         for other in begun:
             assert each.taken <= other.taken + 1 or not count_images_left(other)
@@ -139,7 +139,7 @@ def test_oldest_jobs_get_what_cannot_be_divided():
     for counts, taken in ([3, 3, 3], [3, 3, 2]), ([10, 9, 8], [3, 3, 2]), ([9, 1, 9], [4, 1, 3]):
         queue, jobs = fill_queue([], counts)
         queue.cut(8)
-        assert [each.taken for each in jobs] == taken
+        assert [job.taken for job in jobs] == taken
 
 
 def test_removed_job_is_forgotten():

@@ -55,7 +55,7 @@ def test_pictures_of_one_name_are_kept_apart(mint, tmp_path):
     """Serials that differ in the truncation alone have files of their own."""
     both = ("tiny@1/7/3?class=2", "tiny@1/7/3?class=2&truncation=0.7")
     mint(*both, "--out", tmp_path / "out")
-    found = {read_picture(each.read_bytes()).serials[0] for each in (tmp_path / "out").iterdir()}
+    found = {read_picture(path.read_bytes()).serials[0] for path in (tmp_path / "out").iterdir()}
     assert found == {*both}
 
 

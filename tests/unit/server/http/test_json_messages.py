@@ -151,7 +151,7 @@ def test_every_unknown_field_is_listed():
     """Fields inside of other fields are found, too."""
     with pytest.raises(InvalidRequest) as caught:
         parse_json(b'{"images": {"a": 1, "seed": 1}, "b": {"c": 1}}', messages.GenerateRequest)
-    assert [each.field for each in caught.value.violations] == ["images.a", "b"]
+    assert [violation.field for violation in caught.value.violations] == ["images.a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_every_wrong_parameter_is_listed():
     items = [("seed", "x"), ("fit", "big"), ("class", "a"), ("class", "b"), ("hue", "1")]
     with pytest.raises(InvalidRequest) as caught:
         set_parameters(items, setters)
-    wrong = {each.field: each.description for each in caught.value.violations}
+    wrong = {violation.field: violation.description for violation in caught.value.violations}
     assert list(wrong) == ["seed", "fit", "class", "hue"]
     assert wrong["fit"] == "'big' is none of crop"
     assert wrong["class"] == "given more than once"

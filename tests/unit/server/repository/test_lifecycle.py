@@ -46,7 +46,9 @@ def parse_policies(general="all", pins=None, **own):
 
 def read_states(repository, name="tiny"):
     """Returns the state of each version of a model."""
-    return {each.number: each.state for each in repository.get_model(name).versions.values()}
+    return {
+        version.number: version.state for version in repository.get_model(name).versions.values()
+    }
 
 
 def read_reason(repository, number, name="tiny"):

@@ -127,7 +127,9 @@ def test_unreadable_entries_are_listed(tmp_path, new_repository):
         (tmp_path / dangling).symlink_to(tmp_path / "nowhere")
     (tmp_path / "tiny/5").symlink_to("/dev/null")
     repository = new_repository(tmp_path)
-    states = {number: each.state for number, each in repository.get_model("tiny").versions.items()}
+    states = {
+        number: version.state for number, version in repository.get_model("tiny").versions.items()
+    }
     failed = dict.fromkeys((2, 4, 5), State.FAILED)
     assert states == {1: State.READY, **failed}
     assert "symbolic links" in repository.get_model("tiny").versions[2].reason

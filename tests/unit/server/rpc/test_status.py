@@ -100,7 +100,11 @@ def read_details(outcome):
 def test_table_is_complete():
     """Every error of the engine and the server has a code, and no other class does."""
     served = ("imagemint.engine.", "imagemint.server.")
-    ours = {each for each in find_descendants(ImagemintError) if each.__module__.startswith(served)}
+    ours = {
+        descendant
+        for descendant in find_descendants(ImagemintError)
+        if descendant.__module__.startswith(served)
+    }
     assert set(CODES) == ours
     assert {type(error) for error in EXPECTED if isinstance(error, ImagemintError)} == ours
 
@@ -154,7 +158,10 @@ def test_every_violation_is_listed():
     """BadRequest lists all violations in order."""
     error = InvalidRequest([Violation("a.b", "too small"), Violation("c", "unknown")])
     _, details = read_details(make_outcome(error, "id"))
-    told = [(each.field, each.description) for each in details["BadRequest"].field_violations]
+    told = [
+        (field_violation.field, field_violation.description)
+        for field_violation in details["BadRequest"].field_violations
+    ]
     assert told == [("a.b", "too small"), ("c", "unknown")]
 
 

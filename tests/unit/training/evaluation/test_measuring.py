@@ -118,8 +118,10 @@ def test_small_samples_are_disjoint():
     assert [len(each) for each in drawn] == [60] * 10
     values = np.concatenate(drawn)[:, 0]
     assert len({*values}) == 600
-    assert [len(each) for each in measuring._draw_samples(points, 300)] == [300, 300]
-    assert [len(each) for each in measuring._draw_samples(np.zeros((7_000, 1)), 3_500)] == [3_500]
+    assert [len(sample) for sample in measuring._draw_samples(points, 300)] == [300, 300]
+    assert [len(sample) for sample in measuring._draw_samples(np.zeros((7_000, 1)), 3_500)] == [
+        3_500
+    ]
     # Points often come sorted, and a sample of the first ones would not be like the others.
     assert abs(drawn[0].mean() - points.mean()) < 100
 

@@ -91,7 +91,7 @@ class TrueJudge(Judge):
 
 def by_name(figures):
     """Returns the figures by their metric."""
-    return {each.metric: each for each in figures}
+    return {figure.metric: figure for figure in figures}
 
 
 def test_perfect_translator_reaches_the_references(people, tmp_path):
@@ -206,10 +206,10 @@ def test_baselines_of_every_task(people):
     for task in tasks.TASKS:
         train, test = (load_pairs(task, split) for split in ("train", "test"))
         sources, truth = test.make_examples(rows)
-        for each in find_baselines(train, test):
-            results = each.translate(sources, rows)
+        for baseline in find_baselines(train, test):
+            results = baseline.translate(sources, rows)
             assert (results.dtype, results.shape) == (np.uint8, truth.shape), task
-        names[task] = [each.name for each in find_baselines(train, test)]
+        names[task] = [baseline.name for baseline in find_baselines(train, test)]
     assert names == {
         "edges": ["mean_image"],
         "gray": ["mean_colour"],
@@ -255,7 +255,7 @@ def test_run_is_measured_by_the_command(people, tmp_path, monkeypatch, capsys):
     assert not any("@" in name for name in names)
     assert (tmp_path / "run/evaluation/table.md").is_file()
     evaluations = read_translator(tmp_path / "run").evaluations
-    assert {each.metric for each in evaluations} == names
+    assert {evaluation.metric for evaluation in evaluations} == names
 
 
 def test_run_is_measured_on_other_data(people, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_flat_images_have_no_sharpness():
     figures = by_name(measure_results(flat + np.uint8(1), Truth(flat, flat, data), None))
     assert "psnr" in figures
     assert "sharpness" not in figures
-    assert all(np.isfinite(each.value) for each in figures.values())
+    assert all(np.isfinite(figure.value) for figure in figures.values())
 
 
 def test_blurred_results_have_less_sharpness():
@@ -342,5 +342,5 @@ def test_judges_have_activations_at_several_depths(network, shape, depths):
     """Distances use the maps of every ReLU, residual block or stage, from fine to coarse."""
     maps = network.eval().compute_feature_maps(torch.zeros(2, *shape))
     assert len(maps) == depths
-    sizes = [each.shape[2] for each in maps]
+    sizes = [map_.shape[2] for map_ in maps]
     assert sizes == sorted(sizes, reverse=True)

@@ -135,7 +135,7 @@ def test_policy_has_independent_chances(monkeypatch):
     DifferentiableAugmentation()(torch.zeros(2_000, 1, 8, 8), 7, 0)
     chances = torch.stack(drawn[0]).numpy()
     assert np.abs(np.corrcoef(chances) - np.eye(3)).max() < 0.07
-    assert [kstest(each, "uniform").pvalue > 0.01 for each in chances] == [True] * 3
+    assert [kstest(chance, "uniform").pvalue > 0.01 for chance in chances] == [True] * 3
 
 
 def test_shift_fills_with_gray():

@@ -206,18 +206,18 @@ def test_history_equals_its_formula(batch):
     player, past = nn.Linear(3, 2), []
     term = HistoricalAverage(0.03, player, "history")
     for step in range(5):
-        now = torch.cat([each.detach().flatten() for each in player.parameters()])
+        now = torch.cat([parameter.detach().flatten() for parameter in player.parameters()])
         apart = now - torch.stack(past or [now]).mean(dim=0)
         player.zero_grad()
         found = term(batch)["history"]
         found.backward()
-        gradient = torch.cat([each.grad.flatten() for each in player.parameters()])
+        gradient = torch.cat([parameter.grad.flatten() for parameter in player.parameters()])
         assert found.item() == pytest.approx(apart.square().sum().item(), rel=1e-4), step
         assert torch.allclose(gradient, 2 * apart, atol=1e-5)
         past.append(now)
         with torch.no_grad():
-            for each in player.parameters():
-                each.add_(torch.randn_like(each))
+            for parameter in player.parameters():
+                parameter.add_(torch.randn_like(parameter))
 
 
 def test_weight_of_history_is_an_option():
@@ -267,8 +267,8 @@ def test_penalties_are_differentiable_through_augmentation(augment):
     state.losses.show_discriminator(batch, by_images=True)
     sum(ZeroCentredPenalties(CosineRamp(1.0, 1.0, 0), 1)(batch).values()).backward()
     weights = [p.grad for p in state.D.blocks.parameters() if p.grad is not None]
-    assert all(torch.isfinite(each).all() for each in weights)
-    assert any(each.abs().sum() > 0 for each in weights)
+    assert all(torch.isfinite(weight).all() for weight in weights)
+    assert any(weight.abs().sum() > 0 for weight in weights)
 
 
 def test_pyramid_penalty_sums_over_its_images():

@@ -58,14 +58,14 @@ def batch(images):
 
 def test_differences_are_means(batch, images):
     """L1 and L2 are the mean absolute and squared differences from the targets."""
-    source, target = (each.numpy().astype(np.float64) for each in images)
+    source, target = (image.numpy().astype(np.float64) for image in images)
     assert L1()(batch)["l1"].item() == pytest.approx(np.abs(0.5 * source - target).mean())
     assert L2()(batch)["l2"].item() == pytest.approx(((0.5 * source - target) ** 2).mean())
 
 
 def test_cycle_adds_both_round_trips(batch, images):
     """Both round trips multiply by 1.5, so that half of each image is the difference."""
-    expected = sum(0.5 * each.abs().mean().item() for each in images)
+    expected = sum(0.5 * image.abs().mean().item() for image in images)
     assert CycleConsistency()(batch)["cycle"].item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -108,7 +108,7 @@ def test_styles_are_mixed_in_training_only(monkeypatch):
     G(z)
     w = G.mapping(z)
     (styles,) = seen
-    own = [torch.equal(each, w) for each in styles]
+    own = [torch.equal(style, w) for style in styles]
     assert own[0]
     assert not own[-1]
     assert own == sorted(own, reverse=True)
@@ -121,7 +121,7 @@ def test_nine_tenths_of_batches_are_mixed(monkeypatch):
     recipe, mixed = RECIPES["style"](z_dim=4, w_dim=4, generator_channels=16), []
     G = recipe.make_generator(Shape(0, 16, 1)).requires_grad_(requires_grad=False)
     monkeypatch.setattr(
-        G, "synthesize", lambda styles: mixed.append([each is styles[0] for each in styles])
+        G, "synthesize", lambda styles: mixed.append([style is styles[0] for style in styles])
     )
     z = torch.randn(2, 4)
     for _ in range(1_000):
@@ -148,7 +148,7 @@ def test_path_length_is_the_norm_of_the_jacobian(monkeypatch):
         jacobians = torch.autograd.functional.jacobian(
             lambda *styles: G.synthesize(styles).flatten(), (w,) * len(G.noise)
         )
-        projected = [(y[image].flatten() / 16) @ each[:, 0] for each in jacobians]
+        projected = [(y[image].flatten() / 16) @ jacobian[:, 0] for jacobian in jacobians]
         lengths.append(torch.stack([each.square().sum() for each in projected]).mean().sqrt())
     lengths = torch.stack(lengths)
     mean = 0.01 * lengths.mean()

@@ -45,7 +45,7 @@ class Progress:
         state = self._optimizer.state_dict()
         tensors = {f"model/{name}": each for name, each in self._model.state_dict().items()}
         for index, moments in state["state"].items():
-            tensors |= {f"moments/{index}/{name}": each for name, each in moments.items()}
+            tensors |= {f"moments/{index}/{name}": moment for name, moment in moments.items()}
         tensors["rng"] = torch.get_rng_state()
         description = {
             "steps": steps,
@@ -55,7 +55,7 @@ class Progress:
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(".part")
-        dense = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+        dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(dense, part, {"about": json.dumps(description)})
         part.replace(self._path)
 
@@ -97,5 +97,7 @@ class Progress:
 
 def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
-        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
     }

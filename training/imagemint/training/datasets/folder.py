@@ -107,14 +107,14 @@ def unwrap(folder: Folder) -> Folder:
 
 def _unwrap_like(train: Folder, other: Folder) -> Folder:
     """Returns the folder of the same classes within another split."""
-    classes = {compose_name(each.name) for each in train.folders}
-    has_one = any(compose_name(each.name) in classes for each in other.folders)
+    classes = {compose_name(folder.name) for folder in train.folders}
+    has_one = any(compose_name(folder.name) in classes for folder in other.folders)
     return other if has_one else unwrap(other)
 
 
 def _list_class_names(train: Folder, options: ReadOptions) -> tuple[str, ...]:
     """Returns the names of the classes, in order."""
-    folders = [each.name for each in train.folders]
+    folders = [folder.name for folder in train.folders]
     _, names = number_classes(
         folders or UNLABELLED, lambda n: f"{train.path / folders[n]}", known=options.class_labels
     )
@@ -136,7 +136,7 @@ def _list(
     labels = [0] * len(classes)
     if not flat:
         found, _ = number_classes(
-            [each.name for each in classes], lambda n: f"{classes[n].path}", known=names
+            [folder.name for folder in classes], lambda n: f"{classes[n].path}", known=names
         )
         labels = found.tolist()
     order = sorted(range(len(classes)), key=labels.__getitem__)
@@ -166,11 +166,11 @@ def _list_remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list
         names = _join_names([path.name for path in train.pictures])
         remarks.append(f"left out beside the folders of classes: {names}")
     if parts and len(parts) < len(tree.folders):
-        others = [each for each in tree.folders if find_split_name(each.name) is None]
+        others = [folder for folder in tree.folders if find_split_name(folder.name) is None]
         remarks.append(f"not a split, left out: {_join_folder_names(others)}")
     if train.bare:
         remarks.append(f"folders without pictures are no classes: {_join_names(train.bare)}")
-    counts = Counter(compose_name(each.name) for each in train.folders)
+    counts = Counter(compose_name(folder.name) for folder in train.folders)
     twins = [name for name, count in counts.items() if count > 1]
     if twins:
         remarks.append(
@@ -180,7 +180,7 @@ def _list_remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list
 
 
 def _join_folder_names(folders: Sequence[Folder]) -> str:
-    return _join_names([each.name for each in folders])
+    return _join_names([folder.name for folder in folders])
 
 
 def _join_names(names: Sequence[str]) -> str:

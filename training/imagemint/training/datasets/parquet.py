@@ -65,7 +65,7 @@ def parse_image_parquet(
             message names the row.
     """
     shards = [files] if isinstance(files, bytes | Path) else list(files)
-    return _read([_Shard(each, name, options) for each in shards], name, options)
+    return _read([_Shard(shard, name, options) for shard in shards], name, options)
 
 
 def load_parquet_folder(

@@ -66,7 +66,9 @@ class Album:
         path = self._folder / _HISTORY
         rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
         rows = [row for row in rows if row["images_seen"] != images_seen]
-        rows.append({"images_seen": images_seen} | {each.metric: each.value for each in figures})
+        rows.append(
+            {"images_seen": images_seen} | {figure.metric: figure.value for figure in figures}
+        )
         rows.sort(key=lambda row: row["images_seen"])
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         draw_curves(self._folder / "curves.png", rows, figures)

@@ -200,7 +200,7 @@ def evaluate_under_all(
         CheckpointError: two judges have the same name.
         DatasetError: as for `evaluate`.
     """
-    names = [each.name for each in judgings]
+    names = [judging.name for judging in judgings]
     if len({*names}) < len(names):
         raise CheckpointError(
             f"two classifiers are called {max(names, key=names.count)}: their figures would have"
@@ -209,10 +209,10 @@ def evaluate_under_all(
     first, *others = judgings
     options: dict[str, Any] = {"cache": cache, "reading": reading}
     found = evaluate(source, first.extractor, first.judge, protocol, data, out=out, **options)
-    for each in others:
-        figures = evaluate(source, each.extractor, each.judge, protocol, data, **options)
+    for other in others:
+        figures = evaluate(source, other.extractor, other.judge, protocol, data, **options)
         found += [
-            replace(figure, metric=f"{figure.metric}@{each.name}")
+            replace(figure, metric=f"{figure.metric}@{other.name}")
             for figure in figures
             if figure.metric not in _WITHOUT_JUDGE
         ]

@@ -175,7 +175,7 @@ def _draw_samples(features: Features, size: int) -> list[Features]:
 
 
 def _average(measured: Callable[[Features], float], points: Features, size: int) -> float:
-    return float(np.mean([measured(each) for each in _draw_samples(points, size)]))
+    return float(np.mean([measured(sample) for sample in _draw_samples(points, size)]))
 
 
 def _measure_distances(reals: RealImages, sample: Sample) -> Iterator[Measured]:

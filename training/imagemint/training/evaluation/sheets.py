@@ -28,7 +28,8 @@ def make_truncation_sheet(source: LatentSource, seed: int) -> Sheet | None:
         z, psi = np.tile(z, (len(_PSI), 1)), np.repeat(np.array(_PSI, np.float32), COLUMNS)
     elif source.distribution is Distribution.NORMAL:
         rows = [
-            draw_latents(seed, 0, COLUMNS, source.z_dim, threshold=each) for each in _THRESHOLDS
+            draw_latents(seed, 0, COLUMNS, source.z_dim, threshold=threshold)
+            for threshold in _THRESHOLDS
         ]
         z, psi = np.concatenate(rows), None
     else:

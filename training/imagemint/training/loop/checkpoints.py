@@ -178,7 +178,7 @@ def _explain_absence(run: Path) -> str:
         return f"{run} does not exist"
     if (run / "classifier.json").is_file():
         return "it is a classifier, not a run of a generator"
-    inner = sorted(each.parent.name for each in run.glob("*/checkpoints") if each.is_dir())
+    inner = sorted(path.parent.name for path in run.glob("*/checkpoints") if path.is_dir())
     if inner:
         return f"name a run in it, such as {run / inner[0]}"
     return "the run saved none yet, or it is no run"

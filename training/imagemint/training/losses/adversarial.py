@@ -198,7 +198,7 @@ def zero_centred_penalty(logits: Tensor, x: Tensor, power: Power = _compute_powe
         power: squared norm of a gradient, if ``x`` has several pictures of each image.
     """
     judgements = logits.unbind(1) if logits.ndim > 1 else [logits]
-    norms = [_squared_gradient_norms(each, x, power) for each in judgements]
+    norms = [_squared_gradient_norms(judgement, x, power) for judgement in judgements]
     return torch.stack(norms).sum(dim=0).mean()
 
 

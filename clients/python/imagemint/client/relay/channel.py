@@ -72,7 +72,9 @@ class RelayChannel:
                 stdin=subprocess.DEVNULL,
             )
         reader, writer = await asyncio.open_connection(sock=own)
-        certificates = plan.certificates and [pack_bytes(each) for each in plan.certificates]
+        certificates = plan.certificates and [
+            pack_bytes(certificate) for certificate in plan.certificates
+        ]
         header = {"address": plan.address, "options": plan.options, "certificates": certificates}
         writer.write(Frame(header).pack())
         return cls(process, reader, writer)

@@ -99,13 +99,15 @@ class SyntheticImages(Dataset[Any]):
         Raises:
             IndexError: a position is not that of an image.
         """
-        runs = _cut_into_runs([self._check(each) for each in positions], self._source.max_images)
+        runs = _cut_into_runs(
+            [self._check(position) for position in positions], self._source.max_images
+        )
         items: dict[int, Any] = {}
         read = Prefetch(self._read, runs, 0 if len(runs) == 1 else _READS_AT_ONCE)
         for run, images in zip(runs, read, strict=True):
             found = self._format.split(images)
             items |= zip(range(run.start, run.start + run.size), found, strict=True)
-        return [items[self._check(each)] for each in positions]
+        return [items[self._check(position)] for position in positions]
 
     def _replace(
         self, count: int, class_ids: Sequence[int] | None, first_index: int | None = None

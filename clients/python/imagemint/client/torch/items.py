@@ -47,7 +47,7 @@ class ItemFormat:
             gray = images.image.shape[-1] == 1
             pictures = [Image.fromarray(each[..., 0] if gray else each) for each in images.image]
         if self.transform is not None:
-            pictures = [self.transform(each) for each in pictures]
+            pictures = [self.transform(picture) for picture in pictures]
         classes = list_classes(images)
         if self.serials:
             return list(zip(pictures, classes, images.serials, strict=True))

@@ -46,7 +46,7 @@ class MixedImages(Dataset[Any]):
         Raises:
             IndexError: a position is not that of an image.
         """
-        places = [self._find(each) for each in positions]
+        places = [self._find(position) for position in positions]
         positions_by_epoch: dict[int, list[int]] = defaultdict(list)
         for epoch, at in places:
             if at >= self.real_count:

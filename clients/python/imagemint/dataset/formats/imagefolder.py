@@ -60,7 +60,7 @@ def _describe(plan: Plan, name: str, picture: Picture) -> str:
 
 def name_folders(labels: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the folder of each class: its label, or its index if a label cannot be a name."""
-    if all(map(_PLAIN.fullmatch, labels)) and len({each.casefold() for each in labels}) == len(
+    if all(map(_PLAIN.fullmatch, labels)) and len({label.casefold() for label in labels}) == len(
         labels
     ):
         return labels

@@ -88,16 +88,16 @@ def make_schema(plan: Plan, scores: Sequence[str]) -> pa.Schema:
 
 def _make_table(plan: Plan, schema: pa.Schema, rows: list[Picture]) -> pa.Table:
     suffix = SUFFIXES[plan.image_format]
-    data = pa.array([each.data for each in rows], pa.binary())
-    paths = pa.array([f"{plan.spell_index(each.index)}.{suffix}" for each in rows], pa.string())
+    data = pa.array([row.data for row in rows], pa.binary())
+    paths = pa.array([f"{plan.spell_index(row.index)}.{suffix}" for row in rows], pa.string())
     columns = [pa.StructArray.from_arrays([data, paths], ["bytes", "path"])]
     if plan.class_labels:
-        columns.append(pa.array([each.class_id for each in rows], pa.int64()))
+        columns.append(pa.array([row.class_id for row in rows], pa.int64()))
     if plan.captions:
-        columns.append(pa.array([each.caption for each in rows], pa.string()))
-    columns.append(pa.array([each.serial for each in rows], pa.string()))
-    columns.append(pa.array([each.index for each in rows], pa.uint64()))
+        columns.append(pa.array([row.caption for row in rows], pa.string()))
+    columns.append(pa.array([row.serial for row in rows], pa.string()))
+    columns.append(pa.array([row.index for row in rows], pa.uint64()))
     for scored in schema.names[len(columns) :]:
-        values = [each.scores[scored] for each in rows if each.scores]
+        values = [row.scores[scored] for row in rows if row.scores]
         columns.append(pa.array(values, schema.field(scored).type))
     return pa.table(columns, schema=schema)

@@ -115,7 +115,7 @@ def read_infer(request: messages.ModelInferRequest, version: ServedVersion) -> I
     outputs = tuple(output.name for output in request.outputs) or ("image",)
     sources = arrays.get("source")
     if sources is not None and "serial" in outputs:
-        image_request.sources = [hash_source(each) for each in sources]
+        image_request.sources = [hash_source(source) for source in sources]
     deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else float("inf")
     return InferCall(image_request, outputs, deadline, sources)
 

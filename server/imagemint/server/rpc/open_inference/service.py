@@ -112,7 +112,7 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         current_call.get().model = model.name
         if not request.version:
             return messages.ModelReadyResponse(ready=model.default_version is not None)
-        ready = {str(each.number) for each in model.versions.values() if each.served}
+        ready = {str(version.number) for version in model.versions.values() if version.served}
         return messages.ModelReadyResponse(ready=request.version in ready)
 
     async def ServerMetadata(  # noqa: N802 - named by the schema

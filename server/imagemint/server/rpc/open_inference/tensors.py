@@ -64,8 +64,10 @@ class TensorForm:
 def list_graph_inputs(spec: ModelSpec) -> list[TensorForm]:
     """Returns the inputs of a model's graph, in order. Psi of 1 is the default of truncation."""
     return [
-        TensorForm(name, _INPUT_DATATYPES[each.dtype.str], each.row, optional=name == "truncation")
-        for name, each in spec.inputs.items()
+        TensorForm(
+            name, _INPUT_DATATYPES[input_.dtype.str], input_.row, optional=name == "truncation"
+        )
+        for name, input_ in spec.inputs.items()
     ]
 
 

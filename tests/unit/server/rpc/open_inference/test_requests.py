@@ -492,6 +492,6 @@ def test_number_of_described_captions_is_limited(repository):
     text.contents.bytes_contents.extend(b"word%d" % number for number in range(9))
     with pytest.raises(InvalidRequest) as refused:
         read(repository, request)
-    assert [each.description for each in refused.value.violations] == [
+    assert [violation.description for violation in refused.value.violations] == [
         f"unknown word 'word{number}'" for number in range(3)
     ]

@@ -67,7 +67,9 @@ for _ in range(20_000):
 close_logs()
 """
     records = read_records(code)
-    left_out = [each["lines"] for each in records if each["event"] == "log lines of gRPC left out"]
+    left_out = [
+        record["lines"] for record in records if record["event"] == "log lines of gRPC left out"
+    ]
     assert sum(left_out) > 100
     assert len(records) - len(left_out) == 10
 
@@ -92,7 +94,7 @@ for _ in range(300):
     logging.getLogger("imagemint").info("ours")
 assert count_dropped_lines() == {"queue_full": 0, "rate_limited": 200}
 """
-    events = [each["event"] for each in read_records(code)]
+    events = [record["event"] for record in read_records(code)]
     assert events.count("ours") == 300
     assert sum(event.startswith("Invalid encoding") for event in events) == 100
     assert not any("s3cret" in event for event in events)

@@ -212,7 +212,7 @@ class MotionBlur(Degradation):
     def __call__(self, images: Images, seed: int, indices: NDArray[np.int64]) -> Images:
         """Returns blurred images uint8 [N, H, W, C]."""
         kernels = self.draw_kernels(seed, indices)
-        return np.stack([_blur(*each) for each in zip(images, kernels, strict=True)])
+        return np.stack([_blur(*image) for image in zip(images, kernels, strict=True)])
 
     @property
     def kernel_size(self) -> int:

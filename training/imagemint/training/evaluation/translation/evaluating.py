@@ -107,7 +107,7 @@ def evaluate_translator(
     out = out or (choose_folder(run, dataset, translator.dataset) if run else None)
     figures = evaluate_translation(measured, judge, data, samples=samples, out=out)
     if run is not None and is_own_data(dataset, translator.dataset):
-        own = [each for each in figures if "@" not in each.metric]
+        own = [figure for figure in figures if "@" not in figure.metric]
         write_report(run / "evaluation.json", translator.sha256, own)
     return figures
 
@@ -162,7 +162,7 @@ def evaluate_translation(
             *(_measure_way_back(translator, test, judge) if not name else ()),
             *_roll_out(translate, test),
         ]
-        found += [_to_report(each, name, setup, count) for each in figures]
+        found += [_to_report(figure, name, setup, count) for figure in figures]
         columns.append(Column(name or "result", results))
     if test.form.mask:
         found += _remove_glasses(translator, train, data, judge)
@@ -185,8 +185,8 @@ def _list_candidates(
 ) -> Iterator[tuple[str, str, Callable[[Images, Rows], Images]]]:
     """Yields the translator, without a name, and the baselines."""
     yield "", translator.how, lambda x, _: translator.translate(x)
-    for each in baselines:
-        yield each.name, f"baseline {each.name}: {each.how}", each.translate
+    for baseline in baselines:
+        yield baseline.name, f"baseline {baseline.name}: {baseline.how}", baseline.translate
 
 
 def _measure(
@@ -295,11 +295,11 @@ def _remove_glasses(
         ]
         if judge is not None:
             figures += [
-                replace(each, metric=_WITHOUT_GLASSES.get(each.metric, each.metric))
-                for each in measure_attributes(results, truth, judge)
+                replace(attribute, metric=_WITHOUT_GLASSES.get(attribute.metric, attribute.metric))
+                for attribute in measure_attributes(results, truth, judge)
             ]
         setup = _describe_setup(how, f"{test.name}, all {len(rows)} rows", judge)
-        found += [_to_report(each, name, setup, len(rows)) for each in figures]
+        found += [_to_report(figure, name, setup, len(rows)) for figure in figures]
     return found
 
 

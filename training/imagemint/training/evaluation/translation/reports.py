@@ -48,7 +48,7 @@ def write_translations(
     sources, truth = test.make_examples(rows)
     shown = [
         render_sources(sources, test.form, test.target_shape),
-        *(each.images[rows] for each in columns),
+        *(column.images[rows] for column in columns),
         truth,
     ]
     images = np.stack(shown, axis=1).reshape(-1, *truth.shape[1:])
@@ -57,9 +57,9 @@ def write_translations(
 
 def describe(title: str, figures: Sequence[EvaluationFigure]) -> str:
     """Returns a Markdown table: a row for each metric, a column for each kind of results."""
-    by_name = {each.metric: each for each in figures}
-    metrics = list(dict.fromkeys(each.metric.partition("@")[0] for each in figures))
-    names = list(dict.fromkeys(each.metric.partition("@")[2] for each in figures))
+    by_name = {figure.metric: figure for figure in figures}
+    metrics = list(dict.fromkeys(figure.metric.partition("@")[0] for figure in figures))
+    names = list(dict.fromkeys(figure.metric.partition("@")[2] for figure in figures))
     head = ["metric", *(name or "result" for name in names), "real data", "images"]
     lines = [f"# {title}", "", _format_row(head), _format_row(["---", *["---:"] * (len(head) - 1)])]
     for metric in metrics:
