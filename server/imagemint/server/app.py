@@ -102,6 +102,7 @@ class App:
             variant_of=self._choose_variant,
             keys=self._open_keys(),
             unload_when_empty=settings.unload_when_empty,
+            served_elsewhere=lambda: self._peers.served_elsewhere,
         )
         self.control = ModelControl(
             self.repository,

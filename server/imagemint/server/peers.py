@@ -8,9 +8,10 @@ Code that must read or do something in every worker uses `Peers`, whatever their
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -54,6 +55,8 @@ class Peers:
     """Whether there are other workers, in other processes."""
     replaces = False
     """Whether this worker replaces one that died, while others serve."""
+    served_elsewhere: Mapping[str, Collection[int]] = MappingProxyType({})
+    """The versions that other workers serve, by model; replaced on change."""
     served_digests: Path | None = None
     """The file in which workers share digests (see `ServedDigests`); None for a single worker."""
 

@@ -13,7 +13,8 @@ from imagemint.server.processes.worker import WorkerPeers, _send_heartbeats
 async def work(end):
     """Keeps a list of words and answers until it is told to stop."""
     channel = await Channel.from_socket(end)
-    peers = WorkerPeers(await channel.receive(), channel)
+    begin = await channel.receive()
+    peers = WorkerPeers(begin, channel)
     words = []
 
     async def learn(word):
@@ -23,6 +24,9 @@ async def work(end):
     async def tell(_):
         return words
 
+    async def tell_elsewhere(_):
+        return begin.served_elsewhere
+
     async def die(_):
         os._exit(7)
 
@@ -31,11 +35,11 @@ async def work(end):
         answers = await peers.ask(topic, payload, **options)
         return [(answer.worker, answer.value, answer.error) for answer in answers]
 
-    for handler in (learn, tell, die, relay):
+    for handler in (learn, tell, tell_elsewhere, die, relay):
         peers.on(handler.__name__, handler)
     listening = asyncio.create_task(peers.listen())
     await peers.catch_up()
-    channel.send(Ready({}))
+    channel.send(Ready({"tiny": [begin.number + 1], "failed": []}))
     beating = asyncio.create_task(_send_heartbeats(channel))
     await peers.drain.wait()
     beating.cancel()

@@ -77,6 +77,16 @@ async def test_new_worker_gets_the_remembered_commands():
         assert recruit == ["blue", "black"]
 
 
+async def test_new_worker_knows_what_the_others_serve():
+    """It learns of the versions of the others, without its own, before it accepts calls."""
+    async with run_supervisor(processes=3) as supervisor:
+        old = supervisor._keepers[1].pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_replacement(supervisor, 1, old)
+        answers = await ask_all(supervisor, "tell_elsewhere", worker=0)
+        assert answers[1] == (1, {"tiny": [1, 3]}, "")
+
+
 async def test_death_of_a_worker_is_an_answer():
     """A question does not wait for a worker that dies because of it."""
     async with run_supervisor(3) as supervisor:

@@ -23,6 +23,8 @@ class Begin:
     served_digests: int
     """File descriptor of the file in which the workers share the digests of served versions."""
     remembered: tuple["Question", ...] = ()
+    served_elsewhere: dict[str, list[int]] = field(default_factory=dict)
+    """The versions that the other workers serve, by model."""
     replaces: bool = False
     """Whether all workers listened once, so that this one replaces a worker that died."""
 
@@ -33,6 +35,22 @@ class Ready:
 
     models: dict[str, list[int]]
     """The versions that it serves, by model."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """From a worker: the versions that it serves have changed."""
+
+    models: dict[str, list[int]]
+    """The versions that it serves, by model."""
+
+
+@dataclass(frozen=True)
+class ServedElsewhere:
+    """To a worker: the versions that the other workers serve have changed."""
+
+    models: dict[str, list[int]]
+    """The versions, by model."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,20 @@ class Answers:
     replies: list[Reply] = field(default_factory=list)
 
 
-Message = Begin | Ready | Failed | Heartbeat | Reload | Drain | Ask | Question | Reply | Answers
+Message = (
+    Begin
+    | Ready
+    | Served
+    | ServedElsewhere
+    | Failed
+    | Heartbeat
+    | Reload
+    | Drain
+    | Ask
+    | Question
+    | Reply
+    | Answers
+)
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind) for kind in get_args(Message)

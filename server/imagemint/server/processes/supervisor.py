@@ -8,11 +8,12 @@ import contextlib
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import structlog
 
-from imagemint.server.processes.messages import Ask, Drain, Reload, Reply
+from imagemint.server.processes.messages import Ask, Drain, Reload, Reply, ServedElsewhere
 from imagemint.server.processes.ports import reserve
 from imagemint.server.processes.questions import Questions
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
@@ -134,6 +135,7 @@ class Supervisor:
             stderr=get_original_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,
+            list_elsewhere=self._list_elsewhere,
             on_change=self._on_change,
             on_message=self._on_message,
             on_figures=self._on_figures,
@@ -148,6 +150,17 @@ class Supervisor:
             self._all_ready.set()
             for keeper in self._keepers:
                 keeper.patient = True
+        for keeper in self._keepers:
+            keeper.send(ServedElsewhere(self._list_elsewhere(keeper)))
+
+    def _list_elsewhere(self, keeper: Keeper) -> dict[str, list[int]]:
+        """Returns the versions that the other workers serve, by model."""
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for other in self._keepers:
+            if other is not keeper and other.ready:
+                for name, versions in other.models.items():
+                    found[name].update(versions)
+        return {name: sorted(versions) for name, versions in found.items() if versions}
 
     def _on_message(self, keeper: Keeper, message: Ask | Reply) -> None:
         if isinstance(message, Ask):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client.registry import Collector
@@ -32,9 +32,14 @@ from imagemint.server.processes.messages import (
     Ready,
     Reload,
     Reply,
+    Served,
+    ServedElsewhere,
 )
 from imagemint.server.processes.worker_metrics import Figures, collect_figures, dump_figures
 from imagemint.server.telemetry.logs import close_logs, configure_logs
+
+if TYPE_CHECKING:  # see _serve
+    from imagemint.server.app import App
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +62,7 @@ class WorkerPeers(Peers):
     def __init__(self, begin: Begin, channel: Channel) -> None:
         super().__init__(begin.number)
         self.replaces = begin.replaces
+        self.served_elsewhere = begin.served_elsewhere
         self.served_digests = Path(f"/proc/self/fd/{begin.served_digests}")
         self.drain = asyncio.Event()
         """Set when this worker must drain and exit."""
@@ -104,6 +110,8 @@ class WorkerPeers(Peers):
                     self.drain.set()
                 case Reload():
                     self.reload()
+                case ServedElsewhere(models):
+                    self.served_elsewhere = models
                 case Question():
                     replying = asyncio.create_task(self._reply(message))
                     self._replying.add(replying)
@@ -182,7 +190,9 @@ async def _serve(begin: Begin, peers: WorkerPeers, channel: Channel) -> int:
 
         def report_ready() -> None:
             settle()
-            channel.send(Ready(app.served))
+            served = app.served
+            channel.send(Ready(served))
+            tasks.append(asyncio.create_task(_report_changes(channel, app, served)))
 
         await app.serve_until(peers.drain, report_ready)
     except Exception as error:  # noqa: BLE001 - the supervisor logs it and may restart the worker
@@ -225,6 +235,24 @@ async def _report(channel: Channel, measure: Callable[[], Awaitable[Figures]]) -
         await asyncio.sleep(_FIGURES_S)
         if not channel.is_behind:
             channel.send(Heartbeat(await measure()))
+
+
+async def _report_changes(channel: Channel, app: "App", reported: dict[str, list[int]]) -> None:
+    """Sends the supervisor the served versions whenever they differ from those reported."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def note() -> None:  # on any thread
+        with contextlib.suppress(RuntimeError):  # a closed loop needs no report
+            loop.call_soon_threadsafe(changed.set)
+
+    app.repository.watch(note)
+    while True:
+        served = app.served
+        if served != reported:
+            channel.send(Served(served))
+            reported = served
+        await changed.wait()
+        changed.clear()
 
 
 def _is_expected(error: Exception) -> bool:

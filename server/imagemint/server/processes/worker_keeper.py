@@ -19,6 +19,7 @@ from imagemint.server.processes.messages import (
     Question,
     Ready,
     Reply,
+    Served,
 )
 from imagemint.server.processes.restarts import START_ATTEMPTS, Restarts
 from imagemint.server.processes.worker_metrics import Figures
@@ -52,8 +53,11 @@ class KeeperContext:
     """Set when no more workers must be started."""
     remembered: Callable[[], tuple[Question, ...]]
     """Returns the questions that a new worker must answer before it accepts calls."""
+    list_elsewhere: Callable[["Keeper"], dict[str, list[int]]]
+    """Returns the versions that all workers but this one serve, by model."""
     on_change: Callable[[], None]
-    """Called when a worker becomes ready, stops responding or responds again."""
+    """Called when a worker becomes ready, stops responding or responds again, and when it serves
+    other versions."""
     on_message: Callable[["Keeper", Ask | Reply], None]
     """Called with each question and reply of a worker."""
     on_figures: Callable[["Keeper", Figures], None]
@@ -76,7 +80,7 @@ class Keeper:
     ) -> None:
         self.number = number
         self.models: dict[str, list[int]] = {}
-        """The versions that the worker served when it became ready."""
+        """The versions that the worker serves, since it became ready."""
         self._started = False
         self._beats = False
         self._silent_s = 0
@@ -206,6 +210,7 @@ class Keeper:
                 context.settings,
                 context.served_digests,
                 remembered,
+                served_elsewhere=context.list_elsewhere(self),
                 replaces=self.patient,
             )
             channel.send(begin)
@@ -222,6 +227,9 @@ class Keeper:
                         self.models, self._started = models, True
                         context.on_change()
                         _log.info("worker ready", worker=self.number, pid=process.pid)
+                    case Served(models):
+                        self.models = models
+                        context.on_change()
                     case Failed(reason):
                         self._refusal = reason
                     case Ask() | Reply():

@@ -161,10 +161,13 @@ class ModelControl:
             remember_as=f"model {name}",  # workers that start later repeat the last command
             timeout_s=_PATIENCE_S,
         )
+        done = any(answer.value and answer.value[0] == "done" for answer in answers)
         for answer in answers:
             match answer.value:
                 case ("not found", known):
-                    raise ModelNotFound(name, known)
+                    # A worker that replaced another one may lack a model that the others unload.
+                    if action == "load" or not done:
+                        raise ModelNotFound(name, known)
                 case ("failed", why):
                     raise LoadFailed(name, why)
                 case None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
@@ -71,6 +71,8 @@ class ModelRepository:
         keys: keys of which one must have signed each bundle. Default: no signature is required.
         unload_when_empty: whether to unload models when the repository, or the directory of a
             model, contains no version. A lost mount looks the same.
+        served_elsewhere: returns the versions that other workers serve, by model. Default: there
+            are no other workers.
     """
 
     def __init__(
@@ -91,13 +93,14 @@ class ModelRepository:
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
         keys: "KeyFile | None" = None,
         unload_when_empty: bool = False,
+        served_elsewhere: Callable[[], Mapping[str, Collection[int]]] = dict,
     ) -> None:
         self._metrics = metrics
         self._unload_when_empty = unload_when_empty
         self._source = source
         self.directory = source.directory
         self._policies = policies or Policies()
-        self._catalogue = Catalogue(metrics, self._policies.pins)
+        self._catalogue = Catalogue(metrics, self._policies.pins, served_elsewhere)
         loader = Loader(
             source,
             open_backend,
@@ -166,7 +169,7 @@ class ModelRepository:
         Raises:
             ModelNotFound: there is no such model, or it is not loaded.
             VersionNotFound: the model has no such version, or it is not loaded.
-            ModelNotReady: the version is loading, or was refused.
+            ModelNotReady: the version is loading, or was refused, or only other workers serve it.
         """
         return self._catalogue.resolve(name, version)
 
@@ -175,6 +178,7 @@ class ModelRepository:
 
         Raises:
             ModelNotFound: there is no such model.
+            ModelNotReady: only other workers have it.
         """
         return self._catalogue.get_model(name)
 
@@ -300,7 +304,9 @@ class ModelRepository:
             ModelNotFound: there is no such model.
         """
         with self._model_locks[name]:
-            model = self.get_model(name)
+            model = self.models.get(name)
+            if model is None:
+                raise ModelNotFound(name, list(self.models))
             if self._wanted is not None:
                 self._wanted.discard(name)
             self._update(

@@ -1,7 +1,7 @@
 """An immutable snapshot of the models, swapped on change."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import NoReturn
 
@@ -11,6 +11,7 @@ from imagemint.server.telemetry.metrics import Metrics
 
 _RETRY_S = 1.0
 _STILL_LOADING = "still loading"
+_ELSEWHERE = "this worker does not serve it, but another worker of the server does"
 
 
 class Catalogue:
@@ -19,10 +20,18 @@ class Catalogue:
     Args:
         metrics: counts the versions that failed.
         pins: the default version by model.
+        served_elsewhere: returns the versions that other workers serve, by model. This worker
+            refuses them with a retry delay if it does not serve them.
     """
 
-    def __init__(self, metrics: Metrics, pins: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        pins: Mapping[str, int],
+        served_elsewhere: Callable[[], Mapping[str, Collection[int]]] = dict,
+    ) -> None:
         self.models: Mapping[str, Model] = {}
+        self._served_elsewhere = served_elsewhere
         self._metrics = metrics
         self._pins = pins
         self._lock = threading.Lock()
@@ -33,9 +42,14 @@ class Catalogue:
 
         Raises:
             ModelNotFound: there is no such model.
+            ModelNotReady: only other workers have it.
         """
+        return self._find_model(name, "")
+
+    def _find_model(self, name: str, version: str) -> Model:
         models = self.models
         if name not in models:
+            self._check_elsewhere(name, version)
             raise ModelNotFound(name, list(models))
         return models[name]
 
@@ -46,7 +60,7 @@ class Catalogue:
 
     def resolve(self, name: str, version: str) -> ServedVersion:
         """Returns the version that serves a request; see `ModelRepository.resolve`."""
-        model = self.get_model(name)
+        model = self._find_model(name, version)
         if not model.versions:
             raise ModelNotReady(name, model.problem, _RETRY_S)
         if not version:
@@ -54,6 +68,7 @@ class Catalogue:
         # Compared as text, because a version has one spelling and int() rejects very long texts.
         found = {str(number): each for number, each in model.versions.items()}.get(version)
         if found is None or not found.is_offered:
+            self._check_elsewhere(name, version)
             raise VersionNotFound(name, version, [each.number for each in _list_offered(model)])
         if found.served is None:
             why = found.reason if found.state is State.FAILED else _STILL_LOADING
@@ -69,10 +84,19 @@ class Catalogue:
                 raise ModelNotReady(model.name, why, _RETRY_S)
             offered = pinned
         if not offered:
+            self._check_elsewhere(model.name, "")
             raise ModelNotFound(
                 model.name, [m.name for m in self.models.values() if _list_offered(m)]
             )
         _raise_not_ready(model, offered)
+
+    def _check_elsewhere(self, name: str, version: str) -> None:
+        """Raises ModelNotReady if another worker serves what this one does not know."""
+        for number in self._served_elsewhere().get(name, ()):
+            if not version:
+                raise ModelNotReady(name, _ELSEWHERE, _RETRY_S)
+            if version == str(number):
+                raise ModelNotReady(name, _ELSEWHERE, _RETRY_S, number)
 
     # --- changes --------------------------------------------------------------------------------
 

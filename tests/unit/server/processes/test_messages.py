@@ -18,6 +18,8 @@ from imagemint.server.processes.messages import (
     Ready,
     Reload,
     Reply,
+    Served,
+    ServedElsewhere,
 )
 from imagemint.server.processes.worker_metrics import Family
 from imagemint.server.settings import ServeSettings
@@ -27,8 +29,10 @@ SETTINGS = ServeSettings(
 )
 VALUES = {("a_total", (("model", "ä\n"), ("version", "1"))): 2.5, ("a_created", ()): math.inf}
 MESSAGES = [
-    Begin(1, SETTINGS, 7, (Question(3, "load", ["mnist", True]),)),
+    Begin(1, SETTINGS, 7, (Question(3, "load", ["mnist", True]),), {"mnist": [1]}),
     Ready({"mnist": [1, 2]}),
+    Served({"mnist": [2]}),
+    ServedElsewhere({"mnist": [1, 2]}),
     Failed("no such directory"),
     Heartbeat(),
     Heartbeat([Family("a", "Counts.", "counter", VALUES)]),

@@ -61,6 +61,34 @@ def test_unknown_version_is_not_found(models, new_repository, version):
     assert caught.value.known == ("1",)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "name", "version"),
+    [(None, "other", ""), (None, "other", "4"), (None, "tiny", "7"), (["more"], "tiny", "")],
+)
+def test_version_of_another_worker_is_not_ready(tmp_path, new_repository, wanted, name, version):
+    """A model, a version or a loaded model that only another worker has may come here, too."""
+    write_bundle(tmp_path, "tiny")
+    elsewhere = {}
+    repository = new_repository(tmp_path, wanted=wanted, served_elsewhere=lambda: elsewhere)
+    with pytest.raises((ModelNotFound, VersionNotFound)):
+        repository.resolve(name, version)
+    elsewhere |= {"other": [4], "tiny": [1, 7]}
+    with pytest.raises(ModelNotReady, match="another worker of the server does") as caught:
+        repository.resolve(name, version)
+    assert caught.value.retry_delay_s > 0
+    assert caught.value.metadata == {"model": name} | ({"version": version} if version else {})
+    for unknown in (("nobody", ""), ("tiny", "4"), ("other", "1")):
+        with pytest.raises((ModelNotFound, VersionNotFound)):
+            repository.resolve(*unknown)
+
+
+def test_model_of_another_worker_cannot_be_unloaded(models, new_repository):
+    """To unload is up to the worker that has it."""
+    repository = new_repository(models, load=False, served_elsewhere=lambda: {"other": [1]})
+    with pytest.raises(ModelNotFound):
+        repository.unload_model("other")
+
+
 def test_model_is_not_ready_before_its_load(models, new_repository):
     """Until then the error has a retry delay."""
     repository = new_repository(models, load=False)
