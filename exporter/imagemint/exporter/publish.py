@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from imagemint.engine.bundle import SUMS_FILE
 from imagemint.exporter.errors import ExportError
-from imagemint.training.loop.durable import flush, flush_directory
+from imagemint.training.durable import flush, flush_directory
 
 if TYPE_CHECKING:  # its library is in an extra
     from imagemint.engine.bundle.signatures import SigningKey

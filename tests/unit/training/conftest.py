@@ -1,6 +1,8 @@
 """Fixtures: toy digits, tiny networks, and training runs of about a second."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +140,30 @@ def read_files():
         return files
 
     return read
+
+
+@pytest.fixture
+def cut_power(monkeypatch):
+    """A function that leaves of the files in a folder what was flushed to the disk.
+
+    The rest becomes zeros, as with file systems that store the length of a file before its content.
+    TensorBoard's files stay.
+    """
+    durable = {}
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            durable[path.stat().st_ino] = path.read_bytes()
+
+    def cut(folder):
+        for path in folder.rglob("*"):
+            if path.is_file() and "tensorboard" not in path.parts:
+                flushed = durable.get(path.stat().st_ino, b"")
+                path.write_bytes(flushed.ljust(path.stat().st_size, b"\0"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return cut
 
 
 @pytest.fixture

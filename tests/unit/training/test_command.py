@@ -272,6 +272,58 @@ def test_resume_uses_the_options_of_the_run(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("toy_mnist")
+@pytest.mark.parametrize("torn", [b'{"images": 16, "lo', b"\0" * 40, b"\n"])
+def test_run_resumes_after_a_power_cut(tmp_path, caplog, torn):
+    """An incomplete last line of the log is dropped, with a warning that shows it."""
+    assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0] + torn)
+    assert train(tmp_path, "--images", "24", "--resume") == 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["images"] for row in rows] == [8, 24]
+    said = f"{log}: line 2 at the end is incomplete, as after a power cut, and is dropped: "
+    shown = repr(torn.decode())
+    assert (f"{said}{shown}" in caplog.text) == bool(torn.strip())
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_broken_log_is_refused(tmp_path, capsys):
+    """A broken line before others is an error of one line, and the run does not change."""
+    assert train(tmp_path, "--images", "16", "--log-interval", "8") == 0
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"images": 8, "lo\n' + log.read_text().splitlines(keepends=True)[1])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train(tmp_path, "--images", "24", "--resume") == 1
+    said = capsys.readouterr().err
+    assert f'{log}, line 1: \'{{"images": 8, "lo\' is not a row of JSON with the key' in said
+    assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_new_run_needs_no_old_log(tmp_path):
+    """A run that starts anew after a kill before its first checkpoint replaces the log."""
+    (tmp_path / "log.jsonl").write_text('x\n{"images": 8}\n')
+    assert train(tmp_path, "--images", "8", "--log-interval", "8") == 0
+    assert json.loads((tmp_path / "log.jsonl").read_text())["loss_D"]
+
+
+@pytest.mark.usefixtures("toy_mnist")
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_settings_are_warned_of(tmp_path, caplog, content):
+    """Without `options.json` the run continues with the options of its checkpoint."""
+    assert train(tmp_path, "--images", "16", "--seed", "3") == 0
+    assert "is damaged" not in caplog.text
+    (tmp_path / "options.json").write_text(content)
+    resume = ["train", "mnist", "--out", str(tmp_path), "--resume", "--quiet", "--images", "24"]
+    assert main(resume) == 0
+    assert f"{tmp_path / 'options.json'} is damaged" in caplog.text
+    options = json.loads((tmp_path / "options.json").read_text())["options"]
+    assert (options["seed"], options["batch_size"]) == (3, 8)
+
+
+@pytest.mark.usefixtures("toy_mnist")
 def test_run_is_not_shortened(tmp_path, capsys):
     """Fewer images than were shown are refused, and the options of the run stay."""
     assert train(tmp_path, "--images", "20") == 0  # the last of three batches ends at 24

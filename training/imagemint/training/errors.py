@@ -3,6 +3,7 @@
 TrainingError
 ├── DatasetError           data missing, damaged or of the wrong shape
 ├── CheckpointError        a checkpoint missing, damaged, or of another recipe
+├── DamagedLog             a line in the middle of a log is unreadable
 ├── ProcessesError         several processes cannot do this together
 └── TrainingFailed         the run itself went wrong
     ├── LossNotFinite      NaN or infinity
@@ -21,6 +22,10 @@ class DatasetError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is missing, damaged, or was made with another recipe or other options."""
+
+
+class DamagedLog(TrainingError):  # noqa: N818 - it names what happened
+    """A line in the middle of a log is unreadable. The message names the file and the line."""
 
 
 class ProcessesError(TrainingError):

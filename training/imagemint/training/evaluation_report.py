@@ -130,7 +130,10 @@ def read_report(path: Path, weights_sha256: str) -> tuple[EvaluationFigure, ...]
             return ()
         return tuple(EvaluationFigure.from_json(figure) for figure in content["figures"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not an evaluation report ({error})") from error
+        raise CheckpointError(
+            f"{path}: not an evaluation report ({error}); delete it, `imagemint evaluate` writes"
+            " it again"
+        ) from error
 
 
 def write_table(

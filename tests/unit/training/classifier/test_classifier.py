@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,8 +157,8 @@ def test_residual_classifier_learns(colours, tmp_path):
     assert (model.judge(colours.images)[1] == colours.labels).all()
 
 
-@pytest.mark.parametrize("damage", ["none", "torn", "other options"])
-def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, caplog):
+@pytest.mark.parametrize("damage", ["none", "power cut", "torn", "other options"])
+def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, caplog, cut_power):  # noqa: PLR0917 - fixtures
     """A training that stops after an epoch and resumes gives the weights of an uninterrupted one.
 
     A state that is damaged or belongs to another recipe is ignored.
@@ -169,6 +170,9 @@ def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, ca
         with pytest.raises(KeyboardInterrupt):
             train_classifier(recipe, colours, colours, tmp_path / "cut", device=CPU, quiet=True)
     (state,) = (tmp_path / "cut").iterdir()
+    if damage == "power cut":
+        cut_power(tmp_path / "cut")
+        state.with_suffix(".part").write_bytes(b"of a killed process")
     if damage == "torn":
         state.write_bytes(state.read_bytes()[:1_000])
     if damage == "other options":
@@ -186,6 +190,25 @@ def test_interrupted_training_resumes(colours, tmp_path, monkeypatch, damage, ca
         "classifier.json",
         "classifier.safetensors",
     ]
+
+
+def test_incomplete_classifier_does_not_count(colours, tmp_path, monkeypatch):
+    """A kill while `classifier.json` is written leaves none, so that nobody takes it for done."""
+    recipe = ImageClassifierRecipe(width=2, epochs=1, batch_size=8)
+    write = Path.write_bytes
+
+    def write_half(path, content):
+        write(path, content[: len(content) // 2])
+        if "classifier.json" in path.name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
+    assert not (tmp_path / "classifier.json").exists()
+    train_classifier(recipe, colours, colours, tmp_path, device=CPU, quiet=True)
+    load_classifier(tmp_path, CPU)
 
 
 def make_interrupting_save(save, calls):

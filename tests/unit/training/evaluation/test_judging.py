@@ -16,7 +16,7 @@ from imagemint.training import datasets
 from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, stack_digits
 from imagemint.training.errors import CheckpointError, DatasetError
-from imagemint.training.evaluation import Protocol, evaluate, open_extractor, open_source
+from imagemint.training.evaluation import Protocol, evaluate, judging, open_extractor, open_source
 from imagemint.training.evaluation.measuring import Measured
 from imagemint.training.evaluation_report import write_report
 from imagemint.training.loop.checkpoints import find_latest_checkpoint
@@ -334,6 +334,8 @@ def test_images_and_table_are_written(measured, train, tmp_path):
     out = tmp_path / "evaluation"
     train(tmp_path, images=32)
     measured(tmp_path, out=out)
+    with (out / "history.jsonl").open("a") as history:
+        history.write('{"images_s')  # as a power cut leaves it
     train(tmp_path, images=40, resume=True)
     found = measured(tmp_path, out=out)
     names = {path.name for path in out.iterdir()}
@@ -357,6 +359,26 @@ def test_missing_images_are_drawn_for_a_cached_result(measured, npz, test_digits
     assert measured(path, out=tmp_path / "out") == first
     assert (tmp_path / "out" / "grid.png").exists()
     assert not (tmp_path / "out" / "interpolation.png").exists()
+
+
+def test_interrupted_folder_is_written_again(measured, train, tmp_path, monkeypatch, cut_power):
+    """A kill or power cut while table and pictures are written does not leave the old ones."""
+    out = tmp_path / "evaluation"
+    train(tmp_path, images=16)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "write_table", die)
+        with pytest.raises(KeyboardInterrupt):
+            measured(tmp_path, out=out)
+    assert {path.name for path in out.iterdir()}.isdisjoint({"table.md", "figures.json"})
+    measured(tmp_path, out=out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    cut_power(out)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert (out / "table.md").exists()
 
 
 def test_table_of_other_figures_is_replaced(measured, npz, test_digits, tmp_path):

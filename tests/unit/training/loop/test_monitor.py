@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from imagemint.training.loop import monitor
-from imagemint.training.loop.monitor import Monitor, animate_grids, plot_losses
+from imagemint.training.loop.monitor import Monitor, animate_grids, forget_after, plot_losses
 from imagemint.training.loop.samples import Variety
 from imagemint.training.loop.state import TrainingState
 
@@ -144,6 +144,35 @@ def test_long_runs_are_animated_in_100_frames(tmp_path):
     assert shades == [0, 249]
 
 
+def test_damaged_grids_are_left_out(tmp_path, caplog):
+    """The animation goes without a grid that a power cut tore, and there is none without grids."""
+    grids = [tmp_path / "grids" / f"{number:010d}.png" for number in (1, 2, 3)]
+    grids[0].parent.mkdir()
+    for number, grid in enumerate(grids):
+        Image.new("L", (8, 8), 100 * number).save(grid)
+    grids[1].write_bytes(grids[1].read_bytes()[:50])
+    animate_grids(tmp_path)
+    assert f"{grids[1]} is damaged, and grids.gif goes without it" in caplog.text
+    with Image.open(tmp_path / "grids.gif") as animation:
+        assert animation.n_frames == 2
+    (tmp_path / "grids.gif").unlink()
+    for grid in grids:
+        grid.write_bytes(b"")
+    animate_grids(tmp_path)
+    assert not (tmp_path / "grids.gif").exists()
+
+
+def test_torn_log_is_plotted(monitored_run, tmp_path, caplog):
+    """The plot of a run that failed on a full disk shows the rows before the torn one."""
+    run = shutil.copytree(monitored_run, tmp_path / "run")
+    (run / "losses.png").unlink()
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"images": 500')
+    plot_losses(run)
+    assert "line 3 at the end is incomplete" in caplog.text
+    assert (run / "losses.png").exists()
+
+
 def test_resume_removes_later_rows(monitored_run, tmp_path, state):
     """Rows and grids after the checkpoint are removed, with a torn last row. Other files stay."""
     run = shutil.copytree(monitored_run, tmp_path / "run")
@@ -151,6 +180,7 @@ def test_resume_removes_later_rows(monitored_run, tmp_path, state):
         log.write('{"images": 150')
     (run / "grids" / "mine.png").write_bytes(b"mine")
     state.images_seen = 200
+    forget_after(run, 200)
     with Monitor(run, 400, state, quiet=True):
         pass
     assert [row["images"] for row in read_rows(run)] == [200]

@@ -135,6 +135,24 @@ def test_killed_run_equals_whole(assert_equals_whole, train, tmp_path, at_steps)
     assert_equals_whole(tmp_path)
 
 
+def test_power_cut_loses_only_steps(assert_equals_whole, train, tmp_path, at_steps, cut_power):
+    """What a run has not flushed is lost, and the resumed run still equals the whole one."""
+    cuts = [MemoryError]
+
+    def cut():
+        if cuts:
+            cut_power(tmp_path)
+            raise cuts.pop()
+
+    at_steps([11], cut)
+    with pytest.raises(MemoryError):
+        train(tmp_path)
+    rows = (tmp_path / "log.jsonl").read_bytes().split(b"\n")
+    assert [row[:1] for row in rows] == [b"{", b"{", b"\0"]
+    train(tmp_path, resume=True)
+    assert_equals_whole(tmp_path)
+
+
 def test_stop_and_end_are_not_measured(train, tmp_path, at_steps):
     """Only checkpoints of the schedule are, so a stopped run has the figures of a whole one."""
     measured = []

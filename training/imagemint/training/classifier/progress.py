@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from imagemint.training.durable import flush
+
 _log = logging.getLogger(__name__)
 
 _NAME = ".progress.safetensors"
@@ -34,6 +36,7 @@ class Progress:
         identity: str,
     ) -> None:
         self._path = out / _NAME
+        self._part = self._path.with_suffix(".part")
         self._model, self._optimizer, self._cycle = model, optimizer, cycle
         self._identity = identity
 
@@ -54,10 +57,11 @@ class Progress:
             "cycle": self._cycle.state_dict(),
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
         dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(dense, part, {"about": json.dumps(description)})
-        part.replace(self._path)
+        save_file(dense, self._part, {"about": json.dumps(description)})
+        flush([self._part])
+        self._part.replace(self._path)
+        flush([self._path.parent])
 
     def restore(self) -> int:
         """Loads the saved state and returns its number of steps; 0 without a suitable state."""
@@ -93,6 +97,7 @@ class Progress:
     def remove(self) -> None:
         """Removes the state when the training has ended."""
         self._path.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)  # of a process that was killed while it saved
 
 
 def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from imagemint.training.datasets.sufficiency import (
 from imagemint.training.datasets.survey import find_doubts, summarise
 from imagemint.training.errors import DatasetError
 from imagemint.training.rng import ShuffledOrder, Stream, make_rng
+from imagemint.training.whole_files import write_whole
 
 _MOMENTUM = 0.9
 
@@ -94,9 +95,9 @@ def train_classifier(
                 progress.save(step + 1)
     model.eval()
     _, predicted = model.judge(test.images)
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "classifier.safetensors"
-    save_file({name: t.cpu().contiguous() for name, t in model.state_dict().items()}, path)
+    weights = save({name: t.cpu().contiguous() for name, t in model.state_dict().items()})
+    write_whole(path, weights)
     metadata: dict[str, Any] = {
         "recipe": recipe.name,
         "options": recipe.model_dump(),
@@ -106,9 +107,10 @@ def train_classifier(
         "trained_on": train.name,
         "tested_on": test.name,
         "test_accuracy": float((predicted == test.labels).mean()),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(weights).hexdigest(),
     } | model.report(test)
-    (out / "classifier.json").write_text(json.dumps(metadata, indent=2) + "\n")
+    # Last and whole: its presence says that the classifier is trained.
+    write_whole(out / "classifier.json", (json.dumps(metadata, indent=2) + "\n").encode())
     progress.remove()
     return metadata
 

@@ -15,7 +15,9 @@ from imagemint.training.evaluation.real_images import RealImages
 from imagemint.training.evaluation.sheets import COLUMNS, make_code_sheets, make_truncation_sheet
 from imagemint.training.evaluation.sources import LatentSource, Source
 from imagemint.training.evaluation_report import EvaluationFigure
+from imagemint.training.json_lines import read_json_lines
 from imagemint.training.loop.samples import arrange_grid
+from imagemint.training.whole_files import write_whole
 
 _ROWS, _STEPS = 10, 10
 _SUSPECTS = 500  # images to search for those nearest to a training image
@@ -64,13 +66,13 @@ class Album:
         if images_seen is None:
             return
         path = self._folder / _HISTORY
-        rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+        rows = read_json_lines(path, "images_seen")
         rows = [row for row in rows if row["images_seen"] != images_seen]
         rows.append(
             {"images_seen": images_seen} | {figure.metric: figure.value for figure in figures}
         )
         rows.sort(key=lambda row: row["images_seen"])
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         draw_curves(self._folder / "curves.png", rows, figures)
 
     def _save(self, name: str, images: NDArray[np.uint8], columns: int) -> None:

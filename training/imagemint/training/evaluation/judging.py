@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imagemint.training.data_options import DataOptions
 from imagemint.training.datasets import LabelledImages, find_cache_directory
 from imagemint.training.datasets.sufficiency import COMPARABLE, NEIGHBOURS, STEADY
+from imagemint.training.durable import flush_directory
 from imagemint.training.errors import CheckpointError, DatasetError
 from imagemint.training.evaluation.album import Album
 from imagemint.training.evaluation.captioned import draw_images, measure_captions
@@ -157,10 +158,12 @@ def evaluate(
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_report(kept, key, found)
     if album is not None and out is not None:
-        write_report(out / "figures.json", source.sha256, found)
         hint = _ROWS_HINT if source.num_classes else ""
         write_table(out / "table.md", source.name, found, warnings=warnings, hint=hint)
         album.add_figures(source.images_seen if isinstance(source, RunSource) else None, found)
+        # Last, because `_has_figures` takes it for a complete folder.
+        flush_directory(out)
+        write_report(out / "figures.json", source.sha256, found)
     return _record(source, found, protocol.dataset)
 
 

@@ -18,5 +18,4 @@ schedules.py      how often to log and save, and values that change over a run
 provenance.py     what a run records about itself
 dry_run.py, pace.py   what a run would do, and how long it would take
 machine.py            whether other programs use the cores that a run needs
-durable.py        files that survive a power cut
 """

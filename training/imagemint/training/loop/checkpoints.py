@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from imagemint.training.durable import flush, flush_directory
 from imagemint.training.errors import CheckpointError
-from imagemint.training.loop.durable import flush, flush_directory
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.recipes import RECIPES, TRANSLATION_RECIPES
 

@@ -1,7 +1,6 @@
 """Detects losses that are finite but far beyond their usual size."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,15 @@ class LossWatch:
     in healthy runs was 1.5.
 
     Args:
-        run: directory of the run. Its log, if there is one, is read once, here.
+        run: directory of the run, for the messages.
+        rows: rows of its log.
         factor: ratio to the usual losses that means divergence.
     """
 
-    def __init__(self, run: Path, factor: float) -> None:
+    def __init__(self, run: Path, rows: Iterable[Mapping[str, Any]], factor: float) -> None:
         self._run = run
         self._factor = factor
-        log = run / "log.jsonl"
-        rows = log.read_text().splitlines() if log.exists() else []
-        self._sizes = [_measure_size(json.loads(row)) for row in rows]
+        self._sizes = [_measure_size(row) for row in rows]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Adds a row of the log, with its losses by name."""

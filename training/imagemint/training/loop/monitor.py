@@ -23,11 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from imagemint.training.durable import flush, flush_directory
+from imagemint.training.json_lines import read_json_lines
 from imagemint.training.loop.samples import SAMPLES_PER_CLASS, Variety, arrange_grid
 from imagemint.training.loop.state import TrainingState
+from imagemint.training.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 
+_LOG = "log.jsonl"
 _FRAME_MS = 250
 _LAST_FRAME_MS = 2_000
 _MOST_FRAMES = 100
@@ -56,8 +60,8 @@ class Monitor:
         self._run = run
         self._state = state
         (run / "grids").mkdir(parents=True, exist_ok=True)
-        _forget_after(run, state.images_seen)
-        self._log = (run / "log.jsonl").open("a", buffering=1)
+        self._unflushed: list[Path] = []
+        self._log = (run / _LOG).open("a", buffering=1)
         self._scalars = SummaryWriter(str(run / "tensorboard"), purge_step=state.images_seen + 1)
         self._bar = tqdm(
             total=total,
@@ -138,20 +142,48 @@ class Monitor:
         """Writes the grid of the fixed samples uint8 [N, H, W, C]."""
         seen = self._state.images_seen
         picture = arrange_grid(samples, columns)
-        Image.fromarray(picture).save(self._run / "grids" / f"{seen:010d}.png")
+        path = self._run / "grids" / f"{seen:010d}.png"
+        Image.fromarray(picture).save(path)
+        self._unflushed.append(path)
         image = picture[np.newaxis] if picture.ndim == 2 else picture.transpose(2, 0, 1)  # noqa: PLR2004 - gray
         self._scalars.add_image("samples", image, seen)
 
+    def flush(self) -> None:
+        """Flushes log, scalars and grids to the disk.
 
-def _forget_after(run: Path, images_seen: int) -> None:
-    """Deletes what an interrupted run wrote after the checkpoint that it resumes from."""
-    log = run / "log.jsonl"
+        A resume writes only what comes after its checkpoint, so all before must survive a power
+        cut when the checkpoint does.
+
+        Raises:
+            OSError: the disk is full, for example.
+        """
+        self._scalars.flush()
+        flush_directory(self._run / "tensorboard")
+        flush([*self._unflushed, self._run / "grids", self._run / _LOG, self._run])
+        self._unflushed.clear()
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's log; [] without a log. An incomplete end is left out.
+
+    Raises:
+        DamagedLog: a line in the middle is unreadable.
+    """
+    return read_json_lines(run / _LOG, "images")
+
+
+def forget_after(run: Path, images_seen: int) -> None:
+    """Deletes what an interrupted run wrote after the checkpoint that it resumes from.
+
+    Raises:
+        DamagedLog: a line in the middle of the log is unreadable.
+    """
+    log = run / _LOG
     if log.exists():
-        # A line without an end was not completed when the run was killed.
-        rows = [row for row in log.read_text().splitlines(keepends=True) if row.endswith("\n")]
-        part = log.with_name(f".{log.name}")
-        part.write_text("".join(row for row in rows if json.loads(row)["images"] <= images_seen))
-        part.replace(log)
+        # Nothing of a run that starts anew is kept, so its log need not be readable.
+        rows = read_log(run) if images_seen else []
+        kept = [row for row in rows if row["images"] <= images_seen]
+        write_whole(log, "".join(json.dumps(row) + "\n" for row in kept).encode())
     for picture in _list_grids(run):
         if int(picture.stem) > images_seen:
             picture.unlink()
@@ -164,7 +196,7 @@ def _list_grids(run: Path) -> list[Path]:
 
 def plot_losses(run: Path) -> None:
     """Draws ``losses.png`` from ``log.jsonl``; does nothing if the log is empty."""
-    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    rows = read_log(run)
     if not rows:
         return
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second, needed once
@@ -210,13 +242,20 @@ def animate_grids(run: Path) -> None:
     if not grids:
         return
     chosen = np.linspace(0, len(grids) - 1, min(len(grids), _MOST_FRAMES)).round().astype(int)
-    frames = [_read_picture(grids[each]) for each in chosen]
+    frames = [frame for each in chosen if (frame := _read_picture(grids[each])) is not None]
+    if not frames:
+        return
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_FRAME_MS]
     frames[0].save(
         run / "grids.gif", save_all=True, append_images=frames[1:], duration=durations, loop=0
     )
 
 
-def _read_picture(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.copy()
+def _read_picture(path: Path) -> Image.Image | None:
+    """Returns a picture; None, with a warning, if it is damaged."""
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's for a damaged PNG file
+        _log.warning("%s is damaged, and grids.gif goes without it: %s", path, error)
+        return None

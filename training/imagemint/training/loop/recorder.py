@@ -14,7 +14,7 @@ from imagemint.training.errors import LossNotFinite
 from imagemint.training.loop.checkpoints import save_checkpoint
 from imagemint.training.loop.divergence import LossWatch
 from imagemint.training.loop.health import REMEDY, describe_kept_checkpoint
-from imagemint.training.loop.monitor import Monitor
+from imagemint.training.loop.monitor import Monitor, read_log
 from imagemint.training.loop.schedules import Schedule, has_crossed
 from imagemint.training.loop.state import TrainingState
 from imagemint.training.loop.task import Task
@@ -56,7 +56,8 @@ class Recorder:
         is_writer = processes.rank == 0
         self._monitor = Monitor(run, task.options.images, state, quiet=quiet) if is_writer else None
         self._measure = measure
-        self._losses = LossWatch(run, schedule.divergence_factor)
+        rows = read_log(run) if is_writer else []
+        self._losses = LossWatch(run, rows, schedule.divergence_factor)
         self._seen = state.images_seen
         self._saved_at = state.images_seen if state.step else None
         self._generator: nn.Module = state.G_ema  # recalibrated when a checkpoint is due
@@ -127,6 +128,8 @@ class Recorder:
             self._losses.add(self._monitor.log())
 
     def _save(self, *, interim: bool = False) -> None:
+        if self._monitor:
+            self._monitor.flush()
         save_checkpoint(self._run, self._state, self._generator, self._metadata, interim=interim)
 
 

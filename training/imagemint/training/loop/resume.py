@@ -1,6 +1,7 @@
 """Determines the settings of a resumed run: those of the run, overridden by the user."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from imagemint.training.loop.checkpoints import (
     read_description,
     read_option_defaults,
 )
+
+_log = logging.getLogger(__name__)
 
 NOT_REMEMBERED = frozenset({"out", "data", "dry_run", "quiet", "device", "resume"})
 """Settings of the machine and of one call, which a run does not record."""
@@ -121,12 +124,23 @@ def read_class_order(run: Path, data: LabelledImages) -> tuple[str, ...] | None:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """Returns the settings that ``options.json`` keeps; {} if it is missing or unreadable."""
+    """Returns the settings that ``options.json`` keeps; {} if it is missing.
+
+    {} also if it is unreadable, with a warning.
+    """
+    path = run / "options.json"
     try:
-        written = json.loads((run / "options.json").read_text())
-    except (OSError, ValueError):
+        written = json.loads(path.read_text())
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        written = error
     if not isinstance(written, dict):
+        _log.warning(
+            "%s is damaged (%s): the run continues with the options of its checkpoint; others,"
+            " such as --log-interval and --classifier, have their defaults unless you give them",
+            *(path, "not a JSON object" if not isinstance(written, Exception) else written),
+        )
         return {}
     kept: dict[str, Any] = written.get(_SETTINGS) or dict(written.get(_SCHEDULE) or {})
     return kept

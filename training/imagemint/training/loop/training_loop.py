@@ -21,6 +21,7 @@ from imagemint.training.loop.checkpoints import (
     restore,
 )
 from imagemint.training.loop.ema import compute_ema_weight, update_ema
+from imagemint.training.loop.monitor import forget_after
 from imagemint.training.loop.recorder import Measure, Recorder
 from imagemint.training.loop.schedules import Schedule, compute_learning_rate
 from imagemint.training.loop.start import fork_rng
@@ -76,6 +77,7 @@ def train(
 
     Raises:
         CheckpointError: there is no suitable checkpoint for ``resume``.
+        DamagedLog: a line in the middle of the log of the run is unreadable.
         LossNotFinite: a loss or a weight became NaN or infinite, and no rollback is left. The last
             good checkpoint is kept.
         Diverged: the losses are finite but far beyond their usual size. The last good checkpoint
@@ -90,6 +92,7 @@ def train(
     metadata = task.describe(passes.precision)
     if resume:
         restore(run, state, metadata, free=FREE_ON_RESUME)
+    processes.on_rank_zero(partial(forget_after, run, state.images_seen))
     processes.on_rank_zero(on_begin)
     processes.on_rank_zero(partial(task.begin, run))
     # Outside the attempts: a signal that arrives while one fails still ends the run.
@@ -119,6 +122,7 @@ def train(
                     processes.on_rank_zero(partial(drop_collapsed, run))
                 state = task.make_initial_state(device, processes)
                 restore(run, state, metadata, free=FREE_ON_RESUME)
+                processes.on_rank_zero(partial(forget_after, run, state.images_seen))
                 state.rollbacks = rollbacks
                 _log.warning(
                     "%s; rolled back to image %d with half the learning rate and another order"

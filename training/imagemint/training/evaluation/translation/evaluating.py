@@ -168,8 +168,8 @@ def evaluate_translation(
         found += _remove_glasses(translator, train, data, judge)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        write_report(out / "figures.json", translator.sha256, found)
         write_translations(out, translator.name, test, columns, found)
+        write_report(out / "figures.json", translator.sha256, found)
     return found
 
 
