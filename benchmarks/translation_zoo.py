@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from translation_zoo_page import Record, list_baselines, write_page
 
 from imagemint.training.evaluation_report import read_report
+from imagemint.training.loop.monitor import read_log
 from imagemint.training.loop.resume import read_settings
 from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
 from imagemint.training.translators import read_translator
@@ -40,7 +41,7 @@ def record(run: Path, remark: str, name: str | None) -> Record:
     figures = read_report(run / "evaluation/figures.json", trained.weights_sha256)
     if not figures:
         raise SystemExit(f"{run} is not evaluated: imagemint evaluate {run} --classifier JUDGE")
-    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    rows = read_log(run)
     fields = TRANSLATION_RECIPES[trained.recipe].model_fields
     changed = {
         key: value

@@ -12,6 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from zoo_records import RECORDS, Record
 
+from imagemint.training.loop.monitor import read_log
+
 _COLUMNS = 4
 _CELL_INCHES = 2.3
 _DPI = 110
@@ -139,7 +141,7 @@ def draw_story(run: Path, epochs: Sequence[int], epoch_images: int, path: Path) 
         FileNotFoundError: the run has no grid from that time.
     """
     grids = [_read_grid_after(run, (epoch + 1) * epoch_images) for epoch in epochs]
-    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    rows = read_log(run)
     figure = Figure(figsize=(3.2 * len(grids), 6.4), layout="constrained")
     top, middle, bottom = np.asarray(figure.subfigures(3, 1, height_ratios=[3.3, 0.8, 2.3]))
     for axes, epoch, grid in zip(

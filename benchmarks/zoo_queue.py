@@ -24,6 +24,7 @@ from zoo_records import ROOT, name_run
 
 from imagemint.training.loop.checkpoints import list_checkpoints
 from imagemint.training.recipes import TABLE
+from imagemint.training.whole_files import write_whole
 
 PLAN = ROOT / "benchmarks/zoo.toml"
 JUDGES = ROOT / "benchmarks/judges"
@@ -212,7 +213,7 @@ class Queue:
         elif not failure:
             raise RuntimeError(f"{run.name} left no checkpoint")
         done = {"job": _make_identity(run), "failure": failure}
-        (folder / "queue.json").write_text(json.dumps(done, indent=2) + "\n")
+        write_whole(folder / "queue.json", (json.dumps(done, indent=2) + "\n").encode())
         print(f"{run.name}: {failure or 'recorded'}", flush=True)
 
     def _call(

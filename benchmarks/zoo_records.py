@@ -19,8 +19,10 @@ from imagemint.engine.batch import draw_batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
+from imagemint.training.loop.monitor import read_log
 from imagemint.training.recipes import RECIPES, TABLE
 from imagemint.training.trained import read_generator
+from imagemint.training.whole_files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks/results/zoo"
@@ -152,7 +154,7 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
     figures = read_report(run / "evaluation.json", trained.weights_sha256)
     if not figures or not (run / _GRID).exists():
         sys.exit(f"{run}: no figures or no grid of these weights; first `imagemint evaluate {run}`")
-    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
+    rows = read_log(run)
     interval = metadata["schedule"]["log_interval"]
     cpu_s = [row["cpu_s"] for row in rows if "cpu_s" in row]
     with tempfile.TemporaryDirectory() as folder:
@@ -176,9 +178,8 @@ def record(run: Path, *, machine: str, command: str | None, remark: str, failure
             curve=read_curve(rows),
             failure=failure,
         )
-    RECORDS.mkdir(parents=True, exist_ok=True)
     path = RECORDS / f"{found.name}.json"
-    path.write_text(json.dumps(asdict(found), indent=2) + "\n")
+    write_whole(path, (json.dumps(asdict(found), indent=2) + "\n").encode())
     with Image.open(run / _GRID) as grid:
         half = grid.width // 2 if grid.width > WIDEST else grid.width
         grid.crop((0, 0, half, grid.height * half // grid.width)).save(
@@ -195,7 +196,7 @@ def set_remark(name: str, remark: str, folder: Path = RECORDS) -> None:
     """
     path = folder / f"{name}.json"
     content = json.loads(path.read_text()) | {"remark": remark}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_curve(rows: list[dict[str, float]]) -> list[Point]:

@@ -511,6 +511,24 @@ def test_signal_reaches_a_run_that_just_starts(tmp_path, imagemint, monkeypatch)
     assert ends == [130]
 
 
+@pytest.mark.parametrize("content", [b"", b'{"job": {"recipe"', b"\0" * 40])
+def test_torn_note_counts_as_none(tmp_path, imagemint, content):
+    """After a power cut the run is resumed and recorded again, which changes nothing."""
+    recorded = []
+    queue = Queue(
+        *(PLAN, tmp_path / "runs", lambda *told: recorded.append(told)),
+        imagemint=imagemint(ENDS_WELL),
+    )
+    queue.run()
+    note = tmp_path / "runs/dcgan-seed3/queue.json"
+    note.write_bytes(content)
+    queue.run()
+    assert recorded == [(note.parent, PLAN.runs[0], "")] * 2
+    assert "--resume" in read_calls(tmp_path)[-2]
+    assert [said for _, said in queue.list_status()] == ["recorded"]
+    assert {path.name for path in note.parent.iterdir()} >= {"queue.json", "queue.log"}
+
+
 def test_run_that_was_stopped_alone_stops_the_queue(tmp_path, imagemint):
     """A run that someone else has stopped is neither recorded nor done."""
     recorded = []
