@@ -1,6 +1,8 @@
 """Tests of data sets in an object store: objects equal files on disk and can be resumed."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,8 +14,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import BUCKET, s3_server
 
+from imagemint.dataset.interrupts import Terminated, raise_on_sigterm
 from imagemint.dataset.remote import RemoteFolder
-from imagemint.dataset.scratch import open_scratch
+from imagemint.dataset.scratch import delete_abandoned, open_scratch
 
 # moto, botocore and aiohttp close their sockets late
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,6 +122,49 @@ def test_folders_of_killed_processes_are_deleted(make, tmp_path, monkeypatch):
         assert set(scratch.iterdir()) == {living, own}
     processes[1].communicate()
     assert not list(scratch.iterdir())
+
+
+@pytest.fixture
+def abandoned(tmp_path, monkeypatch):
+    """A temporary folder of a process that was killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    folder = tmp_path / "scratch/imagemint-set-1"
+    (folder / "inner").mkdir(parents=True)
+    return folder
+
+
+def test_signal_ends_the_deletion_of_folders(abandoned, monkeypatch):
+    """SIGTERM ends a run even if it arrives just after a descriptor is closed, and is closed again.
+
+    The second closing fails, and its error replaces the interruption.
+    """
+    close = os.close
+
+    def interrupt(handle):
+        monkeypatch.setattr(os, "close", close)
+        close(handle)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(os, "close", interrupt)
+    with pytest.raises(Terminated), raise_on_sigterm():
+        delete_abandoned(pytest.fail)
+    assert abandoned.exists()
+
+
+def test_folder_that_cannot_be_deleted_is_reported(make, abandoned, tmp_path, monkeypatch, capsys):
+    """The run goes on, and one line on stderr says why the folder stays."""
+    rmdir = os.rmdir
+
+    def refuse(path, **options):
+        if path == "inner":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    assert make(tmp_path / "set") == 0
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "delete" in each]
+    assert line.startswith(f"imagemint dataset: cannot delete {abandoned}, ")
+    assert line.endswith("Input/output error")
 
 
 def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):

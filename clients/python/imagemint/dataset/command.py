@@ -176,7 +176,7 @@ class Dataset(FilteredConnection):
         return 0
 
     def _run(self, place: str) -> None:
-        delete_abandoned()
+        delete_abandoned(self._note)
         try:
             folder = open_folder(place)
             if self.verify is not None:

@@ -9,8 +9,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from imagemint.client.interrupts import find_interruption
 
 _PREFIX = "imagemint-set-"
 
@@ -31,13 +33,36 @@ def open_scratch() -> Iterator[Path]:
         os.close(handle)
 
 
-def delete_abandoned() -> None:
-    """Deletes the folders whose processes have ended. Those of other users are left alone."""
+def delete_abandoned(note: Callable[[str], None]) -> None:
+    """Deletes the folders whose processes have ended. Those of other users are left alone.
+
+    Args:
+        note: receives a line for each folder that cannot be deleted.
+
+    Raises:
+        OSError: a signal interrupted the deletion; see `find_interruption`.
+    """
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # it is in use, or of another user, or just deleted
+        try:
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is of another user, or just deleted
+            continue
+        try:
+            if _lock_free(handle):
                 shutil.rmtree(path)
-            finally:
-                os.close(handle)
+        except OSError as error:
+            if find_interruption(error) is not None:
+                raise
+            if not isinstance(error, FileNotFoundError):  # another run deletes it, too
+                note(f"cannot delete {path}, which an earlier run left: {error}")
+        finally:
+            os.close(handle)
+
+
+def _lock_free(handle: int) -> bool:
+    """Locks an open folder, and returns whether no other process holds its lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
