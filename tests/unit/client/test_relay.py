@@ -13,6 +13,7 @@ from grpc import aio
 
 from imagemint import client
 from imagemint.client import AsyncClient, Client, Tls, forks
+from imagemint.client.relay import channel as relay_channel
 from imagemint.client.relay import process
 from imagemint.client.relay.frames import Frame, read_frame
 
@@ -112,17 +113,52 @@ async def test_close_raises_in_other_tasks(address, mint, calls):
         await task
 
 
-async def test_dead_helper_is_an_error(relayed):
-    """Current and later calls raise at once instead of at their deadline."""
+def kill_helper(relayed):
+    """Kills the helper process of a client, and returns its channel."""
+    channel = relayed._connection._channel
+    os.kill(channel._process.pid, signal.SIGKILL)
+    return channel
+
+
+async def test_dead_helper_is_replaced(relayed):
+    """The next call starts another one, and no zombie remains."""
     await relayed.generate("tiny")
+    channel = kill_helper(relayed)
+    await channel._dispatcher
+    assert len(await relayed.generate("tiny", 3)) == 3
+    assert relayed._connection._channel is not channel
+    assert channel._process.returncode == -signal.SIGKILL
 
-    async def call_until_it_fails():
-        while True:
-            await relayed.generate("tiny")
 
-    os.kill(relayed._connection._channel._process.pid, signal.SIGKILL)
-    with pytest.raises(client.Unavailable, match="helper process"):
-        await call_until_it_fails()
+async def test_call_is_repeated_without_its_helper(relayed, mint):
+    """The answer to a call comes through another helper if the first one dies meanwhile."""
+    await relayed.generate("tiny")
+    mint.silent = True
+    mint.asked.clear()
+    call = asyncio.ensure_future(relayed.generate("tiny", 3))
+    await asyncio.to_thread(mint.asked.wait, 30)
+    mint.silent = False
+    kill_helper(relayed)
+    assert len(await call) == 3
+
+
+async def test_stream_resumes_without_its_helper(relayed):
+    """It continues at the next index with another helper."""
+    chunks = relayed.stream("tiny", 10)
+    indices = [int(each) for each in (await anext(chunks)).index]
+    kill_helper(relayed)
+    indices += [int(each) async for part in chunks for each in part.index]
+    assert indices == list(range(10))
+
+
+async def test_helper_that_always_ends_is_an_error(relayed, monkeypatch):
+    """Calls raise at once instead of at their deadline. Those after the trouble succeed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(relay_channel, "_PROGRAM", "raise SystemExit(1)")
+        for _ in range(2):
+            with pytest.raises(client.Unavailable, match="helper process"):
+                await relayed.generate("tiny")
+    assert len(await relayed.generate("tiny", 3)) == 3
 
 
 async def test_helper_forgets_finished_calls(address):

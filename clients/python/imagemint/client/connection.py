@@ -59,7 +59,7 @@ class Connection:
         """
         self._lifetime.check()
         self._check_loop()
-        if self._channel is None:
+        if not self._has_channel:
             await self._wait_for_channel(timeout_s)
         elif self._may_move:
             await self._follow(timeout_s)
@@ -74,6 +74,12 @@ class Connection:
             self._opening.cancel()
         if opened is not None:
             await opened.close()
+
+    @property
+    def _has_channel(self) -> bool:
+        """Whether there is a channel that can make calls."""
+        channel: object = self._channel  # a relay has no type in common with the channels of gRPC
+        return channel is not None and not (isinstance(channel, RelayChannel) and channel.has_ended)
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -122,13 +128,13 @@ class Connection:
             opening.exception()  # those that wait for the task raise it
 
     async def _open(self) -> None:
-        """Opens a channel, unless the open one has the same addresses."""
+        """Opens a channel, unless the present one works and has the same addresses."""
         began = time.monotonic()
         try:
             plan = await plan_channel(self._targets, self._tls)
         finally:
             self._planned_at = began
-        if self._channel is not None and plan == self._plan:
+        if self._has_channel and plan == self._plan:
             return
         before = self._channel
         if forks.is_grpc_broken():

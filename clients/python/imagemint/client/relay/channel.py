@@ -90,6 +90,11 @@ class RelayChannel:
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, _END_TIMEOUT_S)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the helper has ended, so that another channel must take its place."""
+        return self._failure is not None
+
     async def replace(self) -> None:
         """Ends the helper, because another channel takes its place.
 
@@ -229,11 +234,14 @@ class RelayChannel:
             waiting = self._waiting.get(frame.header["call"])
             if waiting is not None and not waiting.done():
                 waiting.set_result(frame)
-        self._fail_calls("the helper process that makes the calls of this forked process has ended")
+        # As those of a lost connection, the calls can be made again, with another helper.
+        why = "the helper process that makes the calls of this forked process has ended"
+        self._fail_calls(f"connection reset: {why}")
 
     def _fail_calls(self, why: str) -> None:
         """Lets all active and later calls fail with UNAVAILABLE."""
-        self._failure = _make_error(grpc.StatusCode.UNAVAILABLE, why)
+        if self._failure is None:
+            self._failure = _make_error(grpc.StatusCode.UNAVAILABLE, why)
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(self._failure)
