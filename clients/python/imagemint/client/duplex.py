@@ -1,4 +1,4 @@
-"""Calls with a stream both ways, which keep the status that the server sent."""
+"""Calls with a stream both ways, which keep the answers and the status that the server sent."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -30,11 +30,11 @@ class DuplexCall(Protocol):
 
 
 class FaithfulCall:
-    """A call of grpc.aio whose errors have the status that the server sent.
+    """A call of grpc.aio with all answers and the status that the server sent.
 
-    grpc.aio replaces this status by INTERNAL if a write fails as the call ends
-    (https://github.com/grpc/grpc/issues/36066), so a caller would not learn that the server drains.
-    The status of the server mostly arrives a moment later. If it does not, the error is
+    If a write fails as the call ends, grpc.aio replaces the status by INTERNAL
+    (https://github.com/grpc/grpc/issues/36066), and its `read` no longer returns the answers that
+    have arrived. The status of the server arrives after them. If it does not, the error is
     UNAVAILABLE: the call was cut, and the caller may try again.
 
     Args:
@@ -55,7 +55,15 @@ class FaithfulCall:
         try:
             return await self._call.read()
         except aio.AioRpcError as error:
-            raise (await self._find_status(error)) from None
+            if self._error is None and error.details() == _LOST:
+                call: Any = self._call  # the method reads on although a write has failed
+                answer = await call._read()  # noqa: SLF001 - see above
+                if answer is not aio.EOF:
+                    return answer
+            found = await self._find_status(error)
+            if found.code() is StatusCode.OK:
+                return aio.EOF
+            raise found from None
 
     async def write(self, request: object) -> None:
         """Sends a request.
