@@ -476,3 +476,21 @@ def test_server_does_not_choose_the_folder(imagemint, mint, tmp_path, maker):
     status, _, said = imagemint(*line)
     assert (status, "these are no valid names" in said) == (1, True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("command", "status"), [("serve", 0), ("generate", -signal.SIGHUP)])
+def test_hangup_during_imports_does_not_end_a_server(command, status):
+    """SIGHUP means to reload for a server, from its start on. It ends the other commands."""
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'imagemint.client.cli':\n"
+        "            signal.raise_signal(signal.SIGHUP)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from imagemint.command import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, "--help"], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, b"")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 _INTERRUPTED = 130
 
@@ -13,6 +14,9 @@ def main() -> int:
     where an exception could surface anywhere, and while the interpreter shuts down.
     """
     signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))
+    if sys.argv[1:2] == ["serve"]:
+        # SIGHUP makes a server reload its files. It must not end one that is still starting.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from imagemint.client.cli import main as run  # noqa: PLC0415 - see above
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
