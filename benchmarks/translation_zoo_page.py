@@ -1,14 +1,23 @@
-"""Writes docs/zoo-translation.md from the records of translators."""
+"""Writes docs/zoo-translation.md, with its pictures, from the records of translators."""
 
-import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from translation_zoo_records import RECORDS, Record
+from zoo_methods import list_open_runs
+from zoo_queue import Plan
+from zoo_records import ROOT
 
 from imagemint.training.evaluation_report import EvaluationFigure
 from imagemint.training.recipes import TRANSLATION_TABLE
 
+PAGE = ROOT / "docs/zoo-translation.md"
+PICTURES = ROOT / "docs/zoo"
+LIST = ROOT / "training/imagemint/training/recipes/recorded_translators.json"
+_COLUMN, _HEADING = 128, 24  # width of a column and height of the headings, in pixels
 _PAPERS = {
     "pix2pix": "https://arxiv.org/abs/1611.07004",
     "colorize": "https://arxiv.org/abs/1611.07004",
@@ -21,7 +30,7 @@ _PAPERS = {
 }
 _ROUNDING = 1e-6
 _HEAD = """\
-<!-- Written by `python benchmarks/translation_zoo.py page` from benchmarks/results/translation. -->
+<!-- Written by `python benchmarks/zoo.py page` from benchmarks/. -->
 # The zoo of translators
 
 This page compares the recipes whose input is an image. Each has a real run, measured on the test
@@ -42,7 +51,7 @@ Results and baselines are measured in the same way on the same sources, with the
 `{command}`. The column *real data* has the same figure of the true images, or
 of what the definition names as reference. [evaluation.md](evaluation.md#translators) says more.
 """
-_TAIL = """\
+_COVERAGE = """\
 ## Not covered: 3D from a photo
 
 There is no recipe for 3D shapes yet. 3D-GAN (Wu et al., 2016) generates voxels by 3D convolutions,
@@ -55,61 +64,30 @@ places, 3 times the kernel), so hours on a CPU instead of minutes. Third, a cont
 describes images, so voxels need an output of their own in the bundle and an RPC that returns a mesh
 or a grid, with limits as images have them. A smaller step that keeps the contract is to predict
 another view of an object from one photo, which is an image again and would be a task like `frames`.
-
+"""
+_COMMANDS = """\
 ## Make these runs
 
 <!-- not run: trains for hours -->
 ```sh
-imagemint train avatars-classifier --out runs/avatars-judge
+python benchmarks/zoo.py queue inpaint   # trains, measures and records one run of the list
+python benchmarks/zoo.py status          # how far each run is
+python benchmarks/zoo.py page            # writes this page from the records
+```
+
+The list is benchmarks/zoo.toml, which has the runs of generators, too.
+[The zoo](zoo.md#make-these-runs) says more. This records a single run by hand:
+
+<!-- not run: trains for hours -->
+```sh
 imagemint train inpaint --out runs/inpaint
-imagemint evaluate runs/inpaint --classifier runs/avatars-judge
-python benchmarks/translation_zoo.py record runs/inpaint --remark "what was seen"
-python benchmarks/translation_zoo.py page
+imagemint evaluate runs/inpaint --classifier benchmarks/judges/avatars
+python benchmarks/zoo.py record runs/inpaint --remark "what was seen"
 ```
 """
 
 
-@dataclass(frozen=True)
-class Record:
-    """A run that was made and measured.
-
-    Attributes:
-        name: of its files.
-        recipe: its name.
-        options: those that differ from the defaults of the recipe, as flags.
-        dataset: task, data set and split.
-        images: sources shown to G.
-        full_images: the same by the recipe's default.
-        cpu_minutes: CPU time of training.
-        machine: it was trained on.
-        revision: of the code.
-        parameters: of the translator.
-        remark: what was seen.
-        figures: of the run and the baselines.
-    """
-
-    name: str
-    recipe: str
-    options: str
-    dataset: str
-    images: int
-    full_images: int
-    cpu_minutes: float
-    machine: str
-    revision: str
-    parameters: int
-    remark: str
-    figures: list[EvaluationFigure]
-
-    @classmethod
-    def read(cls, path: Path) -> "Record":
-        """Returns the record in a file."""
-        content = json.loads(path.read_text())
-        figures = [EvaluationFigure.from_json(each) for each in content["figures"]]
-        return cls(**content | {"figures": figures})
-
-
-def write_page(records: Sequence[Record]) -> str:
+def write_page(records: Sequence[Record], plan: Plan) -> str:
     """Returns the page."""
     lines = [_HEAD, *_format_overview(records), ""]
     for record in records:
@@ -124,7 +102,9 @@ def write_page(records: Sequence[Record]) -> str:
     ]
     if missing:
         lines += ["## Not yet recorded", "", f"No run of {', '.join(missing)} is recorded yet.", ""]
-    return "\n".join([*lines, *describe_metrics(records), "", _TAIL]) + "\n"
+    lines += [*describe_metrics(records), "", _COVERAGE]
+    lines += list_open_runs(records, plan.translators)
+    return "\n".join([*lines, _COMMANDS])
 
 
 def list_baselines(record: Record) -> list[str]:
@@ -174,7 +154,8 @@ def _describe_run(record: Record) -> list[str]:
     summary = TRANSLATION_TABLE[record.recipe].summary
     flags = f" {record.options}" if record.options else ""
     planned = _find_planned(record)
-    ended = f" The run was ended early, of {planned:,} planned." if planned else ""
+    reason = f": {record.failure}" if record.failure else ""
+    ended = f" The run was ended early, of {planned:,} planned{reason}." if planned else ""
     return [
         f"`imagemint train {record.recipe}{flags}`: {summary} ([paper]({_PAPERS[record.recipe]})).",
         f"It trained on {record.dataset}.{ended} {_describe_sample(record)}",
@@ -280,3 +261,50 @@ def describe_metrics(records: Sequence[Record]) -> list[str]:
 def _suffix_runs(text: str, runs: Sequence[str], all_texts: Collection[str]) -> str:
     """Returns a text, with the runs that it belongs to if it does not belong to all."""
     return text if len(all_texts) == 1 else f"{text} (of {', '.join(dict.fromkeys(runs))})"
+
+
+def draw_picture(record: Record, path: Path) -> None:
+    """Draws the sheet of a record with a heading above each column, larger if it is small.
+
+    Raises:
+        ValueError: the sheet has other columns than the record.
+    """
+    names = ["source", "result", *list_baselines(record), "truth"]
+    with Image.open(RECORDS / f"{record.name}.png") as sheet:
+        side, remainder = divmod(sheet.width, len(names))
+        if remainder:
+            raise ValueError(f"{record.name}: {sheet.width} pixels are not {len(names)} columns")
+        factor = max(_COLUMN // side, 1)
+        enlarged = sheet.resize(
+            (factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST
+        )
+    canvas = Image.new("RGB", (enlarged.width, enlarged.height + _HEADING), "white")
+    canvas.paste(enlarged, (0, _HEADING))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(_HEADING * 2 // 3)
+    for column, name in enumerate(names):
+        middle = (factor * side * (2 * column + 1) // 2, _HEADING // 2)
+        pen.text(middle, name.replace("_", " "), "black", font, anchor="mm")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, optimize=True)
+
+
+def list_runs(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """Returns what `imagemint train --list` shows: the first record of each recipe, by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        quality = [
+            f"{figure.metric.replace('_', ' ')} {figure.value:.3g}"
+            for metric in ("psnr", "psnr_in_hole", "attributes_kept", "glasses_removed")
+            for figure in record.figures
+            if figure.metric == metric
+        ]
+        run = {
+            "images": record.images,
+            "full_images": record.full_images,
+            "minutes": round(record.cpu_minutes, 1),
+            "machine": f"{record.machine}, CPU time",
+            "quality": ", ".join(quality),
+            "command": f"imagemint train {record.recipe} {record.options}".strip(),
+        }
+        found.setdefault(record.recipe, run)
+    return found

@@ -3,13 +3,14 @@
 import json
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from zoo_queue import JUDGES, Plan, Run
+from zoo_queue import JUDGES, Run
 from zoo_records import Record
 
 from imagemint.training.loop.schedules import Schedule
-from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes import RECIPES, TRANSLATION_RECIPES
 
 _REPRODUCE = """\
 ## Make these runs
@@ -18,7 +19,7 @@ _REPRODUCE = """\
 ```sh
 python benchmarks/zoo.py queue          # all runs of benchmarks/zoo.toml, one at a time
 python benchmarks/zoo.py status         # how far each of them is
-python benchmarks/zoo.py page           # writes this page from the records
+python benchmarks/zoo.py page           # writes this page, and that of translators
 ```
 
 The queue trains with `imagemint train NAME --classifier JUDGE`, measures with `imagemint evaluate`,
@@ -115,11 +116,31 @@ def _prefix_runs(text: str, known: dict[str, list[str]], records: Sequence[Recor
     return text if len(names) == len(records) else f"{', '.join(names)}: {text}"
 
 
-def list_open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
-    """Returns the section of the runs that the plan has and the records lack."""
-    known = {each.name: each for each in records}
+class AnyRecord(Protocol):
+    """What the records of generators and of translators have in common."""
+
+    @property
+    def name(self) -> str:
+        """The stem of its files."""
+
+    @property
+    def images(self) -> int:
+        """Images shown to the networks."""
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The judges that measured it."""
+
+    @property
+    def failure(self) -> str:
+        """Why the run ended before its length; empty for a run that came to its end."""
+
+
+def list_open_runs(records: Sequence[AnyRecord], runs: Iterable[Run]) -> list[str]:
+    """Returns the section of the runs that are planned and that the records lack."""
+    known = {record.name: record for record in records}
     lines = []
-    for run in plan.runs:
+    for run in runs:
         record = known.get(run.name)
         deficits = _find_deficits(record, run) if record else []
         if deficits or not record:
@@ -130,7 +151,7 @@ def list_open_runs(records: Sequence[Record], plan: Plan) -> list[str]:
     return ["## Still to be run", "", *_OPEN.splitlines(), "", *lines, ""] if lines else []
 
 
-def _find_deficits(record: Record, run: Run) -> list[str]:
+def _find_deficits(record: AnyRecord, run: Run) -> list[str]:
     """Returns what the record of a run of the queue lacks, in words; [] if it is complete.
 
     A run ends with the batch that reaches its length, so it has up to one batch more images.
@@ -138,9 +159,9 @@ def _find_deficits(record: Record, run: Run) -> list[str]:
     deficits = []
     if record.images < get_length(run) and not record.failure:
         deficits.append(f"the run shown has {record.images:,}")
-    # A curve has a point for each snapshot, and a short run has none.
+    # A curve has a point for each snapshot, and a short run has none. Translators have no curve.
     interval = run.options.get("snapshot_interval", Schedule.snapshot_interval)
-    if not record.curve and get_length(run) >= interval:
+    if isinstance(record, Record) and not record.curve and get_length(run) >= interval:
         deficits.append("no curve")
     names = " ".join(record.judges)
     if any(f"SHA-256 {digest}" not in names for digest in _read_digests(run.judges)):
@@ -156,7 +177,8 @@ def _read_digests(judges: Sequence[str]) -> list[str]:
 
 def get_length(run: Run) -> int:
     """Returns the images of a run of the plan."""
-    images: int = run.options.get("images", RECIPES[run.recipe].model_fields["images"].default)
+    recipe = (TRANSLATION_RECIPES if run.is_translator else RECIPES)[run.recipe]
+    images: int = run.options.get("images", recipe.model_fields["images"].default)
     return images
 
 

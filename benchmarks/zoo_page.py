@@ -140,7 +140,7 @@ def write_page(records: Sequence[Record], plan: Plan) -> str:
                 "Where a recipe has classes or codes, each row of its grid is one of them.",
             ]
         lines += ["", *_write_paragraphs(ordered, systems)]
-    lines += ["", *describe_measuring(kinds), "", *list_open_runs(records, plan)]
+    lines += ["", *describe_measuring(kinds), "", *list_open_runs(records, plan.generators)]
     lines += [*describe_training(records)]
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,12 @@
 """Runs the list of benchmarks/zoo.toml, one run at a time, and carries on where it was stopped.
 
-A job is a judge or a run with one seed. A judge that `benchmarks/judges` has is not trained, so
-that runs on different machines are measured in the same features. The folder of a job tells how far
-it is: checkpoints, from which `imagemint train --resume` continues; `evaluation.json`; and
-`queue.json`, which names the job that was recorded, or why it ended before its length. So the queue
-may be stopped at any time, and continues on whichever machine has the folder. A job that is killed
-stops the queue and is not done. To try a failed run again, delete its `queue.json`.
+A job is a judge, or a run of a generator or translator with one seed. A judge that
+`benchmarks/judges` has is not trained, so that runs on different machines are measured in the same
+features. The folder of a job tells how far it is: checkpoints, from which `imagemint train
+--resume` continues; the report of `imagemint evaluate`; and `queue.json`, which names the job that
+was recorded, or why it ended before its length. So the queue may be stopped at any time, and
+continues on whichever machine has the folder. A job that is killed stops the queue and is not done.
+To try a failed run again, delete its `queue.json`.
 """
 
 import json
@@ -20,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from zoo_records import ROOT, name_run
+from zoo_records import ROOT, find_entry, name_run
 
 from imagemint.training.loop.checkpoints import list_checkpoints
-from imagemint.training.recipes import TABLE
+from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
 from imagemint.training.whole_files import write_whole
 
 PLAN = ROOT / "benchmarks/zoo.toml"
@@ -58,24 +59,32 @@ class Run:
     Attributes:
         recipe: name of the recipe.
         seed: seed of the run.
-        judges: names of the judges; the first measures the curve.
+        judges: names of the judges; the first measures the curve of a generator, and its features
+            are those of a perceptual loss.
         options: as on the command line.
+        given_name: its name, if that is not made of recipe, data set and seed.
     """
 
     recipe: str
     seed: int
     judges: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    given_name: str = ""
 
     @property
     def name(self) -> str:
         """The name of its folder, as that of its record."""
-        return name_run(self.recipe, self.dataset, self.seed)
+        return self.given_name or name_run(self.recipe, self.dataset, self.seed)
 
     @property
     def dataset(self) -> str:
         """The name of the data set that it trains on."""
-        return Path(self.options.get("dataset", TABLE[self.recipe].dataset)).name
+        return Path(self.options.get("dataset", find_entry(self.recipe).dataset)).name
+
+    @property
+    def is_translator(self) -> bool:
+        """Whether it trains a translator, and not a generator."""
+        return self.recipe in TRANSLATION_TABLE
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,16 @@ class Plan:
 
     judges: tuple[Judge, ...]
     runs: tuple[Run, ...]
+
+    @property
+    def generators(self) -> list[Run]:
+        """The runs that train a generator."""
+        return [run for run in self.runs if not run.is_translator]
+
+    @property
+    def translators(self) -> list[Run]:
+        """The runs that train a translator."""
+        return [run for run in self.runs if run.is_translator]
 
     def choose(self, names: Sequence[str]) -> list[Run]:
         """Returns the runs of these names, or all runs if there are none.
@@ -105,9 +124,9 @@ def read_plan(path: Path = PLAN) -> Plan:
     content = tomllib.loads(path.read_text())
     runs = []
     for entry in content["run"]:
-        options = {key: value for key, value in entry.items() if key not in ("seeds", "judges")}
-        seeds, judges = entry.get("seeds", [0]), tuple(entry["judges"])
-        runs += [Run(seed=seed, judges=judges, **options) for seed in seeds]
+        recipe, judges, options = entry["recipe"], tuple(entry["judges"]), entry.get("options", {})
+        seeds, name = entry.get("seeds", [0]), entry.get("name", "")
+        runs += [Run(recipe, seed, judges, options, name) for seed in seeds]
     return Plan(tuple(Judge(**entry) for entry in content["judge"]), tuple(runs))
 
 
@@ -197,13 +216,11 @@ class Queue:
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._find_judge(name) for name in run.judges]
         started = list_checkpoints(folder)
-        options: list[str | Path] = [
-            "--seed",
-            str(run.seed),
-            *_make_flags(run.options),
-            "--classifier",
-            judges[0],
-        ]
+        options: list[str | Path] = ["--seed", str(run.seed), *_make_flags(run.options)]
+        if not run.is_translator:
+            options += ["--classifier", judges[0]]
+        elif _needs_judge(run):
+            options += ["--judge", judges[0]]
         train: list[str | Path] = ["train", run.recipe, "--out", folder, "--quiet", *options]
         failure = self._call([*train, "--resume"] if started else train, folder, may_fail=True)
         if list_checkpoints(folder):
@@ -271,9 +288,17 @@ def _make_flags(options: dict[str, Any]) -> list[str]:
     return flags
 
 
+def _needs_judge(run: Run) -> bool:
+    """Returns whether the losses of a translator look at images through a classifier."""
+    recipe = TRANSLATION_RECIPES[run.recipe]
+    own = {name: value for name, value in run.options.items() if name in recipe.model_fields}
+    return recipe(**own).needs_judge
+
+
 def _make_identity(run: Run) -> dict[str, Any]:
     """Returns what decides a run's result, as JSON."""
     content: dict[str, Any] = json.loads(json.dumps(asdict(run)))
+    del content["given_name"]
     return content
 
 

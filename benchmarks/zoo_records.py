@@ -20,7 +20,7 @@ from imagemint.engine.bundle import read_bundle
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.training.evaluation_report import EvaluationFigure, read_report
 from imagemint.training.loop.monitor import read_log
-from imagemint.training.recipes import RECIPES, TABLE
+from imagemint.training.recipes import RECIPES, TABLE, TRANSLATION_TABLE, Entry
 from imagemint.training.trained import read_generator
 from imagemint.training.whole_files import write_whole
 
@@ -120,9 +120,18 @@ class Record:
 def name_run(recipe: str, dataset: str, seed: int) -> str:
     """Returns the name of a run: the recipe, another data set than its default, a seed but 0."""
     parts = [recipe]
-    parts += [dataset] if dataset != TABLE[recipe].dataset else []
+    parts += [dataset] if dataset != find_entry(recipe).dataset else []
     parts += [f"seed{seed}"] if seed else []
     return "-".join(parts)
+
+
+def find_entry(recipe: str) -> Entry:
+    """Returns the entry of a recipe of a generator or translator.
+
+    Raises:
+        KeyError: no such recipe trains either of them.
+    """
+    return (TABLE | TRANSLATION_TABLE)[recipe]
 
 
 def divide_by_floor(figure: EvaluationFigure) -> float:

@@ -1,4 +1,4 @@
-"""Tests of benchmarks/translation_zoo.py: records of translators and their page."""
+"""Tests of benchmarks/translation_zoo_*.py: records of translators and their page."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_translations import small_task, train
-from translation_zoo import LIST, PAGE, PICTURES, draw_picture, list_runs, read_records, record
-from translation_zoo_page import Record, write_page
+from translation_zoo_page import LIST, PAGE, PICTURES, draw_picture, list_runs, write_page
+from translation_zoo_records import Record, read_records, record
+from zoo_queue import Plan, Run, read_plan
 
 from imagemint.training.evaluation_report import EvaluationFigure, Setup, write_report
 from imagemint.training.recipes.pix2pix import Pix2pixRecipe
@@ -17,6 +18,7 @@ from imagemint.training.translators import read_translator
 RESULT = Setup(
     "averaged weights", "edges of x/test, rows 0 to 9", ("judge j",), "imagemint evaluate"
 )
+EMPTY = Plan((), ())
 BASELINE = replace(RESULT, results="baseline mean_image: the mean image")
 FIGURES = [
     EvaluationFigure(
@@ -35,20 +37,26 @@ FIGURES = [
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """A tiny run with figures, recorded below a temporary folder."""
-    monkeypatch.setattr("translation_zoo.RECORDS", tmp_path / "results")
+    monkeypatch.setattr("translation_zoo_page.RECORDS", tmp_path / "results")
     run = tmp_path / "run"
     train(small_task(Pix2pixRecipe), run)
     (run / "evaluation").mkdir()
     digest = read_translator(run).weights_sha256
     write_report(run / "evaluation/figures.json", digest, FIGURES)
     Image.new("RGB", (80, 18 * 16)).save(run / "evaluation/pairs.png")
-    return record(run, "A remark.", None)
+    return Record.read(make_record(tmp_path))
+
+
+def make_record(tmp_path, name="pix2pix"):
+    """Records the run of `recorded`; returns the file."""
+    folder = tmp_path / "results"
+    return record(tmp_path / "run", name=name, machine="a CPU", remark="A remark.", folder=folder)
 
 
 def test_page_and_list_match_the_records():
-    """The command `python benchmarks/translation_zoo.py page` would not change either of them."""
+    """The command `python benchmarks/zoo.py page` would not change either of them."""
     records = read_records()
-    assert PAGE.read_text() == write_page(records).rstrip("\n") + "\n"
+    assert PAGE.read_text() == write_page(records, read_plan())
     assert json.loads(LIST.read_text()) == list_runs(records)
     assert all((PICTURES / f"{each.name}.png").is_file() for each in records)
 
@@ -70,14 +78,28 @@ def test_picture_has_headings(recorded, tmp_path):
 
 def test_early_end_is_told(recorded):
     """The page says which runs did not come to the end that was planned."""
-    told = "The run was ended early, of 24 planned."
-    assert told not in write_page([recorded])
-    assert told in write_page([replace(recorded, images=20)])
+    early = replace(recorded, images=20)
+    assert "ended early" not in write_page([recorded], EMPTY)
+    assert "The run was ended early, of 24 planned. Measured" in write_page([early], EMPTY)
+    page = write_page([replace(early, failure="the loss is not finite")], EMPTY)
+    assert "The run was ended early, of 24 planned: the loss is not finite. Measured" in page
+
+
+def test_planned_runs_without_a_record_are_listed(recorded):
+    """A run of the plan is open until a record has its length and was measured by its judges."""
+    plan = Plan((), (Run("pix2pix", 0, (), {"images": 24}), Run("mnist", 0, ("digits",))))
+    assert "## Still to be run" not in write_page([recorded], plan)
+    page = write_page([replace(recorded, images=16)], plan)
+    assert "- `pix2pix`: 24 images (the run shown has 16)" in page.splitlines()
+    judged = Plan((), (Run("pix2pix", 0, ("avatars",), {"images": 24}), Run("srgan", 0, ())))
+    lines = write_page([recorded], judged).splitlines()
+    assert "- `pix2pix`: 24 images (measured by judges that are not kept)" in lines
+    assert "- `srgan`: 120,000 images" in lines
 
 
 def test_run_is_recorded(recorded, tmp_path):
     """A record has the figures of the run, the options that differ, and a cut picture."""
-    assert Record.read(tmp_path / "results/pix2pix.json") == recorded
+    assert (recorded.machine, recorded.remark, recorded.failure) == ("a CPU", "A remark.", "")
     assert asdict(recorded)["figures"] == [asdict(figure) for figure in FIGURES]
     assert recorded.figures == FIGURES
     assert (recorded.recipe, recorded.images) == ("pix2pix", 24)
@@ -91,13 +113,14 @@ def test_another_data_set_is_an_option(recorded, tmp_path):
     assert "--dataset" not in recorded.options
     options = {"settings": {"dataset": "/somewhere/cifar10", "precision": "bf16"}}
     (tmp_path / "run/options.json").write_text(json.dumps(options))
-    again = record(tmp_path / "run", "A remark.", "other")
+    again = Record.read(make_record(tmp_path, "other"))
+    assert again.name == "other"
     assert again.options == f"--dataset cifar10 {recorded.options} --precision bf16"
 
 
 def test_page_shows_baselines_side_by_side(recorded):
     """Each metric is a row, with the result, the baseline and the real data."""
-    page = write_page([recorded])
+    page = write_page([recorded], EMPTY)
     assert "| metric | result | mean image | real data |" in page
     assert "| psnr | 20.1 ± 0.2 | 12.5 ± 0.5 |  |" in page
     assert "| attributes_kept | 0.875 |  | 0.990 |" in page
@@ -111,13 +134,13 @@ def test_page_shows_baselines_side_by_side(recorded):
 def test_deviation_of_equal_values_is_zero(recorded):
     """The mean of equal values has a deviation by rounding, which the page does not show."""
     equal = replace(FIGURES[0], value=58.9225, deviation=2.5e-8)
-    page = write_page([replace(recorded, figures=[equal, *FIGURES[1:]])])
+    page = write_page([replace(recorded, figures=[equal, *FIGURES[1:]])], EMPTY)
     assert "| psnr | 58.9 ± 0 | 12.5 ± 0.5 |  |" in page
 
 
 def test_definitions_stand_once(recorded):
     """Each metric, baseline, judge and command is described once, for all runs and steps."""
-    page = write_page([recorded, replace(recorded, name="other")])
+    page = write_page([recorded, replace(recorded, name="other")], EMPTY)
     for line in (
         "- **psnr**: dB",
         "- **psnr_step_N**: of that frame",
@@ -131,14 +154,14 @@ def test_definitions_stand_once(recorded):
 def test_definitions_that_differ_name_their_runs(recorded):
     """If two runs measured a metric differently, each definition has its runs."""
     figures = [replace(recorded.figures[0], method="decibels"), *recorded.figures[1:]]
-    page = write_page([recorded, replace(recorded, name="other", figures=figures)])
+    page = write_page([recorded, replace(recorded, name="other", figures=figures)], EMPTY)
     assert "- **psnr**: dB (of pix2pix, other)" in page  # the baseline is measured as before
     assert "- **psnr**: decibels (of other)" in page
 
 
 def test_samples_of_each_figure_are_told(recorded):
     """A figure of other images than the rest is named with their number."""
-    page = write_page([recorded])
+    page = write_page([recorded], EMPTY)
     told = "Measured on 10 sources: edges of x/test, rows 0 to 9. `psnr_step_N`: 50 sources."
     assert told in page
 
@@ -154,4 +177,4 @@ def test_unmeasured_run_is_refused(tmp_path):
     """A run without figures names the command that measures it."""
     train(small_task(Pix2pixRecipe), tmp_path / "run")
     with pytest.raises(SystemExit, match="imagemint evaluate"):
-        record(tmp_path / "run", "", None)
+        make_record(tmp_path)

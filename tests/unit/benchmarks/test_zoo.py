@@ -26,7 +26,7 @@ from zoo_records import (
 
 from imagemint.training.datasets import IMAGE_SHAPES
 from imagemint.training.networks import count_growing_images
-from imagemint.training.recipes import RECIPES
+from imagemint.training.recipes import RECIPES, TRANSLATION_RECIPES
 
 # --- the page ------------------------------------------------------------------------------------
 
@@ -321,6 +321,8 @@ def test_names_of_runs_are_distinct():
     assert name_run("dcgan", "mnist", 0) == "dcgan"
     assert Run("dcgan", 0, (), {"dataset": "/data/pets"}).name == "dcgan-pets"
     assert name_run("progressive", "avatars64", 2) == "progressive-avatars64-seed2"
+    assert Run("srgan", 0, (), {"dataset": "cifar10"}).name == "srgan-cifar10"
+    assert Run("srgan", 0, (), {"dataset": "cifar10"}, "srresnet").name == "srresnet"
 
 
 def test_better_recipes_come_first(records):
@@ -335,13 +337,15 @@ def test_better_recipes_come_first(records):
 def test_plan_is_valid():
     """Every entry has an existing recipe, judges of the plan and existing options."""
     plan = read_plan()
-    assert {run.recipe for run in plan.runs} <= RECIPES.keys()
+    assert {run.recipe for run in plan.generators} <= RECIPES.keys()
+    assert {run.recipe for run in plan.translators} == TRANSLATION_RECIPES.keys()
     assert len({run.name for run in plan.runs}) == len(plan.runs)
     judges = {judge.name for judge in plan.judges}
     for run in plan.runs:
         assert run.judges
         assert set(run.judges) <= judges
-        assert run.options.keys() <= RECIPES[run.recipe].model_fields.keys() | {
+        recipes = TRANSLATION_RECIPES if run.is_translator else RECIPES
+        assert run.options.keys() <= recipes[run.recipe].model_fields.keys() | {
             "dataset",
             "precision",
             "snapshot_interval",
@@ -413,6 +417,28 @@ def test_queue_trains_measures_and_records_once(tmp_path, imagemint):
     assert read_calls(tmp_path)[3].count("--classifier") == 2
     assert recorded == [(folder, PLAN.runs[0], "")]
     assert [said for _, said in queue.list_status()] == ["recorded"]
+
+
+def test_translators_are_trained_and_recorded(tmp_path, imagemint):
+    """A translator gets the first judge if its losses need one. Both kinds of runs are recorded."""
+    runs = (
+        Run("pix2pix", 0, ("one",)),
+        Run("srgan", 0, ("one",), {"perceptual_after": 9}, "late"),
+        Run("srgan", 0, ("one",), {"perceptual_weight": 0.0}, "without"),
+    )
+    recorded = []
+    plan, command = Plan(PLAN.judges, runs), imagemint(ENDS_WELL)
+    Queue(plan, tmp_path / "runs", lambda *told: recorded.append(told), imagemint=command).run()
+    assert recorded == [(tmp_path / "runs" / run.name, run, "") for run in runs]
+    judge = str(tmp_path / "runs/judges/one")
+    calls = read_calls(tmp_path)[1:]
+    trained = [call[call.index("--seed") :] for call in calls if call[0] == "train"]
+    assert trained == [
+        ["--seed", "0"],
+        ["--seed", "0", "--perceptual-after", "9", "--judge", judge],
+        ["--seed", "0", "--perceptual-weight", "0.0"],
+    ]
+    assert [call[-2:] for call in calls if call[0] == "evaluate"] == [["--classifier", judge]] * 3
 
 
 def test_judge_that_is_kept_is_not_trained(tmp_path, imagemint):
