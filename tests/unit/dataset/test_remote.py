@@ -185,10 +185,14 @@ def test_complete_data_set_is_not_downloaded(make, read_objects, tmp_path, monke
     assert make(out) == 0
     before = read_objects("set/")
     asked = []
-    original = RemoteFolder.read
-    monkeypatch.setattr(
-        RemoteFolder, "read", lambda self, name: (asked.append(name), original(self, name))[1]
-    )
+    for method in ("read", "read_lines"):
+        original = getattr(RemoteFolder, method)
+
+        def record(self, name, original=original):
+            asked.append(name)
+            return original(self, name)
+
+        monkeypatch.setattr(RemoteFolder, method, record)
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(RemoteFolder, "compute_digest", None)

@@ -123,14 +123,26 @@ def test_lost_checksums_are_made_again(make, refusal, contents, tmp_path):
     assert (tmp_path / FIRST).read_bytes() == b"mine"
 
 
-def test_card_and_plan_are_repaired(make, contents, tmp_path):
-    """The other files of the command are written again, too."""
-    assert make(tmp_path) == 0
+@pytest.mark.parametrize("settings", [{}, SCORED | {"format": "imagefolder"}])
+def test_card_and_plan_are_repaired(make, contents, tmp_path, settings):
+    """The other files of the command are written again, too, with the same sizes in the card."""
+    assert make(tmp_path, **settings) == 0
     whole = contents(tmp_path)
     (tmp_path / "README.md").unlink()
     (tmp_path / "imagemint.json").write_bytes(whole["imagemint.json"] + b"\n")
-    assert make(tmp_path, repair=True) == 0
+    assert make(tmp_path, repair=True, **settings) == 0
     assert contents(tmp_path) == whole
+
+
+def test_card_of_another_release_is_listed(make, tmp_path, monkeypatch):
+    """A repair by a release that words the card otherwise leaves a complete data set."""
+    assert make(tmp_path) == 0
+    (tmp_path / "README.md").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("imagemint.dataset.making.format_card", lambda *_: b"other words")
+        assert make(tmp_path, repair=True) == 0
+    assert (tmp_path / "README.md").read_bytes() == b"other words"
+    assert make(tmp_path) == 0
 
 
 def test_repair_of_an_intact_set_changes_nothing(make, contents, tmp_path):

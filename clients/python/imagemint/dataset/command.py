@@ -215,7 +215,7 @@ class Dataset(FilteredConnection):
                 self._make_shards(task, folder, missing, progress)
                 num_bytes = finish(folder, plan, repair=self.repair)
             else:
-                damaged = list_damaged(folder, plan, sums, skip)
+                damaged = list_damaged(folder, sums, skip)
                 self._make_shards(task, folder, damaged, progress)
                 num_bytes = finish_repair(folder, plan, sums)
             folder.finish()

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
@@ -56,11 +56,14 @@ class Folder(Protocol):
     def list_names(self, under: str = "") -> list[str]:
         """Returns some of the names in it, or in a folder of it."""
 
-    def list_files(self) -> dict[str, int]:
-        """Returns the size in bytes of each file, without the state of an unfinished data set.
+    def list_files(self) -> Iterator[str]:
+        """Yields the name of each file, without the state of an unfinished data set.
 
         Hidden files beside the shards are left out.
         """
+
+    def measure(self, names: Iterable[str]) -> int:
+        """Returns the size of some files together, in bytes."""
 
     def survey(self) -> dict[str, int] | None:
         """Returns the size in bytes of every file; None if a digest is as quick, as on a disk."""
@@ -71,8 +74,18 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes | None:
         """Returns the content of a small file; None if there is none."""
 
+    def read_lines(self, name: str) -> Iterator[bytes]:
+        """Yields the lines of a file, which need not fit into memory.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
+
+    def put_parts(self, name: str, parts: Iterable[bytes]) -> None:
+        """Writes a file at once from parts, which need not fit into memory together."""
 
     def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
@@ -149,18 +162,25 @@ class LocalFolder:
         except FileNotFoundError:
             return []
 
-    def list_files(self) -> dict[str, int]:
-        """Returns the size in bytes of each file, without hidden ones beside the shards."""
-        found = {}
-        for root, folders, names in os.walk(self.path):
-            inside = os.path.relpath(root, self.path)
-            if inside == ".":
-                folders[:] = filter(is_of_interest, folders)
-            for name in names:
-                relative = os.path.normpath(f"{inside}/{name}")
-                if is_of_interest(relative):
-                    found[relative] = os.lstat(f"{root}/{name}").st_size
-        return found
+    def list_files(self) -> Iterator[str]:
+        """Yields the name of each file, without hidden ones beside the shards."""
+        folders = [""]
+        while folders:
+            inside = folders.pop()
+            # os.walk would hold the names of a folder, which can be those of all images.
+            with os.scandir(self.path / inside) as entries:
+                for entry in entries:
+                    name = f"{inside}{entry.name}"
+                    if not is_of_interest(name):
+                        continue
+                    if not entry.is_dir():
+                        yield name
+                    elif not entry.is_symlink():
+                        folders.append(f"{name}/")
+
+    def measure(self, names: Iterable[str]) -> int:
+        """Returns the size of some files together, in bytes."""
+        return sum(os.stat(f"{self.path}/{name}").st_size for name in names)  # noqa: PTH116 - fast
 
     def survey(self) -> None:
         """Returns None."""
@@ -175,13 +195,23 @@ class LocalFolder:
         except FileNotFoundError:
             return None
 
+    def read_lines(self, name: str) -> Iterator[bytes]:
+        """Yields the lines of a file, which need not fit into memory."""
+        with (self.path / name).open("rb") as file:
+            yield from file
+
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
+        self.put_parts(name, [content])
+
+    def put_parts(self, name: str, parts: Iterable[bytes]) -> None:
+        """Writes a file at once from parts, which need not fit into memory together."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.stage() as folder:
             partial = folder / target.name
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                file.writelines(parts)
             flush([partial])
             partial.replace(target)
         _flush_folder(target.parent)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 from imagemint.dataset.card import CARD_FILE, format_card
 from imagemint.dataset.errors import DatasetError, OtherPlan
@@ -23,7 +23,7 @@ from imagemint.dataset.formats import is_part, load_format, name_part
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard, list_other_software, spell_software
 from imagemint.dataset.progress import Progress
 from imagemint.dataset.shards import Task, make_shard
-from imagemint.dataset.sums import SUMS_FILE, Sum, Sums, read_sums
+from imagemint.dataset.sums import SUMS_FILE, Sum, Sums, format_sums, read_sums
 
 _NAMED_FILES = 3  # foreign files that an error names
 
@@ -147,9 +147,7 @@ def _has_all(
     return has_all
 
 
-def list_damaged(
-    folder: Folder, plan: Plan, sums: Sums, on_done: Callable[[Shard], None]
-) -> Iterator[Shard]:
+def list_damaged(folder: Folder, sums: Sums, on_done: Callable[[Shard], None]) -> Iterator[Shard]:
     """Yields the shards of a complete data set that must be made again, one after the other.
 
     They are entered in the journal as SHA256SUMS lists them, so that no other bytes can replace
@@ -157,15 +155,13 @@ def list_damaged(
 
     Args:
         folder: the place of the data set.
-        plan: the plan.
         sums: the files of the data set.
         on_done: called with each shard that is intact.
     """
     journal = Journal(folder)
     # A joined file needs a part of each shard.
     makes_all = any(folder.compute_digest(each.name) != each.sha256 for each in sums.joined)
-    for shard in plan.list_shards():
-        files = sums.list_shard(shard)
+    for shard, files in sums.list_shards():
         if not makes_all and all(folder.compute_digest(file.name) == file.sha256 for file in files):
             on_done(shard)
         else:
@@ -199,17 +195,23 @@ def finish(folder: Folder, plan: Plan, *, repair: bool = False) -> int:
     """
     journal = Journal(folder)
     joined = _join_parts(folder, plan, repair=repair)
-    files = list(_list_files(journal, plan))
-    num_bytes = sum(file.size for file in files)
-    card = format_card(plan, num_bytes)
-    existing = folder.read(CARD_FILE)
-    if existing not in (None, card):
-        raise make_foreign_file_error(folder, CARD_FILE)
-    if existing is None:
-        folder.put(CARD_FILE, card)
-    own = [_sum_up(PLAN_FILE, plan.to_json()), _sum_up(CARD_FILE, card)]
-    listed = [Sum(file.name, file.sha256) for file in files if not is_part(file.name)]
-    folder.put(SUMS_FILE, Sums(plan, [*own, *listed, *joined]).format())
+    with folder.stage() as place:
+        # The size of all shards is in the card, whose digest is before theirs.
+        listing, num_bytes = place / "shards", 0
+        with listing.open("wb") as lines:
+            for file in _list_files(journal, plan):
+                num_bytes += file.size
+                if not is_part(file.name):
+                    lines.writelines(format_sums([Sum(file.name, file.sha256)]))
+        card = format_card(plan, num_bytes)
+        existing = folder.read(CARD_FILE)
+        if existing not in (None, card):
+            raise make_foreign_file_error(folder, CARD_FILE)
+        if existing is None:
+            folder.put(CARD_FILE, card)
+        own = [_sum_up(PLAN_FILE, plan.to_json()), _sum_up(CARD_FILE, card)]
+        with listing.open("rb") as lines:
+            folder.put_parts(SUMS_FILE, chain(format_sums(own), lines, format_sums(joined)))
     return num_bytes
 
 
@@ -221,16 +223,14 @@ def finish_repair(folder: Folder, plan: Plan, sums: Sums) -> int:
     """
     if any(folder.compute_digest(each.name) != each.sha256 for each in sums.joined):
         _join_parts(folder, plan, repair=True)
-    sizes = folder.list_files()
-    shards = (each for shard in plan.list_shards() for each in sums.list_shard(shard))
-    num_bytes = sum(sizes[shard.name] for shard in shards)
+    num_bytes = folder.measure(each.name for each in islice(sums, len(sums.own), None))
     for at, content in enumerate((plan.to_json(), format_card(plan, num_bytes))):
         name, digest = sums.own[at]
         if folder.compute_digest(name) != digest:
             folder.put(name, content)
             # Another release of imagemint can word the card in another way.
             sums.own[at] = _sum_up(name, content)
-    folder.put(SUMS_FILE, sums.format())
+    folder.put_parts(SUMS_FILE, format_sums(sums))
     return num_bytes
 
 

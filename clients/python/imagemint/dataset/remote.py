@@ -7,7 +7,7 @@ and renamed.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -62,9 +62,14 @@ class RemoteFolder:
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
         return sorted(names - {place.rpartition("/")[2]})
 
-    def list_files(self) -> dict[str, int]:
-        """Returns the size in bytes of each file, without hidden ones beside the shards."""
-        return {name: size for name, size in self.survey().items() if is_of_interest(name)}
+    def list_files(self) -> Iterator[str]:
+        """Yields the name of each file, without hidden ones beside the shards."""
+        return filter(is_of_interest, self.survey())
+
+    def measure(self, names: Iterable[str]) -> int:
+        """Returns the size of some files together, in bytes."""
+        sizes = self.survey()
+        return sum(sizes[name] for name in names)
 
     def survey(self) -> dict[str, int]:
         """Returns the size in bytes of every file, from one listing."""
@@ -95,10 +100,24 @@ class RemoteFolder:
         except FileNotFoundError:
             return None
 
+    def read_lines(self, name: str) -> Iterator[bytes]:
+        """Yields the lines of a file, which need not fit into memory."""
+        self._files.invalidate_cache()
+        with self._explain_errors(), self._files.open(self._make_path(name), "rb") as file:
+            yield from file
+
     def put(self, name: str, content: bytes) -> None:
         """Writes a file at once, replacing an earlier one."""
         with self._explain_errors(), self._write(name) as path:
             self._files.pipe_file(path, content)
+
+    def put_parts(self, name: str, parts: Iterable[bytes]) -> None:
+        """Writes a file at once from parts, which need not fit into memory together."""
+        with self.stage() as folder:
+            staged = folder / "parts"
+            with staged.open("wb") as file:
+                file.writelines(parts)
+            self._upload(staged, name)
 
     def compute_digest(self, name: str) -> str | None:
         """Returns the SHA-256 of a file; None if there is none."""
@@ -114,8 +133,7 @@ class RemoteFolder:
 
     def publish(self, staged: Path, name: str) -> None:
         """Uploads a file from the staging area."""
-        with self._explain_errors(), self._write(name) as path:
-            self._files.put_file(str(staged), path)
+        self._upload(staged, name)
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -161,6 +179,10 @@ class RemoteFolder:
         if self._files.exists(path):  # not all file systems replace a file
             self._files.rm_file(path)
         self._files.mv(f"{path}.partial", path)
+
+    def _upload(self, staged: Path, name: str) -> None:
+        with self._explain_errors(), self._write(name) as path:
+            self._files.put_file(str(staged), path)
 
     def _make_path(self, name: str) -> str:
         return f"{self._root}/{name}"

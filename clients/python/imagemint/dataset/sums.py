@@ -1,8 +1,8 @@
 """SHA256SUMS of a complete data set: the digest of each file, in the format of `sha256sum`."""
 
-from collections.abc import Collection, Iterator
-from itertools import chain
-from typing import NamedTuple, Self
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice
+from typing import NamedTuple
 
 from imagemint.dataset.card import CARD_FILE
 from imagemint.dataset.errors import DatasetError
@@ -11,6 +11,7 @@ from imagemint.dataset.formats import load_format
 from imagemint.dataset.plan import PLAN_FILE, Plan, Shard
 
 SUMS_FILE = "SHA256SUMS"
+_OWN = [PLAN_FILE, CARD_FILE]
 _NAMED_FILES = 3  # files that an error names
 
 
@@ -24,67 +25,79 @@ class Sum(NamedTuple):
 
 
 class Sums:
-    """The files of a complete data set.
+    """The files of a complete data set, which are read from SHA256SUMS whenever they are needed.
+
+    Ten million images in class folders have a gigabyte of lines, so they are not kept.
 
     Args:
+        folder: the place of the data set.
         plan: the plan.
-        sums: the plan, the card, the files of each shard in order, and the joined file if the
-            format has one.
 
     Raises:
-        ValueError: these are not the files of the plan.
+        FileNotFoundError: the data set has no SHA256SUMS.
+        ValueError: it does not list the files of the plan: the plan, the card, the files of each
+            shard in order, and the joined file if the format has one.
     """
 
-    def __init__(self, plan: Plan, sums: list[Sum]) -> None:
-        shard_format = load_format(plan.format)
-        joined = shard_format.name_joined(plan)
-        self._lists_images = shard_format.name_file(plan, plan.get_shard(0)) is None
-        self._plan = plan
-        names = [PLAN_FILE, CARD_FILE]
-        end = len(sums) - (joined is not None)
-        self.own, self._shards, self.joined = sums[: len(names)], sums[len(names) : end], sums[end:]
-        if [each.name for each in self.own] != names:
-            raise ValueError(f"it does not begin with {' and '.join(names)}")
+    def __init__(self, folder: Folder, plan: Plan) -> None:
+        self._folder, self._plan = folder, plan
+        self._lists_images = load_format(plan.format).name_file(plan, plan.get_shard(0)) is None
+        self._num_files = plan.count if self._lists_images else plan.num_shards
+        joined = load_format(plan.format).name_joined(plan)
+        lines = self._read()
+        self.own = list(islice(lines, len(_OWN)))
+        if [each.name for each in self.own] != _OWN:
+            raise ValueError(f"it does not begin with {' and '.join(_OWN)}")
+        self.joined: list[Sum] = []
+        expected, num_files, misplaced = self._name_files(), 0, ""
+        for each in lines:
+            file = each
+            if joined is not None:  # the last line
+                if not self.joined:
+                    self.joined = [each]
+                    continue
+                file, self.joined = self.joined[0], [each]
+            num_files += 1
+            if self._shorten(file.name) != next(expected, None):
+                misplaced = misplaced or file.name
         if [each.name for each in self.joined] != ([] if joined is None else [joined]):
             raise ValueError(f"it does not end with {joined}")
-        num_files = plan.count if self._lists_images else plan.num_shards
-        if len(self._shards) != num_files:
+        if num_files != self._num_files:
             noun = "images" if self._lists_images else "shards"
-            raise ValueError(
-                f"it lists {len(self._shards):,} {noun}, and the plan has {num_files:,}"
-            )
-        for shard in plan.list_shards():
-            for at, (name, _) in enumerate(self.list_shard(shard)):
-                stem = name.rpartition("/")[2].partition(".")[0]
-                expected = shard_format.name_file(plan, shard)
-                if expected is None:
-                    same = stem == plan.spell_index(shard.first_index + at)
-                else:
-                    same = name == expected
-                if not same:
-                    raise ValueError(f"{name} is not the next file of the plan")
+            raise ValueError(f"it lists {num_files:,} {noun}, and the plan has {self._num_files:,}")
+        if misplaced:
+            raise ValueError(f"{misplaced} is not the next file of the plan")
 
-    @classmethod
-    def parse(cls, content: bytes, plan: Plan) -> Self:
-        """Returns the files in the content of SHA256SUMS.
-
-        Raises:
-            ValueError: these are not the files of the plan.
-        """
-        lines = (line.partition("  ") for line in content.decode().splitlines())
-        return cls(plan, [Sum(name, digest) for digest, _, name in lines])
-
-    def format(self) -> bytes:
-        """Returns the content of SHA256SUMS."""
-        return "".join(f"{each.sha256}  {each.name}\n" for each in self).encode()
+    def __len__(self) -> int:
+        return len(self.own) + self._num_files + len(self.joined)
 
     def __iter__(self) -> Iterator[Sum]:
-        return chain(self.own, self._shards, self.joined)
+        files = (each for _, files in self.list_shards() for each in files)
+        return chain(self.own, files, self.joined)
 
-    def list_shard(self, shard: Shard) -> list[Sum]:
-        """Returns the files of a shard."""
-        first = shard.number * (self._plan.shard_size if self._lists_images else 1)
-        return self._shards[first : first + (shard.count if self._lists_images else 1)]
+    def list_shards(self) -> Iterator[tuple[Shard, list[Sum]]]:
+        """Yields each shard with its files."""
+        lines = islice(self._read(), len(_OWN), None)
+        for shard in self._plan.list_shards():
+            yield shard, list(islice(lines, shard.count if self._lists_images else 1))
+
+    def _read(self) -> Iterator[Sum]:
+        for line in self._folder.read_lines(SUMS_FILE):
+            digest, _, name = line.decode().rstrip("\n").partition("  ")
+            yield Sum(name, digest)
+
+    def _name_files(self) -> Iterator[str | None]:
+        """Yields the short name of each file of the plan."""
+        plan = self._plan
+        if self._lists_images:
+            indices = range(plan.first_index, plan.first_index + plan.count)
+            return map(plan.spell_index, indices)
+        name_file = load_format(plan.format).name_file
+        return (name_file(plan, shard) for shard in plan.list_shards())
+
+    def _shorten(self, name: str) -> str:
+        """Returns the part of a name that the plan determines: an image's folder is its class."""
+        return name.rpartition("/")[2].partition(".")[0] if self._lists_images else name
 
     def check(self, folder: Folder) -> None:
         """Checks the digest of each file.
@@ -114,12 +127,16 @@ class Sums:
             raise _make_error(folder, missing[0], "is missing", len(missing) - 1)
 
     def check_no_others(self, folder: Folder) -> None:
-        """Checks that the folder has no other files.
+        """Checks that a folder with all these files has no others.
 
         Raises:
             DatasetError: it has.
         """
-        others = sorted(folder.list_files().keys() - {SUMS_FILE, *(each.name for each in self)})
+        num_files = sum(1 for _ in folder.list_files())
+        if num_files == len(self) + 1:  # with SHA256SUMS; the names would take much memory
+            return
+        names = {SUMS_FILE, *(each.name for each in self)}
+        others = sorted(name for name in folder.list_files() if name not in names)
         if others:
             listed = ", ".join(others[:_NAMED_FILES]) + (
                 ", …" if len(others) > _NAMED_FILES else ""
@@ -145,13 +162,17 @@ def read_sums(folder: Folder, plan: Plan) -> Sums | None:
     Raises:
         DatasetError: SHA256SUMS does not list the files of the plan.
     """
-    content = folder.read(SUMS_FILE)
-    if content is None:
-        return None
     try:
-        return Sums.parse(content, plan)
+        return Sums(folder, plan)
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         raise DatasetError(
             f"{folder.place}/{SUMS_FILE} does not list the files of the plan: {error}. Delete it, "
             "and run the command that made the data set again with --repair"
         ) from error
+
+
+def format_sums(sums: Iterable[Sum]) -> Iterator[bytes]:
+    """Yields the lines of SHA256SUMS."""
+    return (f"{each.sha256}  {each.name}\n".encode() for each in sums)

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import islice
 
 from imagemint.dataset.errors import DatasetError
 from imagemint.dataset.folder import Folder, Staging
@@ -74,7 +75,7 @@ def verify(  # noqa: PLR0917 - the data set, the source, and what to do
         )
     shard_format = load_format(plan.format)
     joined = shard_format.name_joined(plan)
-    lines = _read_lines(folder, joined) if joined else []
+    lines, at = folder.read_lines(joined) if joined else iter(()), plan.first_index
     with closing(spec.open_source(plan, 0)) as source:
         for shard in shards:
             with open_scratch() as place:
@@ -83,8 +84,10 @@ def verify(  # noqa: PLR0917 - the data set, the source, and what to do
                 shard_format.write(plan, shard, batches, staging)
                 for file in staging.describe():
                     if joined and is_part(file.name):
-                        name, begin = joined, shard.first_index - plan.first_index
-                        part = b"".join(lines[begin : begin + shard.count])
+                        # A line for each image, in the order of the index, as the shards have.
+                        name, begin = joined, shard.first_index - at
+                        part = b"".join(islice(lines, begin, begin + shard.count))
+                        at = shard.last_index + 1
                         same = hashlib.sha256(part).hexdigest() == file.sha256
                     else:
                         name, same = file.name, folder.compute_digest(file.name) == file.sha256
@@ -93,8 +96,3 @@ def verify(  # noqa: PLR0917 - the data set, the source, and what to do
                             f"{folder.place}/{name} differs from the images that its plan makes"
                         )
             progress.add_images(shard.count)
-
-
-def _read_lines(folder: Folder, name: str) -> list[bytes]:
-    """Returns the lines of a joined file: one for each image, in the order of the index."""
-    return (folder.read(name) or b"").splitlines(keepends=True)
