@@ -11,6 +11,9 @@ import { serviceConfig } from "./gen/imagemint/v1/service_config.js";
 
 // gRPC's default of 4 MB holds only five images of 512x512x3. This limit still protects the caller.
 const MAX_RECEIVE_BYTES = 256 * 2 ** 20;
+// gRPC retries a call only while it holds the request. Unless told otherwise, it holds 1 MB of one call
+// and 16 MB of all: too little for photos. The requests are in memory anyway until their calls end.
+const RETRIED_BYTES = Number.MAX_SAFE_INTEGER;
 // When a server process dies, other processes serve; gRPC's first delay of a second exceeds the retries.
 const RECONNECT_MS = 100;
 // gRPC's default waits up to two minutes between attempts, long after a server is back.
@@ -100,6 +103,8 @@ function buildOptions(targets: readonly string[], tls: Tls | undefined): Channel
   const options: ChannelOptions = {
     "grpc.service_config": JSON.stringify(serviceConfig),
     "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
+    "grpc.per_rpc_retry_buffer_size": RETRIED_BYTES,
+    "grpc.retry_buffer_size": RETRIED_BYTES,
     "grpc.initial_reconnect_backoff_ms": RECONNECT_MS,
     "grpc.max_reconnect_backoff_ms": LONGEST_RECONNECT_MS,
     // Without pings, calls wait on a connection whose server has vanished without a word.

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
+import { create } from "@bufbuild/protobuf";
+import { status as Code } from "@grpc/grpc-js";
+
+import { TranslateResponseSchema } from "../src/gen/imagemint/v1/translation_service_pb.js";
 import {
   Client,
   ClientClosed,
@@ -12,6 +16,7 @@ import {
   Unauthenticated,
   Unavailable,
 } from "../src/index.js";
+import { listenScripted } from "./scripted-server.js";
 import { given, listenSilently, Proxy } from "./server.js";
 
 const client = new Client(given.address);
@@ -225,6 +230,24 @@ test("a call whose connection is cut is retried by the service config", async ()
   assert.equal(batch.images.length, 2);
   assert.equal(proxy.connections, 2);
   proxy.close();
+});
+
+test("a large request is retried, too", async () => {
+  let calls = 0;
+  const server = await listenScripted({
+    translate: (_, answer) => {
+      calls += 1;
+      if (calls === 1) {
+        answer({ code: Code.UNAVAILABLE, details: "the server is shutting down" });
+      } else {
+        answer(null, create(TranslateResponseSchema, {}));
+      }
+    },
+  });
+  using retrying = new Client(server.address);
+  await retrying.translate("m", [new Uint8Array(3 * 2 ** 20)]);
+  assert.equal(calls, 2);
+  server.close();
 });
 
 test("TLS and an API key open a locked server", async () => {

@@ -179,7 +179,7 @@ async function runScripted(
   script: readonly ((call: ScriptedCall) => void)[],
 ): Promise<{ results: number; error: unknown }> {
   const calls = script[Symbol.iterator]();
-  const server = await listenScripted((call) => calls.next().value!(call));
+  const server = await listenScripted({ streamTranslate: (call) => calls.next().value!(call) });
   using scripted = new Client(server.address);
   let results = 0;
   let error: unknown;

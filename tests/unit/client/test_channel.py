@@ -3,6 +3,7 @@
 import asyncio
 
 import grpc
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -89,6 +90,15 @@ async def test_service_config_retries(address, mint, fault, code):
     mint.faults.append(fault(code))
     async with AsyncClient(address) as asynchronous:
         assert len(await asynchronous.generate("tiny")) == 1
+    assert len(mint.requests) == 2
+
+
+async def test_large_request_is_retried(address, mint, fault):
+    """The size of a request, such as of a photo, does not decide whether it is retried."""
+    mint.faults.append(fault(grpc.StatusCode.UNAVAILABLE))
+    latents = np.zeros((1, 500_000), np.float32)  # 2 MB
+    async with AsyncClient(address) as asynchronous:
+        assert len(await asynchronous.generate("tiny", latents=latents)) == 1
     assert len(mint.requests) == 2
 
 

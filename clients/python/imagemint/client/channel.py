@@ -20,6 +20,9 @@ from imagemint.client.errors import InvalidRequest, Unavailable
 
 # gRPC's default of 4 MB holds only five images of 512x512x3. This limit still protects the caller.
 MAX_RECEIVE_BYTES = 256 * 2**20
+# gRPC retries a call only while it holds the request. Unless told otherwise, it holds 256 KB: too
+# little for photos. The request is in memory anyway until the call ends.
+RETRIED_BYTES = 2**31 - 1
 # When a worker dies, connections that it has not accepted are reset, so the first attempt to
 # reconnect may fail although other workers serve. gRPC's default of one second exceeds the retries.
 RECONNECT_MS = 100
@@ -284,6 +287,7 @@ def _build_options(targets: tuple[str, ...], tls: Tls | None) -> Options:
     options: Options = [
         ("grpc.service_config", read_service_config()),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.per_rpc_retry_buffer_size", RETRIED_BYTES),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
         # Without pings, calls wait on a connection whose server has vanished without a word.
