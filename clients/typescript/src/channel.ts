@@ -8,6 +8,7 @@ import { Client, credentials, type ChannelOptions } from "@grpc/grpc-js";
 import { describe } from "./arguments.js";
 import { Unavailable } from "./errors.js";
 import { serviceConfig } from "./gen/imagemint/v1/service_config.js";
+import { withHealthChecks } from "./health.js";
 
 // gRPC's default of 4 MB holds only five images of 512x512x3. This limit still protects the caller.
 const MAX_RECEIVE_BYTES = 256 * 2 ** 20;
@@ -101,7 +102,7 @@ export function openChannel({ address, options, certificates }: ChannelPlan): Cl
 
 function buildOptions(targets: readonly string[], tls: Tls | undefined): ChannelOptions {
   const options: ChannelOptions = {
-    "grpc.service_config": JSON.stringify(serviceConfig),
+    "grpc.service_config": JSON.stringify(withHealthChecks(serviceConfig)),
     "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
     "grpc.per_rpc_retry_buffer_size": RETRIED_BYTES,
     "grpc.retry_buffer_size": RETRIED_BYTES,

@@ -104,6 +104,10 @@ export class QueueFull extends ImagemintError {
 /** Reason of `Unavailable` if the connection ended while the server answered the call. */
 export const CONNECTION_LOST = "CONNECTION_LOST";
 
+/** Reason of `Unavailable` if every server says that it does not serve. */
+const NOT_SERVING = "NOT_SERVING";
+const NOT_SERVING_DELAY_MS = 1_000; // a server that is replaced is soon back
+
 /**
  * No server answers, it is draining, or the model is still loading. The reason CONNECTION_LOST says
  * that the server was reached, and that the connection ended during the call.
@@ -172,6 +176,7 @@ export const ERROR_BY_CODE: Readonly<Record<Code, ErrorClass>> = {
 /** Reasons of `Unavailable` if no server was there to answer a call, or not to its end. */
 export const NO_SERVER: ReadonlySet<string> = new Set([
   Unavailable.defaultReason,
+  NOT_SERVING,
   CONNECTION_LOST,
 ]);
 
@@ -195,6 +200,12 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
   const text = error.details || Code[error.code] || error.message;
   if (details === undefined && isAboutSize(error.code, text)) {
     return new InvalidRequest(`too large for one call: ${text}`, { code: error.code });
+  }
+  if (details === undefined && isAboutHealth(error.code, text)) {
+    return new Unavailable(
+      `${server} does not serve now: it shuts down, or it still loads its models (${text})`,
+      { reason: NOT_SERVING, retryDelayMs: NOT_SERVING_DELAY_MS },
+    );
   }
   if (details === undefined && isAboutLostConnection(error.code, text)) {
     return new Unavailable(`the connection to ${server} was lost during the call: ${text}`, {
@@ -222,6 +233,14 @@ export function translateError(error: ServiceError, server: string): ImagemintEr
 function isAboutSize(code: Code, text: string): boolean {
   const signs = ["message larger than max", "metadata size exceeds"];
   return code === Code.RESOURCE_EXHAUSTED && signs.some((sign) => text.includes(sign));
+}
+
+/**
+ * Whether gRPC has not made a call because every server said that it does not serve. Only the text
+ * tells this from servers that cannot be reached.
+ */
+function isAboutHealth(code: Code, text: string): boolean {
+  return code === Code.UNAVAILABLE && text.includes("is unhealthy");
 }
 
 /**

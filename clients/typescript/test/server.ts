@@ -132,20 +132,47 @@ const HEAD = Buffer.concat([
   Buffer.from("application/grpc"),
 ]);
 
-/** Waits for a request over HTTP/2, sends the head of a response, and closes the connection. */
+// "grpc-status: 12", which is UNIMPLEMENTED.
+const UNIMPLEMENTED = Buffer.concat([
+  HEAD,
+  Buffer.of(0, "grpc-status".length),
+  Buffer.from("grpc-status"),
+  Buffer.of("12".length),
+  Buffer.from("12"),
+]);
+const END_HEADERS = 4;
+const END_STREAM = 1;
+
+/**
+ * Refuses the watch of health, which the client begins first. Waits for another request over HTTP/2,
+ * sends the head of a response, and closes the connection.
+ */
 function answerWithHead(socket: Socket): void {
   let received = Buffer.alloc(0);
+  let at = PREFACE_BYTES;
+  let hasRefused = false;
   socket.write(SETTINGS_FRAME);
   socket.on("data", (data: Buffer) => {
     received = Buffer.concat([received, data]);
-    for (let at = PREFACE_BYTES; at + FRAME_HEADER_BYTES <= received.length; ) {
-      if (received[at + 3] === HEADERS_TYPE) {
-        const header = Buffer.of(0, 0, HEAD.length, HEADERS_TYPE, 4, 0, 0, 0, 0);
-        received.copy(header, 5, at + 5, at + FRAME_HEADER_BYTES); // the same stream
-        socket.end(Buffer.concat([header, HEAD]));
+    while (at + FRAME_HEADER_BYTES <= received.length) {
+      const frame = received.subarray(at);
+      at += FRAME_HEADER_BYTES + frame.readUIntBE(0, 3);
+      if (frame[3] !== HEADERS_TYPE) {
+        continue;
+      }
+      if (hasRefused) {
+        socket.end(makeHeaders(frame, HEAD, END_HEADERS));
         return;
       }
-      at += FRAME_HEADER_BYTES + received.readUIntBE(at, 3);
+      hasRefused = true;
+      socket.write(makeHeaders(frame, UNIMPLEMENTED, END_HEADERS | END_STREAM));
     }
   });
+}
+
+/** Returns a frame of headers on the stream of another frame. */
+function makeHeaders(request: Buffer, block: Buffer, flags: number): Buffer {
+  const header = Buffer.of(0, 0, block.length, HEADERS_TYPE, flags, 0, 0, 0, 0);
+  request.copy(header, 5, 5, FRAME_HEADER_BYTES);
+  return Buffer.concat([header, block]);
 }
