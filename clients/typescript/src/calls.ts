@@ -38,8 +38,8 @@ export function callUnary<I extends DescMessage, O extends DescMessage>(
     let stopListening = (): void => {};
     const call = connection.makeUnaryRequest(
       pathOf(method),
-      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
-      (data: Buffer) => fromBinary(method.output, data),
+      serializer(method.input),
+      parser(method.output),
       request,
       metadata,
       optionsOf(deadline),
@@ -98,8 +98,8 @@ export class ServerStream<Answer> extends AnswerStream<Answer> {
     const permits = new ReadPermits();
     const call = connection.makeServerStreamRequest(
       pathOf(method),
-      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
-      (data: Buffer) => fromBinary(method.output, data),
+      serializer(method.input),
+      parser(method.output),
       request,
       metadata,
       {
@@ -136,8 +136,8 @@ export class DuplexStream<Request, Answer> extends AnswerStream<Answer> {
     return new DuplexStream(
       connection.makeBidiStreamRequest(
         pathOf(method),
-        (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
-        (data: Buffer) => fromBinary(method.output, data),
+        serializer(method.input),
+        parser(method.output),
         metadata,
       ),
     );
@@ -195,6 +195,23 @@ class PacedCall extends InterceptingCall {
   override startRead(): void {
     this.#permits.wait(() => super.startRead());
   }
+}
+
+/** Returns a function that returns the bytes of a message, without a copy. */
+function serializer<M extends DescMessage>(schema: M): (message: MessageShape<M>) => Buffer {
+  return (message) => {
+    const { buffer, byteOffset, byteLength } = toBinary(schema, message);
+    return Buffer.from(buffer, byteOffset, byteLength);
+  };
+}
+
+/**
+ * Returns a function that parses a message. Its bytes are no Buffers: slice() of a Buffer makes no
+ * copy, as that of a Uint8Array does.
+ */
+function parser<M extends DescMessage>(schema: M): (data: Buffer) => MessageShape<M> {
+  return ({ buffer, byteOffset, byteLength }) =>
+    fromBinary(schema, new Uint8Array(buffer, byteOffset, byteLength));
 }
 
 function pathOf(method: { parent: { typeName: string }; name: string }): string {

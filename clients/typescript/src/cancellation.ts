@@ -36,12 +36,12 @@ export function sleep(ms: number, signals: readonly AbortSignal[]): Promise<void
 /**
  * Returns what `result` resolves to.
  *
- * @throws what `explain` returns, after `timeoutMs` milliseconds
+ * @throws what `explain` returns, after `timeoutMs` milliseconds, Infinity for no limit
  * @throws DOMException with the name AbortError, once one of the signals is aborted
  */
 export async function waitFor<T>(
   result: Promise<T>,
-  { timeoutMs = Infinity, signals }: { timeoutMs?: number | undefined; signals: readonly AbortSignal[] },
+  { timeoutMs, signals }: { timeoutMs: number; signals: readonly AbortSignal[] },
   explain: () => Error,
 ): Promise<T> {
   if (timeoutMs === Infinity && signals.length === 0) {

@@ -60,6 +60,24 @@ export function parseTargets(target: string | readonly string[]): string[] {
 }
 
 /**
+ * Returns encryption settings.
+ *
+ * @throws TypeError if they are none, or have only one of private key and certificate chain
+ */
+export function checkTls(tls: Tls | null | undefined): Tls | undefined {
+  if (tls === undefined || tls === null) {
+    return undefined;
+  }
+  if (typeof tls !== "object") {
+    throw new TypeError(`tls: ${describe(tls)} is not an object; {} encrypts`);
+  }
+  if ((tls.privateKeyPath === undefined) !== (tls.certificateChainPath === undefined)) {
+    throw new TypeError("tls: set privateKeyPath and certificateChainPath together");
+  }
+  return tls;
+}
+
+/**
  * Whether targets have to be resolved again: several, of which one is a host name. gRPC follows a
  * single name.
  */

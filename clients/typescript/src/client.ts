@@ -55,7 +55,7 @@ import { mayRepeat } from "./errors.js";
 import { smallNumber } from "./numbers.js";
 import { outputSpec, type Encoding } from "./requests.js";
 import { cutIntoRuns, runSelection } from "./runs.js";
-import { Session } from "./session.js";
+import { msUntil, Session } from "./session.js";
 import { ImageStream } from "./streams.js";
 import {
   parseTranslations,
@@ -202,6 +202,7 @@ export class Client {
     settings: CallSettings = {},
   ): Promise<ImageBatch> {
     const texts = typeof serials === "string" ? [serials] : checkArray("serial", serials);
+    const outer = this.#session.signals(settings);
     const runs = await cutIntoRuns(texts, async (model) =>
       texts.length === 1 ? 1 : (await this.model(model, settings)).limits!.maxImagesPerRequest,
     );
@@ -217,8 +218,7 @@ export class Client {
         batches[at] = await this.generate(run.first.model, options);
       }
     };
-    const outer = settings.signal === undefined ? [] : [settings.signal];
-    const stopListening = onAbort(outer, () => failure.abort());
+    const stopListening = onAbort(outer, () => failure.abort(settings.signal?.reason));
     try {
       await Promise.all(Array.from({ length: CALLS_AT_ONCE }, work));
     } catch (error) {
@@ -293,7 +293,8 @@ export class Client {
     const signals = this.#session.signals(settings);
     let hasBegun = false;
     for (let failures = 1; ; failures += 1) {
-      const call = ServerStream.open(await this.#session.open(settings), method, request, deadline);
+      const opened = await this.#session.open(settings, msUntil(deadline));
+      const call = ServerStream.open(opened, method, request, deadline);
       const stopListening = onAbort(signals, () => call.cancel());
       try {
         for (let next = await call.next(); next !== undefined; next = await call.next()) {
@@ -319,8 +320,8 @@ export class Client {
     parse: (batch: WireBatch, timing: WireTiming | undefined) => Item,
   ): AsyncGenerator<Item, void, undefined> {
     const { streamGenerate } = GenerationService.method;
-    const open = async (pending: StreamGenerateRequest) =>
-      ServerStream.open(await this.#session.open(settings), streamGenerate, pending);
+    const open = async (pending: StreamGenerateRequest, timeoutMs: number) =>
+      ServerStream.open(await this.#session.open(settings, timeoutMs), streamGenerate, pending);
     const stream = new ImageStream(this.#session.streamContext(settings), open, request);
     for await (const chunk of stream.answers()) {
       yield parse(chunk.batch!, chunk.timing);
@@ -333,7 +334,8 @@ export class Client {
     settings: CallSettings,
   ): AsyncGenerator<EncodedPicture, void, undefined> {
     const { streamTranslate } = TranslationService.method;
-    const open = async () => DuplexStream.open(await this.#session.open(settings), streamTranslate);
+    const open = async (timeoutMs: number) =>
+      DuplexStream.open(await this.#session.open(settings, timeoutMs), streamTranslate);
     const context = this.#session.streamContext(settings);
     const stream = new TranslationStream(context, open, request, readSources(sources));
     for await (const answer of stream.answers()) {

@@ -20,8 +20,8 @@ const CLOSE_DELAY_MS = 60_000;
 
 /** How long a call may wait for its channel. */
 export interface Patience {
-  /** Milliseconds; undefined for no limit. */
-  readonly timeoutMs: number | undefined;
+  /** Milliseconds; Infinity for no limit. */
+  readonly timeoutMs: number;
   /** Signals that end the call. */
   readonly signals: readonly AbortSignal[];
 }
@@ -54,7 +54,8 @@ export class Connection {
     if (this.#channel === undefined) {
       await waitFor(this.#startOpening(), patience, () => {
         const names = this.#targets.join(", ");
-        return new DeadlineExceeded(`${names}: not resolved within ${patience.timeoutMs} ms`);
+        const ms = Math.max(Math.round(patience.timeoutMs), 0);
+        return new DeadlineExceeded(`${names}: not resolved within ${ms} ms`);
       });
     } else if (mayMove(this.#targets)) {
       await this.#follow(patience);
@@ -83,7 +84,7 @@ export class Connection {
   }
 
   /** Resolves the names again if it is time to, or if a call has reached no server. */
-  async #follow({ timeoutMs = Infinity, signals }: Patience): Promise<void> {
+  async #follow({ timeoutMs, signals }: Patience): Promise<void> {
     const ageMs = performance.now() - this.#plannedAt;
     if (this.#unreachableAt > this.#plannedAt) {
       if (ageMs >= SHORTEST_RESOLVE_INTERVAL_MS) {

@@ -32,6 +32,8 @@ export interface ErrorDetails {
   readonly violations?: readonly Violation[];
   readonly retryDelayMs?: number | undefined;
   readonly requestId?: string;
+  /** What led to the error, as of any Error. */
+  readonly cause?: unknown;
 }
 
 /** Any failure of a call. The client throws no gRPC errors. */
@@ -53,7 +55,7 @@ export class ImagemintError extends Error {
   readonly requestId: string;
 
   constructor(message: string, details: ErrorDetails = {}) {
-    super(message);
+    super(message, details.cause === undefined ? {} : { cause: details.cause });
     const defaults = new.target;
     this.name = defaults.name;
     this.reason = details.reason || defaults.defaultReason;
@@ -123,7 +125,10 @@ export class DeadlineExceeded extends ImagemintError {
   static override readonly defaultReason = "DEADLINE_EXCEEDED";
 }
 
-/** The server, an AbortSignal or `close()` cancelled the call. */
+/**
+ * The server, an AbortSignal or `close()` cancelled the call. The reason ABORTED says that the signal
+ * did, and `cause` is the reason of the signal.
+ */
 export class Cancelled extends ImagemintError {
   static override readonly defaultCode = Code.CANCELLED;
   static override readonly defaultReason: string = "CANCELLED";

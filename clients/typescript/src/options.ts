@@ -23,9 +23,13 @@ export interface ClientOptions {
 
 /** Settings of one call. */
 export interface CallSettings {
-  /** Milliseconds for the call; for a stream, for each chunk. Default: the client's own. */
+  /**
+   * Milliseconds for the call, or for each call that mint() or models() makes. For a stream, from
+   * asking for a chunk until it arrives; the stream as a whole has no deadline. For interpolate(),
+   * the whole path. Default: the client's own.
+   */
   readonly timeoutMs?: number | null | undefined;
-  /** Cancels the call, or ends the stream. */
+  /** Ends the call or the stream: it throws Cancelled, whose `cause` is the reason of the signal. */
   readonly signal?: AbortSignal | undefined;
   /**
    * Pairs that go with this call, such as `x-request-id` or `traceparent`. A name replaces the same

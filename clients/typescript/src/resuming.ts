@@ -53,8 +53,12 @@ export abstract class ResumedStream<Answer> {
   /** Whether every answer has arrived, so that a later error does not matter. */
   protected abstract get isComplete(): boolean;
 
-  /** Starts a call for what is missing. */
-  protected abstract open(): Promise<AnswerStream<Answer>>;
+  /**
+   * Starts a call for what is missing.
+   *
+   * @param timeoutMs how long the connection may take; Infinity for no limit
+   */
+  protected abstract open(timeoutMs: number): Promise<AnswerStream<Answer>>;
 
   /**
    * Counts the next answer.
@@ -146,11 +150,12 @@ export abstract class ResumedStream<Answer> {
     failure: ImagemintError | undefined,
   ): Promise<Answer | undefined> {
     this.#checkSignals();
-    this.#call ??= await this.open();
+    const leftMs = () => Math.max(deadline - performance.now(), 0);
+    this.#call ??= await this.open(leftMs());
     this.#checkSignals(); // nobody cancels a call that is not yet open
     const { server, timeoutMs } = this.#context;
     // An abort cancels the call, which then ends by itself.
-    const patience = { timeoutMs: Math.max(deadline - performance.now(), 0), signals: [] };
+    const patience = { timeoutMs: leftMs(), signals: [] };
     const answer = await waitFor(this.#call.next(), patience, () => {
       const text = `no answer from ${server} within ${timeoutMs} ms`;
       return failure ?? new DeadlineExceeded(text, { reason: "CHUNK_OVERDUE" });

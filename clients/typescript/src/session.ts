@@ -7,7 +7,7 @@ import { Metadata } from "@grpc/grpc-js";
 
 import { checkNumber, describe } from "./arguments.js";
 import { callUnary, type CallContext } from "./calls.js";
-import { parseTargets } from "./channel.js";
+import { checkTls, parseTargets } from "./channel.js";
 import { Connection } from "./connection.js";
 import {
   Cancelled,
@@ -39,7 +39,7 @@ export class Session {
   constructor(target: string | readonly string[], options: ClientOptions) {
     this.#targets = parseTargets(target);
     this.#options = options;
-    this.#connection = new Connection(this.#targets, options.tls);
+    this.#connection = new Connection(this.#targets, checkTls(options.tls));
     this.#metadata = readMetadata(options);
     setMaxListeners(0, this.#closed.signal); // one for each active call
   }
@@ -60,7 +60,8 @@ export class Session {
     const signals = this.signals(settings); // before the call, which an error would not end
     for (let failures = 1; ; failures += 1) {
       try {
-        return await callUnary(await this.open(settings), method, request, deadline, signals);
+        const opened = await this.open(settings, msUntil(deadline));
+        return await callUnary(opened, method, request, deadline, signals);
       } catch (error) {
         const failure = this.translate(error, settings.signal);
         if (!mayRepeat(failure, failures)) {
@@ -73,19 +74,20 @@ export class Session {
   /**
    * Returns what goes with a call; opens the connection first.
    *
+   * @param timeoutMs how long the connection may take; Infinity for no limit
    * @throws ClientClosed after close()
    * @throws InvalidRequest if gRPC cannot send the metadata of the call
    * @throws DeadlineExceeded if the names of the servers are not resolved in time
    * @throws Cancelled if the signal of the call is aborted meanwhile
    * @throws Unavailable if no host name resolves
    */
-  async open(settings: CallSettings): Promise<CallContext> {
+  async open(settings: CallSettings, timeoutMs: number): Promise<CallContext> {
     const metadata = this.#joinMetadata(settings);
     if (this.#closed.signal.aborted) {
       throw new ClientClosed();
     }
-    const patience = { timeoutMs: this.#timeoutMs(settings), signals: this.signals(settings) };
     try {
+      const patience = { timeoutMs, signals: this.signals(settings) };
       return { connection: await this.#connection.open(patience), metadata };
     } catch (error) {
       throw this.translate(error, settings.signal);
@@ -108,7 +110,8 @@ export class Session {
       return new ClientClosed();
     }
     if (signal?.aborted) {
-      return new Cancelled("the call was aborted by its signal", { reason: "ABORTED" });
+      const { reason: cause } = signal;
+      return new Cancelled("the call was aborted by its signal", { reason: "ABORTED", cause });
     }
     if (!isServiceError(error)) {
       return error as Error;
@@ -169,6 +172,11 @@ export class Session {
   }
 }
 
+/** Returns the milliseconds until a deadline; Infinity for none. */
+export function msUntil(deadline: Date | undefined): number {
+  return deadline === undefined ? Infinity : deadline.getTime() - Date.now();
+}
+
 /**
  * Returns the metadata of all calls.
  *
@@ -178,6 +186,12 @@ function readMetadata({ metadata = {}, apiKey }: ClientOptions): Metadata {
   const found = new Metadata();
   setAll(found, metadata);
   if (apiKey !== undefined) {
+    if (typeof apiKey !== "string") {
+      throw new TypeError("apiKey: the value is not a string");
+    }
+    if (found.get("authorization").length > 0) {
+      throw new TypeError("apiKey: metadata has `authorization`, too; give one of them");
+    }
     set(found, "apiKey", "authorization", `Bearer ${apiKey}`);
   }
   return found;

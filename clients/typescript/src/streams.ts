@@ -10,7 +10,10 @@ import type { ImageBatch } from "./gen/imagemint/v1/image_pb.js";
 import { remaining } from "./requests.js";
 import { checkOrigin, ResumedStream, type StreamContext } from "./resuming.js";
 
-type Open = (request: StreamGenerateRequest) => Promise<ServerStream<StreamGenerateResponse>>;
+type Open = (
+  request: StreamGenerateRequest,
+  timeoutMs: number,
+) => Promise<ServerStream<StreamGenerateResponse>>;
 
 /**
  * The chunks of a request, in order of index. The first chunk fixes version and seed. Each chunk is
@@ -41,16 +44,16 @@ export class ImageStream extends ResumedStream<StreamGenerateResponse> {
   }
 
   /** Starts a call for the missing images, with version and seed of the first chunk. */
-  protected open(): Promise<ServerStream<StreamGenerateResponse>> {
+  protected open(timeoutMs: number): Promise<ServerStream<StreamGenerateResponse>> {
     if (this.#first === undefined) {
-      return this.#open(this.#request);
+      return this.#open(this.#request, timeoutMs);
     }
     const images = remaining(this.#wanted, this.#done);
     images.version = this.#first.version;
     if (this.#first.seed !== undefined) {
       images.source = { case: "seed", value: this.#first.seed };
     }
-    return this.#open({ ...this.#request, images });
+    return this.#open({ ...this.#request, images }, timeoutMs);
   }
 
   /** Checks that a chunk has the next indices, from the same bundle and variant. */

@@ -29,7 +29,7 @@ type Duplex = DuplexStream<StreamTranslateRequest, StreamTranslateResponse>;
  * new call sends the unanswered sources again, with the version of the first answer.
  */
 export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
-  readonly #open: () => Promise<Duplex>;
+  readonly #open: (timeoutMs: number) => Promise<Duplex>;
   readonly #options: StreamTranslateRequest;
   readonly #sources: AsyncGenerator<Source, void, undefined>;
   readonly #unanswered: Source[] = [];
@@ -49,7 +49,7 @@ export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
    */
   constructor(
     context: StreamContext,
-    open: () => Promise<Duplex>,
+    open: (timeoutMs: number) => Promise<Duplex>,
     options: StreamTranslateRequest,
     sources: AsyncGenerator<Source, void, undefined>,
   ) {
@@ -61,14 +61,18 @@ export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
 
   /** Yields the answers in order, and then closes the sources. */
   override async *answers(): AsyncGenerator<StreamTranslateResponse, void, undefined> {
+    let hasFailed = false;
     try {
       yield* super.answers();
+    } catch (error) {
+      hasFailed = true;
+      throw error;
     } finally {
       const closed = this.#sources.return();
-      if (this.#reading === undefined) {
-        await closed;
-      } else {
+      if (this.#reading !== undefined) {
         closed.catch(() => {}); // closes after the pending read, which may take forever
+      } else {
+        await (hasFailed ? closed.catch(() => {}) : closed); // the first error is the one to know
       }
     }
   }
@@ -91,8 +95,8 @@ export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
     }
   }
 
-  protected async open(): Promise<Duplex> {
-    const call = await this.#open();
+  protected async open(timeoutMs: number): Promise<Duplex> {
+    const call = await this.#open(timeoutMs);
     call.write(this.#begin());
     this.#duplex = call;
     this.#sent = 0;

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { after, test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
@@ -6,6 +7,7 @@ import { status as Code } from "@grpc/grpc-js";
 
 import { TranslateResponseSchema } from "../src/gen/imagemint/v1/translation_service_pb.js";
 import {
+  Cancelled,
   Client,
   ClientClosed,
   cycle,
@@ -33,6 +35,15 @@ test("images and serials are those of the Python client", async () => {
     assert.equal(hex(image.pixels), given.pixels[image.serial]);
   }
   assert.deepEqual([batch.height, batch.width, batch.channels], [4, 6, 1]);
+});
+
+test("pixels and files are no Buffers, of which slice() makes no copy", async () => {
+  const { images } = await client.generate("digits");
+  const [picture] = await client.encoded("digits");
+  assert.deepEqual([images[0]!.pixels, picture!.data].map(Object.getPrototypeOf), [
+    Uint8Array.prototype,
+    Uint8Array.prototype,
+  ]);
 });
 
 test("translations are those of the Python client", async () => {
@@ -256,6 +267,34 @@ test("TLS and an API key open a locked server", async () => {
   assert.equal((await open.generate("digits", { count: 2 })).images.length, 2);
   using stranger = new Client(given.secureAddress, { tls });
   await assert.rejects(stranger.generate("digits"), Unauthenticated);
+});
+
+test("an aborted call has the reason of its signal", async () => {
+  const silent = await listenSilently();
+  using waiting = new Client(silent.address);
+  const reason = new Error("the visitor has left");
+  const calls: ((signal: AbortSignal) => Promise<unknown>)[] = [
+    (signal) => waiting.generate("digits", { signal }),
+    (signal) => waiting.mint(Object.keys(given.pixels).slice(0, 1), { signal }),
+    (signal) => waiting.stream("digits", { count: 1, signal }).next(),
+    (signal) => waiting.interpolate(["digits@1/1/1", "digits@1/1/2"], { signal }).next(),
+    (signal) => waiting.translateStream("sketch", [Buffer.from("PNG")], { signal }).next(),
+  ];
+  for (const call of calls) {
+    const abort = new AbortController();
+    const active = call(abort.signal);
+    await new Promise(setImmediate);
+    abort.abort(reason);
+    for (const each of [active, call(abort.signal)]) {
+      await assert.rejects(each, (error: Cancelled) => {
+        assert.ok(error instanceof Cancelled);
+        assert.deepEqual([error.reason, error.cause], ["ABORTED", reason]);
+        return true;
+      });
+    }
+    assert.equal(getEventListeners(abort.signal, "abort").length, 0);
+  }
+  silent.close();
 });
 
 test("a closed client says so", async () => {

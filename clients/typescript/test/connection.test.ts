@@ -100,7 +100,7 @@ test("the time of a call covers the lookup", async () => {
   ]) {
     await assert.rejects(call(), (error: DeadlineExceeded) => {
       assert.ok(error instanceof DeadlineExceeded);
-      assert.match(error.message, /a\.test.*not resolved within 30 ms/);
+      assert.match(error.message, /a\.test.*not resolved within \d+ ms/);
       return true;
     });
   }

@@ -97,12 +97,19 @@ test("settings of a wrong type are refused, and a time that has passed sends not
   const client = new Client("127.0.0.1:1");
   for (const settings of [{ timeoutMs: "5" }, { timeoutMs: NaN }, { signal: 3 }]) {
     await assert.rejects(client.models(wrong(settings)), InvalidRequest);
+    await assert.rejects(client.mint("m@1/1/1", wrong(settings)), InvalidRequest);
     await assert.rejects(client.stream("m", wrong({ count: 1, ...settings })).next(), InvalidRequest);
   }
   for (const timeoutMs of [0, -1]) {
     await assert.rejects(client.models({ timeoutMs }), DeadlineExceeded);
   }
   client.close();
+});
+
+test("TLS settings of which a part is missing are refused at once", () => {
+  for (const tls of [{ privateKeyPath: "key.pem" }, { certificateChainPath: "chain.pem" }, wrong(true)]) {
+    assert.throws(() => new Client("a:1", { tls }), /^TypeError: tls/);
+  }
 });
 
 test("metadata of a call that cannot be sent is refused without its value", async () => {
@@ -123,6 +130,8 @@ test("metadata that cannot be sent is refused without its value", () => {
     { metadata: { "a b": "secret" } },
     { metadata: { "a-bin": "secret" } },
     { metadata: wrong({ a: ["secret"] }) },
+    { apiKey: wrong(null) },
+    { apiKey: "secret", metadata: { Authorization: "secret" } },
   ];
   for (const each of options) {
     assert.throws(() => new Client("a:1", each), (error) => {

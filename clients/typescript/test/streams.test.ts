@@ -1,7 +1,18 @@
 import assert from "node:assert/strict";
-import { after, test } from "node:test";
+import { after, mock, test } from "node:test";
 
-import { Cancelled, Client, ClientClosed, cycle, InvalidRequest, Unavailable } from "../src/index.js";
+import { CONNECTION_LOST } from "../src/errors.js";
+import {
+  Cancelled,
+  Client,
+  ClientClosed,
+  cycle,
+  InvalidRequest,
+  ServerError,
+  Unavailable,
+} from "../src/index.js";
+import { streamRequest } from "../src/messages.js";
+import { ImageStream } from "../src/streams.js";
 import { given, Proxy } from "./server.js";
 
 const client = new Client(given.address);
@@ -70,6 +81,28 @@ test("a stream ends when its signal is aborted, and when the client is closed", 
   await active.next();
   own.close();
   await assert.rejects(active.next(), ClientClosed);
+});
+
+test("a new call has the time that is left for its chunk", async () => {
+  let now = 0;
+  mock.method(performance, "now", () => now);
+  const times: number[] = [];
+  const open = async (_: unknown, timeoutMs: number) => {
+    times.push(timeoutMs);
+    now += 400;
+    if (times.length === 1) {
+      throw new Unavailable("lost", { reason: CONNECTION_LOST });
+    }
+    return { next: async () => undefined, cancel() {} } as never;
+  };
+  const context = {
+    ...{ server: "nowhere", timeoutMs: 1_000, signals: [] },
+    translate: (error: unknown) => error as Error,
+  };
+  const stream = new ImageStream(context, open, streamRequest("m", { count: 1 }));
+  await assert.rejects(stream.answers().next(), ServerError); // it ends without an image
+  mock.restoreAll();
+  assert.deepEqual(times, [1_000, 600]);
 });
 
 test("wrong arguments throw before the first chunk", () => {

@@ -145,6 +145,19 @@ test("an error of the sources follows the results before it, and is not retried"
   await assert.rejects(stream.next(), (error) => error === failure);
 });
 
+test("an error of the call is thrown even if closing the sources fails, too", async () => {
+  const sources = (function* () {
+    try {
+      for (;;) {
+        yield draw(1, 3);
+      }
+    } finally {
+      throw new Error("the file is gone");
+    }
+  })();
+  await assert.rejects(collect(client.translateStream("sketch", sources)), InvalidRequest);
+});
+
 test("a stream without sources is empty", async () => {
   assert.deepEqual(await collect(client.translateStream("sketch", [])), []);
 });
