@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
+from grpc import aio
 from held_backend import WAIT_S
 from node import CLIENT, hold_package, require_node, run_node
 from PIL import Image
 from server_process import line_of, process
 
 from imagemint.client import AsyncClient, Cycle
+from imagemint.v1 import generation_service_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -31,6 +34,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @asynccontextmanager
 async def run_service(*command, says, **environment):
     """Runs a server program and yields the address that it prints after `says`."""
+    async with run_program(*command, says=says, **environment) as (_, address):
+        yield address
+
+
+@asynccontextmanager
+async def run_program(*command, says, **environment):
+    """Runs a server program and yields its process, and the address that it prints after `says`."""
     started = await asyncio.create_subprocess_exec(
         *command,
         env=os.environ | environment,
@@ -42,7 +52,7 @@ async def run_service(*command, says, **environment):
         async with asyncio.timeout(WAIT_S):
             while line := (await started.stdout.readline()).decode():
                 if found := re.search(rf"{says} (http://\S+)", line):
-                    yield found[1]
+                    yield started, found[1]
                     break
             else:
                 raise AssertionError("the program ended without an address")
@@ -97,8 +107,12 @@ def serve_with_fastapi(address, deadline_s="60"):
 
 def serve_with_node(program, address, deadline_s="60"):
     """Runs the service in TypeScript."""
-    settings = {"IMAGEMINT_SERVER": address, "PORT": "0", "DEADLINE_S": deadline_s}
-    return run_service("node", program, says="on", **settings)
+    return run_service("node", program, says="on", **set_up_node(address, deadline_s))
+
+
+def set_up_node(address, deadline_s):
+    """Returns the environment of the service in TypeScript."""
+    return {"IMAGEMINT_SERVER": address, "PORT": "0", "DEADLINE_S": deadline_s}
 
 
 async def check_failures(serve):
@@ -130,10 +144,9 @@ def built_client():
         yield CLIENT
 
 
-async def test_typescript_service_equals_the_python_one(
-    mnist_server, serials, built_client, tmp_path
-):
-    """Node returns the same picture for a name, and the same failures. Bad paths do not end it."""
+@pytest.fixture
+def typescript_service(built_client, tmp_path):
+    """The compiled program of the service in TypeScript."""
     modules = tmp_path / "node_modules"
     modules.mkdir()
     (modules / "imagemint").symlink_to(built_client)
@@ -142,14 +155,71 @@ async def test_typescript_service_equals_the_python_one(
     for name in ("package.json", "tsconfig.json", "src"):
         (tmp_path / name).symlink_to(EXAMPLES / "typescript_service" / name)
     compiler = built_client / "node_modules/.bin/tsc"
-    await asyncio.to_thread(run_node, compiler, "--preserveSymlinks", cwd=tmp_path)
-    serve = functools.partial(serve_with_node, tmp_path / "dist/server.js")
+    run_node(compiler, "--preserveSymlinks", cwd=tmp_path)
+    return tmp_path / "dist/server.js"
+
+
+async def test_typescript_service_equals_the_python_one(mnist_server, serials, typescript_service):
+    """Node returns the same picture for a name, and the same failures. Bad paths do not end it."""
+    serve = functools.partial(serve_with_node, typescript_service)
     async with serve(mnist_server) as address:
         assert (await fetch(f"{address}/avatars/%E0%A4%A.png"))[0] == 400
         assert (await fetch(f"{address}/nothing"))[0] == 404
         await check_avatars(address, serials)
     assert len(set(serials)) == 1
     await check_failures(serve)
+
+
+class Endless(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Calls that are never answered."""
+
+    def __init__(self):
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def Generate(self, request, context):  # noqa: N802 - the name of the RPC
+        """Waits until the caller leaves."""
+        del request, context
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def endless():
+    """A server that never answers, with its address."""
+    server, servicer = aio.server(), Endless()
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield servicer
+    await server.stop(0)
+
+
+async def test_typescript_service_ends_after_its_requests(endless, typescript_service):
+    """After SIGTERM, a request that waits still gets its own answer: here, 504 at the deadline."""
+    settings = set_up_node(endless.address, "3")
+    async with run_program("node", typescript_service, says="on", **settings) as (program, address):
+        waiting = asyncio.create_task(fetch(f"{address}/avatars/ada.png"))
+        await endless.asked.wait()
+        program.terminate()
+        assert (await waiting)[0] == 504
+        assert await program.wait() == 0
+
+
+async def test_typescript_service_drops_the_work_for_a_visitor_who_leaves(
+    endless, typescript_service
+):
+    """The call ends long before its deadline."""
+    async with serve_with_node(typescript_service, endless.address) as address:
+        reader, writer = await asyncio.open_connection(*address.removeprefix("http://").split(":"))
+        del reader
+        writer.write(b"GET /avatars/ada.png HTTP/1.1\r\nHost: mint\r\n\r\n")
+        await endless.asked.wait()
+        writer.close()
+        async with asyncio.timeout(WAIT_S / 2):
+            await endless.left.wait()
 
 
 async def test_augmentation_adds_images(mnist_server, tmp_path):

@@ -18,14 +18,19 @@ const client = new Client(process.env["IMAGEMINT_SERVER"] ?? "127.0.0.1:8001", {
 
 async function sendAvatar(name: string, response: ServerResponse): Promise<void> {
   const seed = createHash("sha256").update(name).digest().readBigUInt64BE();
+  const abort = new AbortController();
+  response.on("close", () => abort.abort()); // a picture for nobody is work for nothing
   // High priority: somebody waits for this picture.
-  const [picture] = await client.encoded(model, { seed, priority: "high" });
+  const [picture] = await client.encoded(model, { seed, priority: "high", signal: abort.signal });
   const { data, mimeType, images } = picture!;
   response.writeHead(200, { "Content-Type": mimeType, "Serial-Number": images[0]!.serial });
   response.end(data);
 }
 
 function sendError(error: unknown, response: ServerResponse): void {
+  if (response.closed) {
+    return; // the visitor has left
+  }
   if (error instanceof DeadlineExceeded) {
     response.writeHead(504).end("the picture is not ready in time\n");
   } else if (error instanceof QueueFull || error instanceof Unavailable) {
@@ -58,7 +63,6 @@ server.listen(Number(process.env["PORT"] ?? 8000), "127.0.0.1", () => {
 });
 
 process.on("SIGTERM", () => {
-  server.close();
+  server.close(() => client.close()); // once all requests are answered
   server.closeIdleConnections();
-  client.close();
 });
