@@ -9,7 +9,8 @@ from PIL import Image
 from small_runs import are_equal, stop_after
 from small_translations import CPU, pairs_of, pictures, small_task, train
 
-from imagemint.training.errors import CheckpointError, TrainingError
+from imagemint.training.datasets.translations import SourceForm
+from imagemint.training.errors import CheckpointError, DatasetError, TrainingError
 from imagemint.training.loop.checkpoints import find_latest_checkpoint, read_description
 from imagemint.training.loop.examples import (
     Examples,
@@ -20,6 +21,7 @@ from imagemint.training.loop.examples import (
 )
 from imagemint.training.loop.provenance import write_options
 from imagemint.training.recipes import TRANSLATION_RECIPES
+from imagemint.training.recipes.cyclegan import CycleganRecipe
 from imagemint.training.recipes.pix2pix import Pix2pixRecipe
 from imagemint.training.recipes.srgan import SrganRecipe
 from imagemint.training.recipes.style_transfer import StyleTransferRecipe
@@ -40,6 +42,26 @@ def test_translator_trains_and_resumes(name, tmp_path, monkeypatch, read_files):
     rows = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert np.isfinite([figure for row in rows for figure in row.values()]).all()
     assert {"loss_D", "loss_G"} <= rows[-1].keys()
+
+
+@pytest.mark.parametrize("name", TRANSLATION_RECIPES)
+def test_too_small_images_are_refused(name):
+    """Sizes that a network cannot halve are an error that names the option, not a traceback."""
+    recipe = TRANSLATION_RECIPES[name]
+    task = small_task(recipe, discriminator_layers=3, adversarial_weight=1.0)
+    with pytest.raises(DatasetError, match=r"16x16 pixels are too small .* needs 24; .*--size"):
+        task.make_initial_state(CPU)
+    small_task(recipe, discriminator_layers=3, adversarial_weight=0.0).make_initial_state(CPU)
+    if name in ("cyclegan", "style-transfer"):
+        odd = SourceForm(30, 30, 3)
+        with pytest.raises(DatasetError, match=r"30x30 pixels cannot be halved twice.*of 4"):
+            task.recipe.make_generator(odd, (30, 30, 3))
+
+
+def test_cyclegan_trains_without_a_pool(tmp_path):
+    """Without a pool D sees the images of the step, and its loss does not reach G."""
+    state = train(small_task(CycleganRecipe, pool=0), tmp_path)
+    assert state.images_seen == 24
 
 
 def test_style_of_a_picture_is_recorded(tmp_path, monkeypatch):

@@ -204,6 +204,15 @@ def test_pool_swaps_half_of_the_images():
     assert set(numbered.flatten().tolist()) <= set(everything.tolist())
 
 
+@pytest.mark.parametrize("size", [0, 2])
+def test_nothing_flows_through_a_pool(size):
+    """D learns from the images, and G does not, with a pool and without one."""
+    images = torch.ones(2, 1, 1, 1, requires_grad=True)
+    shown = ImagePool(size, (1, 1, 1))(images)
+    assert torch.equal(shown, images)
+    assert not shown.requires_grad
+
+
 def test_pool_is_part_of_the_state():
     """A state dict restores the images and their number."""
     pool, other = ImagePool(3, (1, 2, 2)), ImagePool(3, (1, 2, 2))

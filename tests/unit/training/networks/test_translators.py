@@ -11,6 +11,7 @@ from imagemint.training.networks import (
     TwoWay,
     UNet,
 )
+from imagemint.training.networks.patch import check_patches
 from imagemint.training.networks.unet import check_halvings
 
 
@@ -49,6 +50,17 @@ def test_odd_sizes_are_refused():
     """A size that cannot be halved often enough is refused, and the error names suitable ones."""
     with pytest.raises(DatasetError, match=r"28x28 pixels cannot be halved 3 times.*of 8"):
         check_halvings(28, 28, 3)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_smallest_image_is_judged(layers):
+    """The size that is the least for a discriminator is enough, and a smaller one is refused."""
+    least = 3 * 2**layers
+    check_patches(least, least + 1, layers)
+    judge = PatchDiscriminator(3, base_channels=2, layers=layers)
+    assert judge(torch.zeros(2, 3, least, least)).shape == (2, 1, 1, 1)
+    with pytest.raises(DatasetError, match=f"which needs {least}"):
+        check_patches(least + 1, least - 1, layers)
 
 
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])

@@ -28,11 +28,13 @@ class ImagePool(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Returns as many images [N, C, H, W], each of ``images`` or of the pool, and keeps some.
 
+        Nothing flows back to ``images``.
+
         Randomness comes from PyTorch's generator of the CPU, which the loop seeds by position.
         """
         size = len(self.images)
         if not size:
-            return images
+            return images.detach()
         selected = images.detach().clone()
         swaps, places = torch.rand(len(images)), torch.randint(size, (len(images),))
         for row, image in enumerate(images.detach()):

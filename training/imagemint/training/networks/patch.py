@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from imagemint.training.errors import DatasetError
+
 _SLOPE = 0.2
 _KERNEL = 4
+_LEAST = 3  # pixels after the halvings, of which the last two layers take one each
 
 
 class PatchDiscriminator(nn.Module):
@@ -49,3 +52,14 @@ class PatchDiscriminator(nn.Module):
             x = torch.cat([source, x], dim=1)
         logits: Tensor = self.judge(x)
         return logits
+
+
+def check_patches(height: int, width: int, layers: int) -> None:
+    """Raises `DatasetError` if a discriminator with these halvings cannot judge such images."""
+    least = _LEAST * 2**layers
+    if min(height, width) < least:
+        raise DatasetError(
+            f"images of {width}x{height} pixels are too small for a discriminator with {layers}"
+            f" halvings, which needs {least}; bring them to a larger --size, or choose fewer"
+            " --discriminator-layers"
+        )

@@ -4,6 +4,10 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from imagemint.training.errors import DatasetError
+
+_STEP = 4  # two halvings
+
 
 class ResnetGenerator(nn.Module):
     """Translates images: halves them twice, applies residual blocks, and doubles them twice.
@@ -60,6 +64,15 @@ class ResnetGenerator(nn.Module):
         """
         output: Tensor = self.layers(source)
         return (source + output).clamp(-1, 1) if self.residual else output.tanh()
+
+
+def check_quarters(height: int, width: int) -> None:
+    """Raises `DatasetError` if a `ResnetGenerator` cannot translate images of this size."""
+    if height % _STEP or width % _STEP:
+        raise DatasetError(
+            f"images of {width}x{height} pixels cannot be halved twice, as this recipe does; bring"
+            f" them to multiples of {_STEP} with --size"
+        )
 
 
 class _Block(nn.Module):

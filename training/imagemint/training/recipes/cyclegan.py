@@ -9,8 +9,7 @@ from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.image_pool import ImagePool
 from imagemint.training.losses.translation import CycleConsistency, IdentityLoss, TranslationLoss
-from imagemint.training.networks.patch import PatchDiscriminator
-from imagemint.training.networks.resnet import ResnetGenerator, TwoWay
+from imagemint.training.networks.resnet import ResnetGenerator, TwoWay, check_quarters
 from imagemint.training.recipes.translation import ImageShape, Objective, TranslationRecipe
 
 
@@ -46,7 +45,12 @@ class CycleganRecipe(TranslationRecipe):
     """Generated images that a discriminator is shown again later; 0: none."""
 
     def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
-        """Returns two residual generators."""
+        """Returns two residual generators.
+
+        Raises:
+            DatasetError: the images cannot be halved twice.
+        """
+        check_quarters(form.height, form.width)
         sides = (form.depth, target[2]), (target[2], form.depth)
         there, back = (
             ResnetGenerator(
@@ -63,12 +67,8 @@ class CycleganRecipe(TranslationRecipe):
         """Returns a discriminator of patches for each side."""
         return nn.ModuleDict(
             {
-                side: PatchDiscriminator(
-                    channels,
-                    base_channels=self.discriminator_channels,
-                    layers=self.discriminator_layers,
-                )
-                for side, channels in (("target", target[2]), ("source", form.depth))
+                "target": self.make_patch_discriminator(target[2], *target[:2]),
+                "source": self.make_patch_discriminator(form.depth, form.height, form.width),
             }
         )
 

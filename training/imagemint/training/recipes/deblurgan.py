@@ -9,7 +9,6 @@ from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.translation import L1, TranslationLoss
 from imagemint.training.networks.changes import Corrector
-from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.unet import UNet, check_halvings
 from imagemint.training.recipes.perceptual import PerceptualOptions
 from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
@@ -62,11 +61,7 @@ class DeblurganRecipe(PerceptualOptions, TranslationRecipe):
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which does not see the source."""
-        judge = PatchDiscriminator(
-            target[2],
-            base_channels=self.discriminator_channels,
-            layers=self.discriminator_layers,
-        )
+        judge = self.make_patch_discriminator(target[2], *target[:2])
         return nn.ModuleDict({"target": judge})
 
     def make_translation_loss(

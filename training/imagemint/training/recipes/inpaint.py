@@ -10,7 +10,6 @@ from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.holes import HoleReconstruction
 from imagemint.training.losses.translation import TranslationLoss
 from imagemint.training.networks.changes import HoleFiller
-from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.unet import UNet, check_halvings
 from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
 
@@ -56,11 +55,7 @@ class InpaintRecipe(TranslationRecipe):
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches that sees the source and its mask as well."""
-        judge = PatchDiscriminator(
-            form.depth + target[2],
-            base_channels=self.discriminator_channels,
-            layers=self.discriminator_layers,
-        )
+        judge = self.make_patch_discriminator(form.depth + target[2], *target[:2])
         return nn.ModuleDict({"target": judge})
 
     def make_translation_loss(

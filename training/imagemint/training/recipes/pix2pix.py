@@ -8,7 +8,6 @@ from torch import nn
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.translation import L1, TranslationLoss
-from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.unet import UNet, check_halvings
 from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
 
@@ -44,11 +43,7 @@ class Pix2pixRecipe(TranslationRecipe):
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches that sees the source as well."""
-        judge = PatchDiscriminator(
-            form.depth + target[2],
-            base_channels=self.discriminator_channels,
-            layers=self.discriminator_layers,
-        )
+        judge = self.make_patch_discriminator(form.depth + target[2], *target[:2])
         return nn.ModuleDict({"target": judge})
 
     def make_translation_loss(

@@ -8,7 +8,6 @@ from torch import nn
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.translation import L2, TranslationLoss
-from imagemint.training.networks.patch import PatchDiscriminator
 from imagemint.training.networks.super_resolution import SRResNet
 from imagemint.training.recipes.perceptual import PerceptualOptions
 from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
@@ -58,11 +57,7 @@ class SrganRecipe(PerceptualOptions, TranslationRecipe):
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which does not see the source."""
-        judge = PatchDiscriminator(
-            target[2],
-            base_channels=self.discriminator_channels,
-            layers=self.discriminator_layers,
-        )
+        judge = self.make_patch_discriminator(target[2], *target[:2])
         return nn.ModuleDict({"target": judge})
 
     def make_translation_loss(

@@ -15,8 +15,7 @@ from imagemint.training.errors import DatasetError
 from imagemint.training.losses.adversarial import ADVERSARIAL_LOSSES
 from imagemint.training.losses.style import StyleOptions, make_style_terms
 from imagemint.training.losses.translation import TranslationLoss
-from imagemint.training.networks.patch import PatchDiscriminator
-from imagemint.training.networks.resnet import ResnetGenerator
+from imagemint.training.networks.resnet import ResnetGenerator, check_quarters
 from imagemint.training.recipes.translation import ImageShape, TranslationRecipe
 
 _PERIODS = (7, 11, 16)
@@ -72,7 +71,12 @@ class StyleTransferRecipe(TranslationRecipe):
         return True
 
     def make_generator(self, form: SourceForm, target: ImageShape) -> nn.Module:
-        """Returns a residual network that changes the image."""
+        """Returns a residual network that changes the image.
+
+        Raises:
+            DatasetError: the images cannot be halved twice.
+        """
+        check_quarters(form.height, form.width)
         return ResnetGenerator(
             form.depth,
             target[2],
@@ -83,11 +87,7 @@ class StyleTransferRecipe(TranslationRecipe):
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns a discriminator of patches, which is not trained by default."""
-        judge = PatchDiscriminator(
-            target[2],
-            base_channels=self.discriminator_channels,
-            layers=self.discriminator_layers,
-        )
+        judge = self.make_patch_discriminator(target[2], *target[:2])
         return nn.ModuleDict({"target": judge})
 
     def make_translation_loss(

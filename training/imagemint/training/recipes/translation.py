@@ -7,6 +7,7 @@ from torch import nn
 
 from imagemint.training.datasets.translations import SourceForm
 from imagemint.training.losses.translation import TranslationLoss
+from imagemint.training.networks.patch import PatchDiscriminator, check_patches
 from imagemint.training.recipes.options import RunOptions
 
 Objective = Literal["non-saturating", "least-squares", "hinge", "relativistic"]
@@ -65,6 +66,22 @@ class TranslationRecipe(RunOptions):
             DatasetError: it cannot translate sources of this form.
         """
         raise NotImplementedError
+
+    def make_patch_discriminator(
+        self, channels: int, height: int, width: int
+    ) -> PatchDiscriminator:
+        """Returns a discriminator of patches for images with these channels, of this size.
+
+        Raises:
+            DatasetError: they are too small for it, and there is an adversarial loss.
+        """
+        if self.adversarial_weight:
+            check_patches(height, width, self.discriminator_layers)
+        return PatchDiscriminator(
+            channels,
+            base_channels=self.discriminator_channels,
+            layers=self.discriminator_layers,
+        )
 
     def make_discriminators(self, form: SourceForm, target: ImageShape) -> nn.ModuleDict:
         """Returns fresh discriminators by name; see `TranslationLoss`."""
