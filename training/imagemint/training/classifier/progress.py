@@ -36,7 +36,6 @@ class Progress:
         identity: str,
     ) -> None:
         self._path = out / _NAME
-        self._part = self._path.with_suffix(".part")
         self._model, self._optimizer, self._cycle = model, optimizer, cycle
         self._identity = identity
 
@@ -58,9 +57,10 @@ class Progress:
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(dense, self._part, {"about": json.dumps(description)})
-        flush([self._part])
-        self._part.replace(self._path)
+        part = self._path.with_suffix(".part")
+        save_file(dense, part, {"about": json.dumps(description)})
+        flush([part])
+        part.replace(self._path)
         flush([self._path.parent])
 
     def restore(self) -> int:
@@ -97,7 +97,6 @@ class Progress:
     def remove(self) -> None:
         """Removes the state when the training has ended."""
         self._path.unlink(missing_ok=True)
-        self._part.unlink(missing_ok=True)  # of a process that was killed while it saved
 
 
 def _select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
