@@ -44,7 +44,7 @@ def replace_transposed_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns a copy with plain convolutions in place of transposed ones.
 
     Pixels may differ by rounding, because the order of sums changes. A transposed convolution of
-    another kind (kernel, stride, padding, groups, computed weights) stays as it is.
+    another kind (kernel, stride, padding, groups, computed weights, not float32) stays as it is.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -123,7 +123,7 @@ class _Rewriter:
             for name, value in required.items()
         )
         shape = self._shapes.get(node.input[0], [])
-        constant = all(name in self._constants for name in node.input[1:])
+        constant = all(map(self._is_constant, node.input[1:]))
         known = len(shape) == len(_NHWC) and all(isinstance(n, int) for n in shape[2:])
         return as_wanted and constant and known and "output_shape" not in attributes
 
@@ -209,16 +209,18 @@ class _Rewriter:
 
     def _is_last(self, node: onnx.NodeProto) -> bool:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        weight = self._constants.get(node.input[1])
         return (
-            weight is not None
-            and weight.shape[2:] == (3, 3)
+            all(map(self._is_constant, node.input[1:]))
+            and self._constants[node.input[1]].shape[2:] == (3, 3)
             and attributes.get("pads") == [1] * 4
             and attributes.get("strides", [1, 1]) == attributes.get("dilations", [1, 1]) == [1, 1]
             and attributes.get("group", 1) == 1
             and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
-            and all(name in self._constants for name in node.input[1:])
         )
+
+    def _is_constant(self, name: str) -> bool:
+        # Other floats would be rounded after each sum, and the last one only in the original.
+        return name in self._constants and self._constants[name].dtype == np.float32
 
     def _is_scalar(self, name: str) -> bool:
         return name in self._constants and self._constants[name].size == 1

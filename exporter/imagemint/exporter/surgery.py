@@ -1,5 +1,6 @@
 """Cleans up an exported graph: folds nodes that PyTorch's exporter keeps, and strips metadata."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,7 +19,8 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
     The dynamo exporter folds those that follow a convolution, but not one that follows a projection
     that is reshaped to [N, C, H, W], as in DCGAN. There, channel c has H W rows of the weights. The
     fold is computed in float64 and rounded once. A BatchNormalization that follows neither stays:
-    it is a single affine node.
+    it is a single affine node. So does one of another type than float32, and one after a Reshape
+    that moves a part of a row to another row of the batch.
     """
     graph = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -35,11 +37,30 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         plain = _read_attribute(gemm, "alpha", 1.0) == _read_attribute(gemm, "beta", 1.0) == 1.0
         private = users[reshape.output[0]] == users[gemm.output[0]] == 1
         constant = [*norm.input[1:], *gemm.input[1:], reshape.input[1]]
-        if plain and private and all(name in constants for name in constant):
+        if not (plain and private and all(name in constants for name in constant)):
+            continue
+        if _keeps_rows(gemm, reshape, norm, constants):
             _fold(graph, gemm, norm, constants)
             reshape.output[0] = norm.output[0]
             graph.node.remove(norm)
     _drop_unused_initializers(graph)
+
+
+def _keeps_rows(
+    gemm: onnx.NodeProto,
+    reshape: onnx.NodeProto,
+    norm: onnx.NodeProto,
+    constants: dict[str, npt.NDArray[np.generic]],
+) -> bool:
+    """Returns whether each row stays one row, [channels, ...], and all weights are float32."""
+    weights = [constants[name] for name in (*gemm.input[1:], *norm.input[1:])]
+    if any(weight.dtype != np.float32 for weight in weights):
+        return False
+    width = weights[0].shape[0 if _read_attribute(gemm, "transB", 0) else 1]
+    channels = constants[norm.input[1]].size
+    batch, *row = constants[reshape.input[1]].tolist()
+    # 0 copies the number of rows.
+    return bool(row[:1] == [channels] and (batch == 0 or math.prod(row) == width))
 
 
 def _fold(
@@ -57,7 +78,8 @@ def _fold(
     weight = weight * (row_scale[:, np.newaxis] if transposed else row_scale)
     for name in gemm.input[2:]:  # the bias, if any
         row_shift = row_shift + constants[name].astype(np.float64) * row_scale
-    names = [f"{gemm.input[1]}.folded", f"{gemm.input[1]}.folded_bias"]
+    # Not after the weights, which several projections can share.
+    names = [f"{gemm.output[0]}.folded", f"{gemm.output[0]}.folded_bias"]
     for name, value in zip(names, (weight, row_shift), strict=True):
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
     gemm.input[:] = [gemm.input[0], *names]

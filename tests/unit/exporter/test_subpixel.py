@@ -21,10 +21,12 @@ def make_model(
     last=None,
     factor=None,
     layout=(0, 2, 3, 1),
+    computed=None,
 ):
     """Returns a model: latents as an image, transposed convolutions and the tail of a generator.
 
-    Weights and latents are small integers, so that every sum is exact in any order.
+    Weights and latents are small integers, so that every sum is exact in any order. A node computes
+    the weights `computed`: `w0` of the first transposed convolution, or `last` of the last one.
     """
     random = np.random.default_rng(3)
     constants, nodes = {}, []
@@ -69,6 +71,9 @@ def make_model(
     h = put("Add", [put("Mul", ["factor", h]), "half"])
     h = put("Cast", [put("Round", [put("Clip", [h, "low", "high"])])], to=TensorProto.UINT8)
     nodes.append(helper.make_node("Transpose", [h], ["image"], perm=layout))
+    if computed is not None:
+        constants[f"{computed}.stored"] = constants.pop(computed)
+        nodes.insert(0, helper.make_node("Neg", [f"{computed}.stored"], [computed]))
     graph = helper.make_graph(
         nodes,
         "g",
@@ -129,6 +134,7 @@ def test_last_convolution_is_computed_on_blocks(tmp_path):
         {"layout": (0, 3, 2, 1)},
         {"tail": "skip", "colours": 3},
         {"relu": "beside"},
+        {"computed": "last"},
     ],
 )
 def test_other_tails_keep_their_pixels(tmp_path, options):
@@ -141,6 +147,12 @@ def test_other_tails_keep_their_pixels(tmp_path, options):
     assert "ConvTranspose" not in list_operators(plain)
     assert "MatMul" not in list_operators(plain)
     assert np.array_equal(compute_pixels(plain, tmp_path), compute_pixels(model, tmp_path))
+
+
+def test_computed_weights_are_kept():
+    """A transposed convolution whose weights another node computes is not replaced."""
+    plain = replace_transposed_convolutions(make_model(computed="w0", tail="none", stages=1))
+    assert list_operators(plain).count("ConvTranspose") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,17 @@ from imagemint.exporter.surgery import fold_batch_norm, strip
 CHANNELS, SIDE, K = 3, 2, 5
 
 
-def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=None, epsilon=0.01):
-    """Returns Gemm, Reshape to [N, 3, 2, 2] and BatchNormalization.
+def make_projection(
+    *,
+    trans_b=1,
+    bias=True,
+    alpha=1.0,
+    tap=None,
+    epsilon=0.01,
+    shape=(-1, CHANNELS, SIDE, SIDE),
+    dtype=np.float32,
+):
+    """Returns Gemm, Reshape to [N, 3, 2, 2] or another shape, and BatchNormalization.
 
     `tap` is a value that is read once more: `h`, of Gemm, or `r`, of Reshape.
     """
@@ -26,8 +35,8 @@ def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=None, epsilon=0.01):
         "mean": random.normal(size=CHANNELS),
         "variance": random.uniform(0.1, 2, size=CHANNELS),
     }
-    initializers = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in constants.items()]
-    initializers.append(numpy_helper.from_array(np.int64([-1, CHANNELS, SIDE, SIDE]), "shape"))
+    initializers = [numpy_helper.from_array(v.astype(dtype), n) for n, v in constants.items()]
+    initializers.append(numpy_helper.from_array(np.int64(shape), "shape"))
     gemm_inputs = ["z", "weight", *(["bias"] if bias else [])]
     statistics = ["gamma", "beta", "mean", "variance"]
     nodes = [
@@ -36,14 +45,16 @@ def make_projection(*, trans_b=1, bias=True, alpha=1.0, tap=None, epsilon=0.01):
         helper.make_node("BatchNormalization", ["r", *statistics], ["b"], epsilon=epsilon),
         helper.make_node("Relu", ["b"], ["x"]),
     ]
-    outputs = {"x": [3, 2, 2]} | ({} if tap is None else {tap: [12] if tap == "h" else [3, 2, 2]})
+    rows = [None] * (len(shape) - 1)
+    outputs = {"x": rows} | ({} if tap is None else {tap: [None] if tap == "h" else rows})
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", K])],
+        [helper.make_tensor_value_info("z", element, ["batch", K])],
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
-            for name, shape in outputs.items()
+            helper.make_tensor_value_info(name, element, ["batch", *sides])
+            for name, sides in outputs.items()
         ],
         initializers,
     )
@@ -57,10 +68,12 @@ def _run(model):
 
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("epsilon", [0.01, None])
-def test_folding_keeps_the_values(trans_b, bias, epsilon):
+@pytest.mark.parametrize(
+    "options", [{}, {"epsilon": None}, {"shape": (0, 3, -1)}, {"shape": (4, 3, 4)}]
+)
+def test_folding_keeps_the_values(trans_b, bias, options):
     """Folding removes the node and its constants and keeps the output within rounding."""
-    model = make_projection(trans_b=trans_b, bias=bias, epsilon=epsilon)
+    model = make_projection(trans_b=trans_b, bias=bias, **options)
     before = _run(model)
     fold_batch_norm(model)
     onnx.checker.check_model(model, full_check=True)
@@ -69,14 +82,48 @@ def test_folding_keeps_the_values(trans_b, bias, epsilon):
     np.testing.assert_allclose(_run(model), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"tap": "h"}, {"tap": "r"}, {"alpha": 2.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tap": "h"},
+        {"tap": "r"},
+        {"alpha": 2.0},
+        {"shape": (-1, CHANNELS)},
+        {"shape": (-1, CHANNELS, 2)},
+        {"dtype": np.float16},
+    ],
+)
 def test_unsupported_patterns_are_not_folded(options):
-    """Nothing changes if another node reads the value or if the Gemm has a factor."""
+    """Nothing changes if a fold would give other values, or weights of another type.
+
+    Another node reads the value, the Gemm has a factor, or a row becomes several rows.
+    """
     model = make_projection(**options)
     before = model.SerializeToString(deterministic=True)
     fold_batch_norm(model)
     assert len(model.graph.node) == 4
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_shared_weights_are_folded_for_each_reader():
+    """Two projections with the same weights get weights of their own, each with its statistics."""
+    model = make_projection()
+    graph = model.graph
+    for node in list(graph.node):
+        double = graph.node.add()
+        double.CopyFrom(node)
+        double.input[0] += "" if node.op_type == "Gemm" else "2"
+        double.output[0] += "2"
+        if node.op_type == "BatchNormalization":
+            double.input[1:3] = reversed(double.input[1:3])
+    graph.node.append(helper.make_node("Sub", ["x", "x2"], ["both"]))
+    graph.output[0].name = "both"
+    before = _run(model)
+    fold_batch_norm(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    assert np.abs(before).max() > 1
+    np.testing.assert_allclose(_run(model), before, rtol=1e-5, atol=1e-5)
 
 
 def test_strip_removes_all_metadata():

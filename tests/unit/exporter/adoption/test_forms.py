@@ -226,6 +226,40 @@ def test_float16_generator_is_adopted(tmp_path):
     assert np.abs(backend.run(Batch(z)) - compute_expected_images(z)).max() <= 1
 
 
+def test_float16_dcgan_is_adopted(tmp_path):
+    """Nodes that are replaced or folded in float32 stay as they are in float16."""
+    half = {
+        "w": WEIGHTS[:, :32],
+        "statistics": np.float16([0.5, 1]),
+        "kernel": np.random.default_rng(1).standard_normal((2, 1, 4, 4)) / 2,
+    }
+    statistics = ["statistics"] * 4
+    path = save_generator(
+        tmp_path / "g.onnx",
+        nodes=[
+            make_node("Gemm", "z", "w", "h"),
+            make_node("Reshape", "h", "s", "r"),
+            make_node("BatchNormalization", "r", *statistics, "b"),
+            make_node("Relu", "b", "x"),
+            make_node(
+                "ConvTranspose",
+                *("x", "kernel", "u"),
+                kernel_shape=[4, 4],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+            ),
+            make_node("Tanh", "u", "out"),
+        ],
+        inputs=[("z", TensorProto.FLOAT16, ["n", Z_DIM])],
+        output=(TensorProto.FLOAT16, ["n", 1, SIDE, SIDE]),
+        constants={name: value.astype(np.float16) for name, value in half.items()}
+        | {"s": np.array([-1, 2, 4, 4])},
+    )
+    bundle, _ = serve(path, tmp_path / "r")
+    operators = {node.op_type for node in onnx.load(bundle.model_path).graph.node}
+    assert {"BatchNormalization", "ConvTranspose"} <= operators
+
+
 def test_resize_by_scales_becomes_dynamic(tmp_path):
     """A file for one image that enlarges by scales is adopted: its scales have no batch size."""
     path = save_generator(
@@ -337,6 +371,33 @@ def test_low_contrast_is_a_warning(tmp_path):
     (warning,) = adopt(ForeignModel(path, (-1, 3))).warnings
     assert "they use 50% of it" in warning
     assert "Did you mean --value-range=-1,1?" in warning
+
+
+def test_low_contrast_is_a_warning(tmp_path):
+    """A range of which the values use half is adopted with a warning."""
+    path = write_plain_file(tmp_path / "g.onnx")
+    (warning,) = adopt(ForeignModel(path, (-1, 3))).warnings
+    assert "they use 50% of it" in warning
+    assert "Did you mean --value-range=-1,1?" in warning
+
+
+def test_values_without_level_are_refused(tmp_path):
+    """A file that gives NaN for some latents only is refused, also where any range is accepted."""
+    path = save_generator(
+        tmp_path / "g.onnx",
+        nodes=[
+            make_node("MatMul", "z", "w", "x"),
+            make_node("Sub", "x", "limit", "d"),
+            make_node("Sqrt", "d", "r"),
+            make_node("Reshape", "r", "s", "out"),
+        ],
+        inputs=[("z", TensorProto.FLOAT, ["n", Z_DIM])],
+        output=(TensorProto.FLOAT, ["n", 1, SIDE, SIDE]),
+        # The first 32 latents, which the adoption looks at, are above it.
+        constants={"limit": np.float32(-4), "s": np.array([-1, 1, SIDE, SIDE])},
+    )
+    with pytest.raises(ExportError, match=r"are NaN in g\.onnx"):
+        serve(path, tmp_path / "r", check_value_range=False)
 
 
 def test_low_contrast_suggests_no_wider_range(tmp_path):
