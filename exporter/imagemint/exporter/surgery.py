@@ -1,7 +1,8 @@
 """Cleans up an exported graph: folds nodes that PyTorch's exporter keeps, and strips metadata."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from onnx import numpy_helper
 
 PRODUCER = "imagemint"
 BATCH_AXIS = "N"
+_AXES = (BATCH_AXIS, "H", "W")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> None:
@@ -88,8 +91,9 @@ def _fold(
 def strip(model: onnx.ModelProto) -> None:
     """Removes everything that does not affect pixels: stack traces, source lines, doc strings.
 
-    Intermediate shapes are removed as well, because the runtime infers them. The batch axis is
-    named.
+    Intermediate shapes are removed as well, because the runtime infers them. The dynamic axes get
+    names: N for the batch, and H and W for the sides of a source of free size. An axis of the image
+    that depends on them keeps its formula, such as 4*H.
     """
     for message in _iterate_messages(model):
         for field in ("metadata_props", "doc_string"):
@@ -97,14 +101,29 @@ def strip(model: onnx.ModelProto) -> None:
                 message.ClearField(field)
     model.producer_name, model.producer_version, model.graph.name = PRODUCER, "", "generator"
     del model.graph.value_info[:]
-    for value in [*model.graph.input, *model.graph.output]:
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.HasField("dim_param"):
-                dimension.dim_param = BATCH_AXIS
+    _name_dynamic_axes(model.graph)
     used = {node.domain for node in model.graph.node}
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
+
+
+def _name_dynamic_axes(graph: onnx.GraphProto) -> None:
+    """Names dynamic axes. Axes of one name have the same length, so different axes need two."""
+    names: dict[str, str] = {}
+    for value in graph.input:
+        for axis, name in zip(value.type.tensor_type.shape.dim, _AXES, strict=False):
+            names.setdefault(axis.dim_param, name)
+    for value in [*graph.input, *graph.output]:
+        for number, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.HasField("dim_param"):
+                # The first axis is the batch, whatever PyTorch has called it.
+                axis.dim_param = BATCH_AXIS if number == 0 else _rename(axis.dim_param, names)
+
+
+def _rename(formula: str, names: Mapping[str, str]) -> str:
+    """Returns a formula with new names of its variables."""
+    return _VARIABLE.sub(lambda match: names.get(match[0], match[0]), formula)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:

@@ -147,3 +147,22 @@ def test_strip_removes_all_metadata():
     assert (model.producer_name, model.producer_version) == ("imagemint", "")
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert [opset.domain for opset in model.opset_import] == [""]
+
+
+def test_dynamic_axes_of_other_lengths_have_other_names():
+    """One name for several axes would say that they have the same length."""
+    source, image = (
+        helper.make_tensor_value_info(name, TensorProto.UINT8, sides)
+        for name, sides in (
+            ("source", ["s7", "s1", "s2", 3]),
+            ("image", ["s7", "2*s1", "s1 + s2", None]),
+        )
+    )
+    model = helper.make_model(helper.make_graph([], "g", [source], [image]))
+    for _ in range(2):  # graphs are stripped again after each conversion
+        strip(model)
+        axes = [
+            [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in (*model.graph.input, *model.graph.output)
+        ]
+        assert axes == [["N", "H", "W", 3], ["N", "2*H", "H + W", 0]]

@@ -45,6 +45,11 @@ def run_of(tmp_path_factory):
     return get
 
 
+def list_axes(values):
+    """Returns name or length of each axis of inputs or outputs."""
+    return [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values]
+
+
 # tests/integration/translation/test_trained.py serves every recipe. These differ in their sources.
 @pytest.mark.parametrize("name", ["pix2pix", "inpaint", "next-frame"])
 def test_recipe_is_served_as_trained(run_of, name, tmp_path):
@@ -74,6 +79,9 @@ def test_free_size_is_compared_at_other_sizes(run_of, tmp_path):
     assert source.is_tiled
     assert source.overlap == trained.module.radius
     assert bundle.manifest.parity.samples == 64 + 12
+    graph = onnx.load(bundle.model_path).graph
+    assert list_axes(graph.input) == [["N", "H", "W", 3]]
+    assert list_axes(graph.output) == [["N", "4*H", "4*W", 3]]
     backend = OnnxBackend(bundle, device="cpu")
     rng = np.random.Generator(np.random.Philox(key=[0, 9]))
     for height, width in ((1, 1), (5, 9), (20, 7)):
