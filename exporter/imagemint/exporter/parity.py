@@ -167,11 +167,35 @@ def run_pytorch(trained: TrainedGenerator, batch: Batch) -> _Pixels:
 
 
 def round_images(images: npt.NDArray[np.float32]) -> _Pixels:
-    """Returns levels uint8 [N, H, W, C] of images [N, C, H, W] in [-1, 1]."""
+    """Returns levels uint8 [N, H, W, C] of images [N, C, H, W] in [-1, 1].
+
+    Raises:
+        ExportError: a value is NaN.
+    """
+    check_values(images, "PyTorch")
     x = images.transpose(0, 2, 3, 1)
     levels = np.rint(np.clip(x * np.float32(127.5) + np.float32(127.5), 0, 255))
     pixels: _Pixels = levels.astype(np.uint8)
     return pixels
+
+
+def check_values(values: npt.NDArray[np.float32], name: str) -> None:
+    """Checks that no value of an original is NaN.
+
+    NaN has no level: processors convert it to different ones, so a serial would change its image.
+
+    Args:
+        values: values of images.
+        name: the original, for the error message.
+
+    Raises:
+        ExportError: a value is NaN.
+    """
+    if share := float(np.isnan(values).mean()):
+        raise ExportError(
+            f"{share:.2%} of the values of some images are NaN in {name}, so these images have no"
+            " pixels. Export weights with which every image can be computed"
+        )
 
 
 def _run_backend(backend: Backend, batch: Batch, size: int, bar: "tqdm[NoReturn]") -> _Pixels:

@@ -1,6 +1,8 @@
 """Tests of imagemint.exporter.parity."""
 
 import sys
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +142,15 @@ def test_difference_over_the_tolerance_is_refused(measure_with_fault, fault, tol
     """The error has the measurements if a difference is too large or too frequent."""
     with pytest.raises(ExportError, match=said):
         measure_with_fault(tolerance, fault)
+
+
+def test_value_without_level_is_refused(trained, exported, backend):
+    """NaN is no pixel: processors convert it to different levels, and none of them is wrong."""
+    module = deepcopy(trained.module)
+    next(module.parameters()).fill_(float("nan"))
+    diverged = make_pytorch_original(replace(trained, module=module))
+    with pytest.raises(ExportError, match=r"100.00% of the values .* are NaN in PyTorch"):
+        measure_parity(diverged, exported.spec, backend, Tolerance(levels=255, share=1))
 
 
 def test_dependence_on_the_batch_is_refused(measure_with_fault, exported, backend, monkeypatch):

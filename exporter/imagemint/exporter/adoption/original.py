@@ -14,6 +14,7 @@ from imagemint.engine.onnx.session import Session, create_cpu_session
 from imagemint.exporter.adoption.foreign_model import ForeignModel
 from imagemint.exporter.adoption.signature import Form, Input, Signature
 from imagemint.exporter.errors import ExportError
+from imagemint.exporter.parity import check_values
 
 LEVELS = np.float32(255)
 _TRIAL_ROWS = 32
@@ -128,7 +129,7 @@ class OriginalModel:
         """Returns images uint8 [N, H, W, C], scaled and rounded here.
 
         Raises:
-            ExportError: the file does not run.
+            ExportError: the file does not run, or a value is NaN.
             ValueError: the batch has no latents.
         """
         step = self.batch or _MOST_ROWS
@@ -143,6 +144,7 @@ class OriginalModel:
         if batch.z is None:
             raise ValueError("an adopted generator needs latents")
         values = self._arrange_images(self._run(batch.z, batch.class_id, batch.truncation))
+        check_values(values, self._foreign.path.name)
         low, high = map(np.float32, self._foreign.value_range)
         levels = (values - low) * (LEVELS / (high - low))
         pixels: npt.NDArray[np.uint8] = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)

@@ -373,14 +373,6 @@ def test_low_contrast_is_a_warning(tmp_path):
     assert "Did you mean --value-range=-1,1?" in warning
 
 
-def test_low_contrast_is_a_warning(tmp_path):
-    """A range of which the values use half is adopted with a warning."""
-    path = write_plain_file(tmp_path / "g.onnx")
-    (warning,) = adopt(ForeignModel(path, (-1, 3))).warnings
-    assert "they use 50% of it" in warning
-    assert "Did you mean --value-range=-1,1?" in warning
-
-
 def test_values_without_level_are_refused(tmp_path):
     """A file that gives NaN for some latents only is refused, also where any range is accepted."""
     path = save_generator(
