@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from imagemint.engine.onnx.session import get_first_line
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.surgery import fold_batch_norm, strip
 from imagemint.training.trained import TrainedGenerator
@@ -137,8 +138,7 @@ def export_module(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ExportError(f"PyTorch cannot export {what}: {first_line}") from error
+        raise ExportError(f"PyTorch cannot export {what}: {_format_cause(error)}") from error
     if program is None:
         raise ExportError("PyTorch exported no program")
     model = onnx.ModelProto.FromString(program.model_proto.SerializeToString())
@@ -146,6 +146,16 @@ def export_module(
     strip(model)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _format_cause(error: BaseException) -> str:
+    """Returns type and first line of the error that an error began with.
+
+    PyTorch's own errors say only in which of its steps they occurred.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {get_first_line(error)}"
 
 
 @contextmanager

@@ -72,11 +72,19 @@ def quantize_to_int8(
     return quantised
 
 
+def has_sums(graph: onnx.GraphProto) -> bool:
+    """Returns whether a graph has convolutions or matrix products."""
+    return any(node.op_type in _SUMMING for node in graph.node)
+
+
 def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns a copy with weights and sums in half precision.
 
     Inputs stay float32, and so does everything after the last sum: 255 levels need 8 of the 11
     bits.
+
+    Args:
+        model: a graph with sums; see `has_sums`.
     """
     copy = _copy_with_node_names(model)
     nodes = list(copy.graph.node)

@@ -21,7 +21,13 @@ from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.files import write_graph
 from imagemint.exporter.parity import check_batch_independence
-from imagemint.exporter.precision import Feed, convert_to_fp16, describe_quantizer, quantize_to_int8
+from imagemint.exporter.precision import (
+    Feed,
+    convert_to_fp16,
+    describe_quantizer,
+    has_sums,
+    quantize_to_int8,
+)
 from imagemint.exporter.subpixel import replace_transposed_convolutions
 from imagemint.training.evaluation import Compared
 from imagemint.training.evaluation.sources import BundleSource, Source
@@ -53,6 +59,7 @@ class Limits:
 # some stroke always moves by a pixel, and edges are black on white.
 LIMITS = {"fp16": Limits(0.1, 2, 0.001), "int8": Limits(1.0, 255, 0.15)}
 _PRECISIONS = {"fp16": pb.PRECISION_FP16, "int8": pb.PRECISION_INT8}
+_OTHER_FLOATS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 _TARGETS = {"fp16": pb.TARGET_DEVICE_CUDA, "int8": pb.TARGET_DEVICE_CPU}
 
 
@@ -73,10 +80,11 @@ def add_variants(
         compare: compares the quality of two sources.
 
     Raises:
-        ExportError: a variant falls short in every form. The message gives the figures.
+        ExportError: a variant falls short in every form, or the graph has no such form. The message
+            gives the figures or the reason.
     """
     for name in names:
-        reason = ""
+        reason = "no operator of model.onnx has a form in this precision"
         for graph, method in _make_forms(name, model, ModelSpec.of(manifest)):
             manifest.variants.append(_write_variant(directory, name, graph, method, manifest))
             write_graph(directory, "model.onnx", _read_reference(directory), manifest)
@@ -96,11 +104,15 @@ def _make_forms(
 ) -> Iterator[tuple[onnx.ModelProto, str]]:
     """Yields the forms of a variant, the fastest first, with a description of the method."""
     if name == "fp16":
+        if not has_sums(model.graph):
+            return
         yield (
             convert_to_fp16(model),
             "onnxruntime.transformers float16; everything after the last sum in fp32",
         )
         return
+    if any(tensor.data_type in _OTHER_FLOATS for tensor in model.graph.initializer):
+        raise ExportError("no int8 variant: it is made of float32, and the file has other floats")
     plain = replace_transposed_convolutions(model)
     feeds = list(_draw_calibration(spec))
     present = {node.op_type for node in plain.graph.node}

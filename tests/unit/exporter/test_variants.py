@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tiny_bundles import tiny_manifest
 
 from imagemint.engine import draw_classes, draw_latents
@@ -115,6 +116,35 @@ def test_worse_variant_is_refused(export, tmp_path):
     with pytest.raises(ExportError, match=r"no int8 variant: frechet_distance 2\.\d+, where"):
         export(_make_comparison(1.5, 2.0, 1.1), "int8")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name", "said"),
+    [
+        (np.float32, "fp16", "no fp16 variant: no operator of model.onnx has a form"),
+        (np.float32, "int8", "no int8 variant: no operator of model.onnx has a form"),
+        (np.float16, "int8", "no int8 variant: it is made of float32, and the file has other"),
+    ],
+)
+def test_graph_without_form_is_refused(tmp_path, dtype, name, said):
+    """The reason is given for a graph without sums, or of floats that have no 8-bit form."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [
+        helper.make_node("Mul", ["z", "factor"], ["x"]),
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.UINT8),
+        helper.make_node("Reshape", ["y", "shape"], ["image"]),
+    ]
+    constants = {"factor": dtype(9), "shape": np.int64([0, 2, 4, 1])}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("z", element, ["N", 8])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 2, 4, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(ExportError, match=said):
+        variants.add_variants(tmp_path, model, tiny_manifest(), [name], _make_comparison())
 
 
 def test_variant_beyond_its_tolerance_is_refused(export, monkeypatch):
