@@ -17,17 +17,21 @@ def parse_sums(content: bytes) -> dict[str, str]:
     """Returns the SHA-256 of each file by its name, lower-case hexadecimal.
 
     Raises:
-        ValueError: the content is not of the format, or does not list model.onnx; the message says
-            which.
+        ValueError: the content is not of the format, lists a file twice, or does not list
+            model.onnx; the message says which.
     """
     try:
         lines = content.decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{SUMS_FILE} is not text") from error
     found = [_LINE.fullmatch(line) for line in lines]
-    listed = {match[2]: match[1] for match in found if match}
-    if len(listed) != len(lines):
-        raise ValueError(f"{SUMS_FILE} has a line that is not `digest  name`")
+    listed: dict[str, str] = {}
+    for number, match in enumerate(found, 1):
+        if match is None:
+            raise ValueError(f"{SUMS_FILE} has a line that is not `digest  name`: line {number}")
+        if match[2] in listed:
+            raise ValueError(f"{SUMS_FILE} lists {match[2]} twice")
+        listed[match[2]] = match[1]
     if MODEL_FILE not in listed:
         raise ValueError(f"{SUMS_FILE} does not list {MODEL_FILE}")
     return listed

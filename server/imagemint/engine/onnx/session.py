@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ _CUDA_OPTIONS = {
     # The largest batch runs first, so the arena does not need room to grow.
     "arena_extend_strategy": "kSameAsRequested",
 }
+# File, line and signature of the function that failed, before the reason.
+_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=[A-Z])")
 _GRAPH_ID = "gpu_graph_id"
 _gate = Gate()  # one per process, because a capture affects the whole process
 
@@ -282,5 +285,5 @@ def _make_options(intra_op_threads: int, spinning: bool) -> ort.SessionOptions:
 
 
 def get_first_line(error: BaseException | None) -> str:
-    """Returns the first line of an error's message."""
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
+    """Returns the first line of an error's message, without the place in ONNX Runtime's source."""
+    return _PLACE.sub("", (str(error).strip().splitlines() or ["no reason given"])[0])

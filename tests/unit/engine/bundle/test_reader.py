@@ -150,7 +150,8 @@ def test_missing_directory_is_refused(tmp_path):
     [
         ("", "does not list model.onnx"),
         (f"{'0' * 64}  card.md\n", "does not list model.onnx"),
-        ("what is this\n", "not `digest  name`"),
+        ("what is this\n", "not `digest  name`: line 1"),
+        (f"{'0' * 64}  card.md\n" * 2, "lists card.md twice"),
         (f"{'0' * 64}  ../../secret\n", "not `digest  name`"),
         (f"{'0' * 64}  /etc/hostname\n", "not `digest  name`"),
         ("\u0661\n", "not text"),

@@ -447,6 +447,19 @@ def test_unloadable_model_is_refused(tmp_path):
         make_backend(tmp_path, edit_model=edit)
 
 
+def test_newer_operator_set_is_refused_in_plain_words(tmp_path):
+    """The reason is that of ONNX Runtime, without the place in its source that comes before it."""
+
+    def stamp(model):
+        model.opset_import[0].version = 99
+
+    bundle = read_bundle(write_bundle(tmp_path, edit_model=stamp))
+    with pytest.raises(BundleRefused, match=r"cannot load it: .*Opset 99 is under") as refused:
+        OnnxBackend(bundle, device="cpu")
+    assert "onnxruntime_src" not in refused.value.why
+    assert "::" not in refused.value.why
+
+
 def test_wrong_output_shape_is_refused(tmp_path):
     """Loading fails if the images have another shape than the graph declares."""
 
