@@ -55,7 +55,7 @@ class Draft:
         model: the graph.
         manifest: the manifest without parity figures.
         original: the model from which the graph was made.
-        inputs: inputs of the comparison; None: the first 1,000 serials of seed 0.
+        inputs: inputs of the comparison; None: those of `parity.make_inputs`.
         write_samples: writes samples.png to a path.
     """
 

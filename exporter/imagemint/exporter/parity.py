@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from imagemint.engine.backend import Backend
 from imagemint.engine.batch import Batch, draw_batch
+from imagemint.engine.captions import PADDING, Captions
+from imagemint.engine.sampling import draw_classes
 from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.training.trained import TrainedGenerator
@@ -70,8 +72,8 @@ def measure_parity(
         spec: the model.
         backend: runs the bundle.
         tolerance: largest accepted difference.
-        inputs: inputs of the comparison, such as sources of several sizes. Default: the first 1,000
-            serials of seed 0.
+        inputs: inputs of the comparison, such as sources of several sizes. Default: those of
+            `make_inputs`.
 
     Raises:
         ExportError: the difference exceeds the tolerance, or the pixels depend on the batch size.
@@ -141,11 +143,28 @@ def _check_sizes(backend: Backend, inputs: Batch, bar: "tqdm[NoReturn]") -> _Pix
 
 
 def make_inputs(spec: ModelSpec) -> Batch:
-    """Returns the inputs of the compared serials, with psi from 0 to 1."""
+    """Returns the inputs of the compared serials.
+
+    Psi goes from 0 to 1. Every second caption consists of random words instead of being an example,
+    because the examples have few of the words, and often one length.
+    """
     batch = draw_batch(spec, SEED, 0, SAMPLES)
-    if not spec.takes_psi:
-        return batch
-    return replace(batch, truncation=np.linspace(0, 1, SAMPLES, dtype=np.float32))
+    if spec.takes_psi:
+        batch = replace(batch, truncation=np.linspace(0, 1, SAMPLES, dtype=np.float32))
+    if spec.captions is not None and batch.tokens is not None:
+        tokens = batch.tokens.copy()
+        tokens[1::2] = _draw_captions(spec.captions, SAMPLES // 2)
+        batch = replace(batch, tokens=tokens)
+    return batch
+
+
+def _draw_captions(captions: Captions, count: int) -> npt.NDArray[np.int64]:
+    """Returns token ids int64 [count, max_words] of one to `max_words` words."""
+    length = captions.max_words
+    words = 1 + draw_classes(SEED, 0, count * length, len(captions.vocabulary))
+    lengths = 1 + draw_classes(SEED + 1, 0, count, length)
+    is_word = np.arange(length) < lengths[:, np.newaxis]
+    return np.where(is_word, words.reshape(count, length), PADDING)
 
 
 def run_pytorch(trained: TrainedGenerator, batch: Batch) -> _Pixels:

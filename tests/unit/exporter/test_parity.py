@@ -114,6 +114,16 @@ def test_psi_is_compared_from_0_to_1():
     assert make_inputs(ModelSpec.of(tiny_manifest())).truncation is None
 
 
+def test_captions_are_compared_in_all_words_and_lengths():
+    """The examples alone would not show a graph that is wrong for another word or length."""
+    captions = ModelSpec.of(tiny_manifest(captions=True)).captions
+    tokens = make_inputs(ModelSpec.of(tiny_manifest(captions=True))).tokens
+    texts = captions.decode(tokens)
+    assert {*texts[::2]} == {*captions.examples}
+    assert {len(text.split()) for text in texts[1::2]} == {*range(1, captions.max_words + 1)}
+    assert {word for text in texts[1::2] for word in text.split()} == {*captions.vocabulary}
+
+
 def _add_two_levels_to_one_pixel(images):
     images[:, 3, 3, 0] = np.where(images[:, 3, 3, 0] < 128, images[:, 3, 3, 0] + 2, 0)
     return images
