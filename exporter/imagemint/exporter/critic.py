@@ -298,4 +298,5 @@ def _find_shift(logits: NDArray[np.float32], maximum: float, share: float) -> fl
     def excess(shift: float) -> float:
         return float(compute_acceptance_chances(logits, Realness(maximum, shift)).mean()) - share
 
-    return float(brentq(excess, -100.0, 100.0))
+    # The smallest of these accepts every image, also if the logits are far apart.
+    return float(brentq(excess, min(float(logits.min()) - maximum, 0.0) - 100.0, 100.0))

@@ -110,6 +110,14 @@ def test_calibration_is_that_of_all_batches(exported, bundle, parts, tmp_path, m
     assert (found.maximum, found.shift) == pytest.approx((whole.maximum, whole.shift), rel=1e-4)
 
 
+@pytest.mark.parametrize("spread", [1, 1_000])
+def test_share_is_accepted_at_any_spread(spread):
+    """The shift is found also if the discriminator puts its logits far apart."""
+    logits = np.linspace(-spread, 0, 200, dtype=np.float32)
+    shift = critic._find_shift(logits, 0.0, 0.4)
+    assert compute_acceptance_chances(logits, Realness(0.0, shift)).mean() == pytest.approx(0.4)
+
+
 def test_copies_have_no_distance(bundle, scores, parts):
     """Training images are copies of themselves; the median test image has distance 1."""
     scorer = OnnxCritic(bundle, bundle.critic)
