@@ -103,4 +103,5 @@ def _move(source: Path, target: Path) -> None:
         if target.exists():
             raise ExportError(f"{target} was written by another process meanwhile") from error
         raise
-    flush([target.parent])
+    # The second one, because the folder of a new model may not be on the disk yet.
+    flush([target.parent, target.parent.parent])

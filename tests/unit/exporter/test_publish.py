@@ -43,19 +43,19 @@ def test_version_appears_atomically(tmp_path):
 
 
 def test_version_is_flushed_to_disk(tmp_path, monkeypatch):
-    """Files and their directory are flushed before the rename, and the model's folder after it."""
+    """Files and their directory are flushed before the rename, and the folders above after it."""
     flushed = []
 
     def fsync(descriptor):
-        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
-        flushed.append((path.name, path.parts[0].startswith(STAGING_PREFIX)))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path.parent)
+        flushed.append((path.name, any(part.startswith(STAGING_PREFIX) for part in path.parts)))
 
     monkeypatch.setattr(os, "fsync", fsync)
     with stage_version(tmp_path, "digits", 1) as directory:
         (directory / "model.onnx").write_bytes(b"weights")
         (directory / "card.md").write_text("card")
     assert {*flushed[:3]} == {("model.onnx", True), ("card.md", True), ("SHA256SUMS", True)}
-    assert flushed[3:] == [("1", True), ("digits", False)]
+    assert flushed[3:] == [("1", True), ("digits", False), (tmp_path.name, False)]
 
 
 def test_failed_staging_leaves_nothing(tmp_path):
