@@ -17,7 +17,7 @@ from small_runs import pictures, small, train
 from torch import nn
 
 from imagemint.client.cli import main
-from imagemint.training.distributed import Batchwise, Distributed
+from imagemint.training.distributed import Batchwise, Distributed, start_distributed
 from imagemint.training.errors import ProcessesError
 from imagemint.training.loop.checkpoints import list_checkpoints
 from imagemint.training.loop.start import make_initial_state
@@ -163,6 +163,53 @@ def test_every_process_gets_the_error(two_processes):
         assert ill.startswith("LossNotFinite: after ")
 
 
+def test_processes_draw_other_numbers(two_processes):
+    """Dropout and noise differ between processes and steps, also after a resume."""
+    seeds = [
+        json.loads((two_processes / f"{run}-{rank}.seeds").read_text())
+        for run in ("mnist", "cut")
+        for rank in (0, 1)
+    ]
+    first, second, *resumed = seeds
+    assert len({*first, *second}) == 2 * len(first) == 12
+    assert resumed == [first[2:], second[2:]]
+
+
+@pytest.fixture
+def collected(two_processes):
+    """The results of the collectives in either process."""
+    return [json.loads((two_processes / f"collectives-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_collectives_can_be_differentiated(collected):
+    """Each process gets the same sum, mean or rows, and the gradients of both losses."""
+    for own in collected:
+        # Rows are 1 and 3 on rank 0, 2 and 4 on rank 1; losses have weights of 1 and of 2.
+        assert own["all_reduce_sum"] == [[3, 7], [3, 6]]
+        assert own["all_reduce_mean"] == [[1.5, 3.5], [1.5, 3]]
+        assert own["all_gather"][0] == [1, 3, 2, 4]
+        assert own["average"] == 0.5
+    assert [own["all_gather"][1] for own in collected] == [[3, 6], [9, 12]]
+
+
+def test_gradients_are_averaged_in_buckets(collected):
+    """Every gradient becomes the mean, in buckets of any size. One that is missing stays so."""
+    expected = [[1, 2], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4], [1]]
+    assert [own["gradients"] for own in collected] == [expected, expected]
+
+
+def test_first_process_acts_for_all(collected, two_processes):
+    """An action runs on rank 0, whose exception each process gets, and goes first where asked."""
+    assert [path.name for path in two_processes.glob("collectives-ran-on-*")] == [
+        "collectives-ran-on-0"
+    ]
+    assert [own["errors"] for own in collected] == [
+        ["LossNotFinite: it is NaN", "OSError: no space"],
+        ["LossNotFinite: it is NaN", "TrainingError: rank 0 failed: OSError('no space')"],
+    ]
+    assert [own["first"] for own in collected] == [True, False]
+
+
 # --- a single process ---------------------------------------------------------------------------
 
 
@@ -283,6 +330,53 @@ def test_interrupted_command_saves_once(shades, tmp_path):
     assert done.stdout == f"{only}: 24 images of 12,000,000; --resume continues\n"
     options = json.loads((run / "options.json").read_text())
     assert (options["processes"], options["precision"]) == (2, "fp32")
+
+
+BROKEN = """
+import errno, os, sys
+from imagemint.client.cli import main
+from imagemint.training.loop import training_loop
+from imagemint.training.loop.stats import Stats
+
+class BrokenStats(Stats):
+    steps = 0
+
+    def collect(self):
+        BrokenStats.steps += 1
+        if BrokenStats.steps == 3 and self._processes.rank == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "images.bin")
+        return super().collect()
+
+training_loop.Stats = BrokenStats
+sys.exit(main())
+"""
+
+
+def test_failed_process_ends_the_run(shades, tmp_path):
+    """If one process fails, it says why in one line, and the other one ends as well."""
+    program = tmp_path / "program.py"
+    program.write_text(BROKEN)
+    done = subprocess.run(
+        [sys.executable, program, *make_arguments(shades, tmp_path / "run", "--processes", "2")],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("imagemint train: ")]
+    assert "imagemint train: images.bin: Input/output error" in said
+    assert any("another process of the run has ended" in line for line in said)
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_parts_are_named(monkeypatch):
+    """Fewer GPUs than processes, and a missing package, are errors that say what to do."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ProcessesError, match="2 processes need 2 GPUs, and this machine has 1"):
+        start_distributed(torch.device("cuda"), 2, 1)
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    with pytest.raises(ProcessesError, match=r"needs: pip install 'imagemint\[train\]'"):
+        start_distributed(torch.device("cpu"), 2, 1)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ class Batchwise:
 class FabricDistributed(Distributed):
     """Collectives over several processes, by Lightning Fabric.
 
+    They raise `ProcessesError` if another process has ended.
+
     Args:
         fabric: a Fabric whose `launch` has run.
     """
@@ -143,7 +145,7 @@ class FabricDistributed(Distributed):
         for bucket in _group_tensors(gradients):
             # Not Fabric.all_reduce: its barrier costs one more round trip for each bucket.
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
+            _add_all(flat)
             flat /= self.world_size
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
@@ -165,13 +167,33 @@ class FabricDistributed(Distributed):
         shared: Exception | None = failure
         if failure is not None and not isinstance(failure, TrainingError):
             shared = TrainingError(f"rank 0 failed: {failure!r}")
-        shared = self._fabric.broadcast(shared)
+        with _explain_lost_process():
+            shared = self._fabric.broadcast(shared)
         if shared is not None:
             raise failure or shared
 
     def barrier(self) -> None:
         """Waits until every process has reached this call."""
-        self._fabric.barrier()
+        with _explain_lost_process():
+            self._fabric.barrier()
+
+
+def _add_all(x: Tensor) -> None:
+    """Replaces ``x`` with its sum over all processes."""
+    with _explain_lost_process():
+        dist.all_reduce(x)
+
+
+@contextmanager
+def _explain_lost_process() -> Iterator[None]:
+    """Raises `ProcessesError` if an exchange fails, as it does when another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessesError(
+            "another process of the run has ended, or cannot be reached; its own message says why"
+            f" ({error})"
+        ) from error
 
 
 class _Sum(torch.autograd.Function):
@@ -180,7 +202,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401, ARG004 - as PyTorch calls it
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
+        _add_all(x)
         return x
 
     @staticmethod
@@ -190,7 +212,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _group_tensors(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yields the tensors in order, in lists of about 32 MiB of one dtype."""
+    """Yields the tensors in order, in lists of 32 MiB or, if it is larger, of one tensor."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(each.numel() for each in bucket) + tensor.numel() > _BUCKET_ELEMENTS
