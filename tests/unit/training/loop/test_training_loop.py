@@ -385,7 +385,7 @@ def test_rollback_goes_before_the_collapse(train, tmp_path, poison, caplog):
 def train_with_explosions(train, monkeypatch):
     """A function that trains with steps that explode after image 40, a given number of times."""
 
-    def start(run, explosions, rollbacks):
+    def start(run, explosions, rollbacks, log_interval=24):
         rate, left = training_loop.compute_learning_rate, [explosions]
 
         def exploding(recipe, images_seen, rolled):
@@ -394,7 +394,7 @@ def train_with_explosions(train, monkeypatch):
             return rate(recipe, images_seen, rolled)
 
         monkeypatch.setattr(training_loop, "compute_learning_rate", exploding)
-        alert = Schedule(24, 32, 1_000, rollbacks=rollbacks)
+        alert = Schedule(log_interval, 32, 1_000, rollbacks=rollbacks)
         return train(run, schedule=alert)
 
     return start
@@ -412,6 +412,14 @@ def test_explosion_is_rolled_back(train_with_explosions, tmp_path, caplog, read_
         (find_latest_checkpoint(tmp_path / "run") / "checkpoint.json").read_text()
     )
     assert checkpoint["rollbacks"] == 2
+
+
+def test_rollback_deletes_later_rows(train_with_explosions, tmp_path):
+    """Rows between the good checkpoint and the failure are replaced, not written twice."""
+    train_with_explosions(tmp_path, explosions=1, rollbacks=1, log_interval=8)
+    rows = [json.loads(row) for row in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["images"] for row in rows] == [*range(8, 104, 8)]
+    assert ["rollbacks" in row for row in rows] == [row["images"] > 32 for row in rows]
 
 
 def test_rollback_changes_the_order(digits):
