@@ -1,10 +1,13 @@
 """Tests of connections that are lost after a response has begun, which gRPC does not repeat."""
 
+import asyncio
+import gc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from forwarder import run_forwarder
+from grpc import aio
 
 from imagemint import client
 from imagemint.client import AsyncClient, api
@@ -87,3 +90,23 @@ async def test_second_call_has_the_rest_of_the_time(asynchronous, mint, monkeypa
     mint.cuts = 1
     await asynchronous.generate("tiny", timeout_s=WAIT_S)
     assert mint.deadlines_s[1] < WAIT_S - 30 < mint.deadlines_s[0]
+
+
+def list_calls():
+    """Returns the calls of gRPC that exist in this process."""
+    return [each for each in gc.get_objects() if isinstance(each, aio.Call)]
+
+
+@pytest.mark.parametrize(("call", "result"), CALLS, ids=lambda each: getattr(each, "__name__", ""))
+async def test_failed_call_is_released(asynchronous, mint, call, result):
+    """It would keep its connection open, also after `close`, until the garbage collector runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        mint.cuts = 1
+        assert await call(asynchronous) == result
+        async with asyncio.timeout(WAIT_S):
+            while list_calls():  # noqa: ASYNC110 - cancelled tasks end in later iterations
+                await asyncio.sleep(0)
+    finally:
+        gc.enable()

@@ -63,7 +63,7 @@ class FaithfulCall:
             found = await self._find_status(error)
             if found.code() is StatusCode.OK:
                 return aio.EOF
-            raise found from None
+            raise _copy(found) from None
 
     async def write(self, request: object) -> None:
         """Sends a request.
@@ -110,6 +110,13 @@ def _make_error(call: Any) -> aio.AioRpcError:  # noqa: ANN401 - as above
         aio.Metadata(),
         _finish(call.trailing_metadata()),
         _finish(call.details()),
+    )
+
+
+def _copy(error: aio.AioRpcError) -> aio.AioRpcError:
+    """Returns an error to raise. The traceback of a kept one would refer to the call for ever."""
+    return aio.AioRpcError(
+        error.code(), error.initial_metadata(), error.trailing_metadata(), error.details()
     )
 
 

@@ -12,6 +12,7 @@ from imagemint.client.errors import (
     NO_SERVER,
     ClientClosed,
     ClientForked,
+    ImagemintError,
     Unavailable,
     translate_error,
 )
@@ -69,10 +70,9 @@ class Lifetime:
         try:
             yield
         except aio.AioRpcError as error:
-            translated = translate_error(error, self.server, timeout_s)
-            if isinstance(translated, Unavailable) and translated.reason in NO_SERVER:
-                self.unreachable_at = time.monotonic()
-            raise translated from error
+            # A local variable would refer to the error, whose traceback refers to this frame: the
+            # call would keep its connection until the garbage collector runs.
+            raise self._translate(error, timeout_s) from error
         except aio.UsageError:  # gRPC raises it for a call on a channel that is closed
             self.check()
             raise
@@ -80,3 +80,10 @@ class Lifetime:
             if task is None or task.cancelling() == cancelled_before:
                 self.check()
             raise
+
+    def _translate(self, error: aio.AioRpcError, timeout_s: float | None) -> ImagemintError:
+        """Returns the error of this package, and notes if the call has reached no server."""
+        translated = translate_error(error, self.server, timeout_s)
+        if isinstance(translated, Unavailable) and translated.reason in NO_SERVER:
+            self.unreachable_at = time.monotonic()
+        return translated

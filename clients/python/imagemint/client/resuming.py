@@ -147,28 +147,31 @@ class ResumedStream(ABC, Generic[ResponseT]):
         deadline = None if self._timeout_s is None else loop.time() + self._timeout_s
         failures = 0
         failure: ImagemintError | None = None
-        while True:
-            try:
-                message = await self._try_read(deadline, failure)
-            except ClientClosed:
-                raise
-            except (Unavailable, QueueFull, Cancelled) as error:
-                if self.is_complete():
-                    return None
-                self.cancel()
-                failure = error
-                failures += 1
-            else:
-                return self.accept(message)
-            wait_s = self._backoff.compute_delay_s(failures, failure.retry_delay_s)
-            if deadline is not None:
-                left_s = deadline - loop.time()
-                if left_s <= 0 or (failure.retry_delay_s or 0) > left_s:
+        try:
+            while True:
+                try:
+                    message = await self._try_read(deadline, failure)
+                except ClientClosed:
+                    raise
+                except (Unavailable, QueueFull, Cancelled) as error:
+                    if self.is_complete():
+                        return None
+                    self.cancel()
+                    failure = error
+                    failures += 1
+                else:
+                    return self.accept(message)
+                wait_s = self._backoff.compute_delay_s(failures, failure.retry_delay_s)
+                if deadline is not None:
+                    left_s = deadline - loop.time()
+                    if left_s <= 0 or (failure.retry_delay_s or 0) > left_s:
+                        raise failure
+                    wait_s = min(wait_s, left_s)
+                if not self.has_begun() and not may_repeat(failure, failures):
                     raise failure
-                wait_s = min(wait_s, left_s)
-            if not self.has_begun() and not may_repeat(failure, failures):
-                raise failure
-            await asyncio.sleep(wait_s)
+                await asyncio.sleep(wait_s)
+        finally:
+            del failure  # see Lifetime.translate
 
     async def _try_read(self, deadline: float | None, failure: ImagemintError | None) -> object:
         """Returns what the active call or a new one reads next."""
