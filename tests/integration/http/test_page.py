@@ -1,5 +1,6 @@
 """Tests of the page in a real Chromium, from generation to errors."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -250,6 +251,42 @@ async def test_images_can_be_interpolated(visit, shop):
         assert picture.n_frames > 2  # the encoder joins equal frames
 
 
+async def test_walk_is_loaded_once(visit, shop):
+    """Further clicks while the frames come load nothing, and the images of old ends are freed."""
+    page = await visit(shop, "#model=digits&version=1&count=9", reduced_motion="reduce")
+    await wait_for_images(page)
+    await expect(page.locator("#slot-a img")).to_be_visible()
+    held = asyncio.Queue()
+    await page.route("**:interpolate", held.put_nowait)
+    await page.locator("#walk-play").click()
+    await held.get()
+    await page.locator("#walk-play").click()
+    await page.evaluate(COUNT_URLS)
+    await page.locator("#walk-random").click()  # takes the place of the one under way
+    second = await held.get()
+    await page.locator("#walk-play").click()
+    await second.continue_()
+    await expect(page.locator("#walk-hint")).to_contain_text("60 images between A and B")
+    await expect(page.locator("#walk-position")).to_have_value("59")
+    assert held.empty()
+    assert await page.evaluate("() => document.urls.size") == 0
+
+
+COUNT_URLS = """() => {
+  document.urls = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (blob) => {
+    const url = createObjectURL.call(URL, blob);
+    document.urls.add(url);
+    return url;
+  };
+  URL.revokeObjectURL = (url) => {
+    document.urls.delete(url);
+    revokeObjectURL.call(URL, url);
+  };
+}"""
+
+
 async def test_keyboard_navigation_works(visit, shop):
     """The grid has one Tab stop. Arrows move, Enter opens, and Escape returns."""
     page = await visit(shop, "#model=digits&count=9")
@@ -322,6 +359,80 @@ async def test_full_queue_is_retried(visit, held_site):
         await wait_for_images(each)
 
 
+async def test_countdown_is_not_read_aloud(visit, shop):
+    """A screen reader would read the notice again each second. The name of the button stays."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    await page.route(
+        "**:streamGenerate", lambda route: route.fulfill(status=429, json={"retry_delay_s": 600})
+    )
+    await page.locator("#mint").click()
+    button = page.locator("#notice").get_by_role("button", name="Try again", exact=True)
+    await expect(button).to_have_text(re.compile(r"^Try again \(by itself in \d+ s\)$"))
+
+
+async def test_answers_of_proxies_are_shown(visit, shop):
+    """They are no problem details, and may be cut off."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    answers = [
+        {"status": 502, "json": {"message": "no upstream"}},
+        {"status": 504, "body": "null"},
+        {"status": 200, "body": '{"batch": {'},
+    ]
+    await page.route("**:streamGenerate", lambda route: route.fulfill(**answers.pop(0)))
+    notice = page.locator("#notice")
+    for text in ("The server answered 502.", "The server answered 504.", "The connection was cut."):
+        await page.locator("#mint").click()
+        await expect(notice).to_contain_text(text)
+    await page.unroute("**:streamGenerate")
+    await notice.get_by_role("button").focus()
+    await page.keyboard.press("Enter")
+    await wait_for_images(page)
+    await expect(page.locator("#stage")).to_be_focused()
+
+
+async def test_answer_to_an_older_request_is_not_shown(visit, shop):
+    """What is under way when another one begins says nothing any more."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    await page.evaluate(KEEP_PROGRESS)
+    await page.route("**:streamGenerate", lambda _: None)  # is never answered
+    async with page.expect_request("**:streamGenerate"):
+        await page.locator("#mint").click()
+    async with page.expect_event("requestfailed"), page.expect_request("**:streamGenerate"):
+        await page.locator("#mint").click()
+    await expect(page.locator("#progress")).to_contain_text("Waiting in the queue")
+    assert not [text for text in await page.evaluate("document.said") if "Stopped" in text]
+    await page.locator("#stop").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#progress")).to_contain_text("Stopped after 0 images")
+    await expect(page.locator("#mint")).to_be_focused()
+    await page.unroute("**:streamGenerate")
+    await page.locator("#mint").click()
+    await wait_for_images(page)
+    held = asyncio.Queue()
+    await page.route("**/images/**", held.put_nowait)
+    await page.locator(".tile").first.click()
+    await page.locator("#remint").click()
+    first = await held.get()
+    await page.locator("#next").click()
+    async with page.expect_response("**/images/**"):
+        await first.fulfill(status=500, json={"detail": "of the first image"})
+    await page.evaluate(ROUND_TRIP)
+    await expect(page.locator("#viewer-note")).to_have_text("")
+
+
+KEEP_PROGRESS = """() => {
+  document.said = [];
+  const progress = document.querySelector("#progress");
+  const keep = () => document.said.push(progress.textContent);
+  new MutationObserver(keep).observe(progress, { childList: true });
+}"""
+# A request of its own, after which the page knows the answers before.
+ROUND_TRIP = "() => fetch('readyz').then((response) => response.text())"
+
+
 async def test_drain_and_disconnection_are_shown(visit, serve_http, gallery):
     """The page shows that the server drains and that it is gone."""
     app = await serve_http(gallery, drain_delay_s=3.0)
@@ -349,10 +460,25 @@ async def test_key_can_be_entered(visit, serve_http, gallery, tmp_path):
     await expect(page.locator("#notice")).to_contain_text("requires an API key")
     await expect(page.locator("#models")).to_have_text("No models to show.")
     await expect(page.locator("#mint")).to_be_disabled()
-    await page.locator("#notice button").click()
-    await page.locator("#key").fill(KEY)
-    await page.locator("#key-form button[value=save]").click()
+
+    async def enter(key):
+        await page.locator("#key-button").click()
+        await page.locator("#key").fill(key)
+        await page.locator("#key-form button[value=save]").click()
+
+    await enter("imk_typed…")
+    await expect(page.locator("#notice")).to_contain_text("The key has characters that no key has")
+    held = asyncio.Queue()
+    await page.route("**/v1/models?*", held.put_nowait)
+    await enter("imk_wrong")
+    wrong = await held.get()
+    await enter(KEY)
+    await (await held.get()).continue_()
     await wait_for_images(page)
+    await expect(page.locator("#notice")).to_be_hidden()
+    async with page.expect_response("**/v1/models?*"):
+        await wrong.continue_()
+    await page.evaluate(ROUND_TRIP)
     await expect(page.locator("#notice")).to_be_hidden()
 
 

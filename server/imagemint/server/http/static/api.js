@@ -18,6 +18,10 @@ export class Failure extends Error {
 
 function headers(more) {
   const key = getKey();
+  if (/[^\x21-\x7e]/.test(key)) {
+    // The browser would refuse the header, as if the server did not answer.
+    throw new Failure({ status: 401, reason: "API_KEY_INVALID", detail: "The key has characters that no key has." });
+  }
   // The server takes a form with this header for one of its own page; see origins.py.
   return { "x-requested-with": "imagemint", ...(key ? { authorization: `Bearer ${key}` } : {}), ...more };
 }
@@ -26,12 +30,13 @@ function headers(more) {
 export async function call(path, { method = "GET", body, accept = "application/json", signal, cache } = {}) {
   let response;
   const isForm = body instanceof FormData; // the browser writes its content type
+  const sent = headers(body && !isForm ? { accept, "content-type": "application/json" } : { accept });
   try {
     response = await fetch(path, {
       method,
       signal,
       cache,
-      headers: headers(body && !isForm ? { accept, "content-type": "application/json" } : { accept }),
+      headers: sent,
       body: body && !isForm ? JSON.stringify(body) : body,
     });
   } catch (error) {
@@ -42,13 +47,14 @@ export async function call(path, { method = "GET", body, accept = "application/j
   return response;
 }
 
+/** Returns the problem of a response, which may be of a proxy and no problem at all. */
 async function readProblem(response) {
-  try {
-    return await response.json();
-  } catch {
-    return { status: response.status, detail: `The server answered ${response.status}.` };
-  }
+  const { status } = response;
+  const found = await response.json().catch(() => null);
+  return { ...found, status, detail: found?.detail ?? `The server answered ${status}.` };
 }
+
+const makeCut = () => new Failure({ status: 0, reason: "CUT", detail: "The connection was cut." });
 
 /** Yields the messages of a stream of JSON lines. */
 export async function* streamLines(path, body, signal) {
@@ -60,10 +66,12 @@ export async function* streamLines(path, body, signal) {
     try {
       part = await reader.read();
     } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Failure({ status: 0, reason: "CUT", detail: "The connection was cut." });
+      throw error.name === "AbortError" ? error : makeCut();
     }
-    if (part.done) return;
+    if (part.done) {
+      if (rest) throw makeCut();
+      return;
+    }
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
@@ -120,20 +128,21 @@ function parseServerTiming(text) {
 }
 
 /** Returns the sample sheet of a bundle; null if it has none. */
-export async function fetchSamples(model, version) {
-  try {
-    return await fetchPicture(`${modelPath(model)}/versions/${version}/samples.png`);
-  } catch {
-    return null;
-  }
-}
+export const fetchSamples = (model, version) =>
+  nullIfAbsent(fetchPicture(`${modelPath(model)}/versions/${version}/samples.png`));
 
 /** Returns the text of a bundle's card; null if it has none. */
-export async function fetchCard(model, version) {
+export const fetchCard = (model, version) =>
+  nullIfAbsent(
+    call(`${modelPath(model)}/versions/${version}/card.md`, { accept: "text/markdown" }).then((response) => response.text()),
+  );
+
+async function nullIfAbsent(found) {
   try {
-    return await (await call(`${modelPath(model)}/versions/${version}/card.md`, { accept: "text/markdown" })).text();
-  } catch {
-    return null;
+    return await found;
+  } catch (error) {
+    if (error instanceof Failure && error.problem.status === 404) return null;
+    throw error;
   }
 }
 

@@ -24,6 +24,7 @@ let grids = [];
 let running = null;
 let shown = "";
 let loading; // the timer of the next look at the models
+let look = 0; // increased with each; an older one may be answered later
 
 const askKey = connectKey(() => loadModels());
 connectTheme();
@@ -62,8 +63,10 @@ followStatus((state, last) => {
 /** Reads the models; comes again while some are loading. */
 async function loadModels() {
   clearTimeout(loading);
+  const turn = ++look;
   try {
     const models = await listModels();
+    if (turn !== look) return;
     controls.setModels(models);
     const states = models.flatMap((each) => each.versions.map((one) => one.state));
     if (states.includes("MODEL_STATE_LOADING")) loading = setTimeout(loadModels, LOADING_MS);
@@ -71,7 +74,7 @@ async function loadModels() {
     if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
     if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
   } catch (error) {
-    fail(error, loadModels);
+    if (turn === look) fail(error, loadModels);
   }
 }
 
@@ -110,13 +113,15 @@ async function mint(attempt = 0) {
   try {
     if (controls.source) await translateSource(spec, aborter.signal);
     else await fillGrids(spec, aborter.signal);
+    announce(aborter);
   } catch (error) {
     aborter.abort();
-    if (error.name === "AbortError") announce(aborter.signal);
-    else fail(error, mint, attempt);
+    if (error.name === "AbortError") announce(aborter);
+    else if (running === aborter) fail(error, mint, attempt);
   } finally {
     if (running === aborter) {
       running = null;
+      if (document.activeElement === byId("stop")) byId("mint").focus({ preventScroll: true });
       byId("stop").hidden = true;
       for (const grid of grids) grid.end();
     }
@@ -135,8 +140,7 @@ async function fillGrids(spec, signal) {
   makeGrids(Number(spec.count));
   meter.begin();
   await Promise.all(grids.map((grid) => fill(grid, spec, signal)));
-  meter.end();
-  announce(signal);
+  if (!signal.aborted) meter.end();
 }
 
 function makeGrids(count) {
@@ -204,8 +208,9 @@ function pickTwo() {
   return [images[a], images[b]];
 }
 
-function announce(signal) {
-  if (controls.source) return;
+/** Says how a request ended, unless another one has taken its place. */
+function announce({ signal }) {
+  if (controls.source || signal !== running?.signal) return;
   const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
   const seconds = (performance.now() - meter.began) / 1e3;
   const end = signal.aborted ? "Stopped after" : "Generated";

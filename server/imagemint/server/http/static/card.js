@@ -1,7 +1,7 @@
 // The model card: what the model is, and its measured quality.
 
-import { byId, formatCount, make } from "./dom.js";
-import { fetchCard, fetchPicture } from "./api.js";
+import { byId, formatCount, make, makePicture } from "./dom.js";
+import { Failure, fetchCard, fetchSamples } from "./api.js";
 
 const MOST_ROWS = 8;
 
@@ -26,8 +26,8 @@ export function showCard(model, version) {
     make("p", {}, make("strong", {}, manifest.title || model.name)),
     makeTable(["", ""], facts),
     makeFigures(manifest.evaluations ?? []),
-    makeDetails(nameSamples(manifest).title, (body) => showSamples(body, model, version)),
-    makeDetails("The whole card", (body) => showText(body, model, version)),
+    makeDetails(nameSamples(manifest).title, () => makeSamples(model, version)),
+    makeDetails("The whole card", () => makeText(model, version)),
   );
 }
 
@@ -53,11 +53,22 @@ function makeTable(head, rows) {
   return make("table", {}, top, body);
 }
 
-function makeDetails(title, fill) {
+/** Returns details whose content `load` returns when they are first opened; after a failure, when opened again. */
+function makeDetails(title, load) {
   const body = make("div");
   const details = make("details", {}, make("summary", {}, title), body);
-  details.addEventListener("toggle", () => {
-    if (details.open && !body.hasChildNodes()) fill(body);
+  let state = "empty";
+  details.addEventListener("toggle", async () => {
+    if (!details.open || state !== "empty") return;
+    state = "loading";
+    try {
+      body.replaceChildren(await load());
+      state = "full";
+    } catch (error) {
+      state = "empty";
+      if (!(error instanceof Failure)) throw error;
+      body.replaceChildren(make("p", { class: "muted small", role: "status" }, error.problem.detail));
+    }
   });
   return details;
 }
@@ -68,19 +79,16 @@ function nameSamples({ source, classLabels = [] }) {
   return classLabels.length ? { title: "Samples of every class", order: ": each row is one class" } : { title: "Samples", order: "" };
 }
 
-async function showSamples(body, model, version) {
-  try {
-    const blob = await fetchPicture(`v1/models/${model.name}/versions/${version.version}/samples.png`);
-    body.append(make("img", { src: URL.createObjectURL(blob), alt: `Samples of ${model.name}${nameSamples(version.manifest).order}` }));
-  } catch {
-    body.append(make("p", { class: "muted small" }, "The bundle has no samples."));
-  }
+async function makeSamples(model, version) {
+  const sheet = await fetchSamples(model.name, version.version);
+  if (!sheet) return make("p", { class: "muted small" }, "The bundle has no samples.");
+  return makePicture(sheet, { alt: `Samples of ${model.name}${nameSamples(version.manifest).order}` });
 }
 
-async function showText(body, model, version) {
+async function makeText(model, version) {
   const text = await fetchCard(model.name, version.version);
   const blocks = text === null ? [make("p", { class: "muted" }, "The bundle has no card.")] : parseMarkdown(text);
-  body.append(make("div", { class: "card-text", tabindex: "0", role: "region", "aria-label": "Card" }, ...blocks));
+  return make("div", { class: "card-text", tabindex: "0", role: "region", "aria-label": "Card" }, ...blocks);
 }
 
 /** Returns elements for the Markdown of our cards: headings, lists, tables, code and paragraphs. */

@@ -1,6 +1,6 @@
 // The form: which model, which images. Its state is also the fragment of the page's address.
 
-import { byId, formatCount, make } from "./dom.js";
+import { byId, formatCount, make, makePicture } from "./dom.js";
 import { fetchPicture } from "./api.js";
 import { cutResults } from "./examples.js";
 import { clearFaults, showFaults } from "./faults.js";
@@ -324,13 +324,13 @@ async function fillThumbs(place, model) {
   const version = model.defaultVersion || model.versions.findLast((each) => each.state === READY).version;
   if (isTranslator(model)) {
     const results = await cutResults(model.name, version);
-    place.append(...results.map((blob) => make("img", { src: URL.createObjectURL(blob), alt: "" })));
+    place.append(...results.map((blob) => makePicture(blob, { alt: "" })));
     return;
   }
   for (let index = 0; index < 4; index += 1) {
     try {
       const blob = await fetchPicture(`v1/models/${model.name}/versions/${version}/images/7/${index}.png`);
-      place.append(make("img", { src: URL.createObjectURL(blob), alt: "" }));
+      place.append(makePicture(blob, { alt: "" }));
     } catch {
       return; // a picker without pictures still picks
     }

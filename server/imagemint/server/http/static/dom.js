@@ -16,6 +16,13 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Creates the image of a blob, whose memory is free once the image is gone. */
+export function makePicture(blob, attributes) {
+  const src = URL.createObjectURL(blob);
+  const free = () => URL.revokeObjectURL(src);
+  return make("img", { src, onload: free, onerror: free, ...attributes });
+}
+
 /** Copies text to the clipboard; returns whether that worked. */
 export async function copyText(text) {
   try {

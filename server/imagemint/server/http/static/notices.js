@@ -7,9 +7,11 @@ const MOST_RETRIES = 5;
 // The same request may be answered later: it was late, or too early, or there were too many.
 const PASSING = [408, 425, 429];
 
-/** Hides the notice. */
+/** Hides the notice. The focus goes to the images if it was on a button of it. */
 export function hideNotice() {
-  byId("notice").hidden = true;
+  const notice = byId("notice");
+  if (!notice.hidden && notice.contains(document.activeElement)) byId("stage").focus({ preventScroll: true });
+  notice.hidden = true;
 }
 
 function show(kind, title, detail, ...rest) {
@@ -64,10 +66,13 @@ const makeKeyButton = (askKey) => make("button", { type: "button", class: "prima
 /** Retries after a delay; a click on the button, or another notice, is faster. */
 async function countDown(seconds, button, retry) {
   const until = performance.now() + seconds * 1e3;
+  // A screen reader would read the whole notice again each second.
+  const rest = make("span", { "aria-hidden": "true" });
+  button.append(rest);
   while (button.isConnected && !byId("notice").hidden) {
     const left = Math.ceil((until - performance.now()) / 1e3);
     if (left <= 0) return retry();
-    button.textContent = `Try again (by itself in ${left} s)`;
+    rest.textContent = ` (by itself in ${left} s)`;
     await sleep(200);
   }
 }

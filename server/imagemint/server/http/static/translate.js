@@ -1,6 +1,6 @@
 // The drop zone: a source, and its translation beside it.
 
-import { byId, formatSeconds, make } from "./dom.js";
+import { byId, formatSeconds, make, makePicture } from "./dom.js";
 import { translate } from "./api.js";
 import { cutSources } from "./examples.js";
 
@@ -68,7 +68,7 @@ export class Translator {
     if (place.dataset.model !== key || !sources.length) return;
     const buttons = sources.map((blob, at) => {
       const name = `example-${at + 1}.png`;
-      const image = make("img", { src: URL.createObjectURL(blob), alt: "", class: "pixels" });
+      const image = makePicture(blob, { alt: "", class: "pixels" });
       const onclick = () => this.take([new File([blob], name, { type: "image/png" })]);
       return make("button", { type: "button", class: "example", "aria-label": `Example ${at + 1}`, onclick }, image);
     });

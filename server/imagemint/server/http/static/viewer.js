@@ -35,10 +35,6 @@ export class Viewer {
     byId("remint").focus();
   }
 
-  get image() {
-    return this.grid.images[this.at];
-  }
-
   get url() {
     return new URL(pathOfSerial(this.image.serial), document.baseURI).href;
   }
@@ -50,7 +46,7 @@ export class Viewer {
   }
 
   fill() {
-    const { image } = this;
+    const image = (this.image = this.grid.images[this.at]); // kept: the grid may be filled again meanwhile
     const twin = this.grid.twin?.images[this.at];
     showPicture("viewer-image", image, this.pixels);
     byId("viewer-title").textContent = image.label;
@@ -86,17 +82,18 @@ export class Viewer {
   /** Asks the server for the image by its serial alone, and compares all pixels. */
   async remint() {
     const { image } = this;
-    this.note("Generating …");
+    const note = (...said) => image === this.image && this.note(...said); // another one may be shown by then
+    note("Generating …");
     try {
       const fresh = await readPixels(await fetchPicture(pathOfSerial(image.serial), true));
       const kept = await readPixels(image.blob);
       const same = kept.filter((pixel, at) => pixel === fresh[at]).length;
       const all = same === kept.length && kept.length === fresh.length;
       const text = `${formatCount(same)} of ${formatCount(kept.length)} pixels are equal.`;
-      this.note(all ? `Generated again: the same image. ${text}` : `Another image! Only ${text}`, !all);
+      note(all ? `Generated again: the same image. ${text}` : `Another image! Only ${text}`, !all);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
-      this.note(error.problem.detail, true);
+      note(error.problem.detail, true);
     }
   }
 }
@@ -113,5 +110,6 @@ async function readPixels(blob) {
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const pen = canvas.getContext("2d");
   pen.drawImage(bitmap, 0, 0);
-  return new Uint32Array(pen.getImageData(0, 0, bitmap.width, bitmap.height).data.buffer);
+  bitmap.close();
+  return new Uint32Array(pen.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
 }

@@ -1,6 +1,6 @@
 // The walk: the images on the great circle between two latents, played back and forth.
 
-import { byId, make } from "./dom.js";
+import { byId, make, makePicture } from "./dom.js";
 import { Failure, decodePicture, fetchWalk, parseDuration, streamWalk } from "./api.js";
 
 const FRAMES = 60;
@@ -50,11 +50,11 @@ export class Walk {
   /** Sets one end. */
   set(end, image) {
     this.reset();
-    this.ends[end] = { ...image, url: URL.createObjectURL(image.blob) };
+    this.ends[end] = image;
     const slot = byId(`slot-${end}`);
     slot.classList.add("filled");
     slot.setAttribute("aria-label", `${end.toUpperCase()}: ${image.label}, serial ${image.serial}`);
-    slot.replaceChildren(make("img", { src: this.ends[end].url, alt: "", class: image.pixels ? "pixels" : "" }));
+    slot.replaceChildren(makePicture(image.blob, { alt: "", class: image.pixels ? "pixels" : "" }));
     byId("walk-canvas").classList.toggle("pixels", Boolean(image.pixels));
     if (end === "a" || !this.ends.b) this.drawBlob(image.blob);
   }
@@ -72,7 +72,10 @@ export class Walk {
 
   reset() {
     this.pause();
-    this.aborter?.abort();
+    if (this.loading) byId("walk-hint").textContent = "Press Walk to see the way between A and B.";
+    this.loading?.abort();
+    this.loading = null;
+    for (const frame of this.frames) frame.close();
     this.frames = [];
     byId("walk-position").disabled = true;
     byId("walk-save").disabled = true;
@@ -83,6 +86,7 @@ export class Walk {
       this.await(this.ends.a ? "b" : "a");
       return;
     }
+    if (this.loading) return; // it plays when all frames are there
     if (this.frames.length < FRAMES && !(await this.load())) return;
     if (this.still.matches) return this.showFrame(FRAMES - 1);
     this.playing = true;
@@ -105,23 +109,27 @@ export class Walk {
   /** Asks for the frames, and shows each as it comes; returns whether all came. */
   async load() {
     const { a, b } = this.ends;
-    this.aborter = new AbortController();
-    this.frames = [];
+    this.reset();
+    const { signal } = (this.loading = new AbortController());
     const began = performance.now();
     byId("walk-hint").textContent = "Walking …";
     try {
-      for await (const chunk of streamWalk(a.model, [a.serial, b.serial], FRAMES, this.aborter.signal)) {
+      for await (const chunk of streamWalk(a.model, [a.serial, b.serial], FRAMES, signal)) {
         for (const picture of chunk.batch.pictures) {
-          this.frames.push(await createImageBitmap(decodePicture(picture)));
+          const frame = await createImageBitmap(decodePicture(picture));
+          if (signal.aborted) return false;
+          this.frames.push(frame);
           this.showFrame(this.frames.length - 1);
         }
         this.modelSeconds = parseDuration(chunk.timing?.inference);
       }
     } catch (error) {
-      if (error.name === "AbortError") return false;
+      if (signal.aborted) return false;
       if (!(error instanceof Failure)) throw error;
       byId("walk-hint").textContent = error.problem.detail;
       return false;
+    } finally {
+      if (!signal.aborted) this.loading = null;
     }
     const seconds = ((performance.now() - began) / 1e3).toFixed(1);
     byId("walk-hint").textContent = `${FRAMES} images between A and B, generated in ${seconds} s.`;
@@ -140,7 +148,9 @@ export class Walk {
   }
 
   async drawBlob(blob) {
-    this.draw(await createImageBitmap(blob));
+    const bitmap = await createImageBitmap(blob);
+    this.draw(bitmap);
+    bitmap.close();
   }
 
   draw(bitmap) {
@@ -152,6 +162,8 @@ export class Walk {
 
   async save() {
     const { a, b } = this.ends;
+    if (this.saving) return;
+    this.saving = true; // not `disabled`, which would take the focus away
     try {
       const url = URL.createObjectURL(await fetchWalk(a.model, [a.serial, b.serial], FRAMES));
       make("a", { href: url, download: "walk.webp" }).click();
@@ -159,6 +171,8 @@ export class Walk {
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       byId("walk-hint").textContent = error.problem.detail;
+    } finally {
+      this.saving = false;
     }
   }
 }
