@@ -56,13 +56,33 @@ def test_progress_prints_lines_without_a_terminal(make, tmp_path, capsys):
         for _ in range(4):
             progress.add_images(30)
     assert capsys.readouterr().err == (
-        "imagemint dataset: 460 of 1,000 images (46%), 2 images/s, 2.0 MB, about 270 s left\n"
-        "imagemint dataset: 520 of 1,000 images (52%), 2 images/s, 2.0 MB, about 240 s left\n"
+        "imagemint dataset: 460 of 1,000 images (46%), 3 images/s, 2.0 MB, about 180 s left\n"
+        "imagemint dataset: 520 of 1,000 images (52%), 2 images/s, 2.0 MB, about 200 s left\n"
     )
     times = iter([0.0, 30.0])
     Progress(1000, show=False, clock=lambda: next(times)).add_images(1)
     assert make(tmp_path) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_progress_does_not_count_the_check_of_existing_images(capsys, monkeypatch):
+    """A bar and a line that show only existing images have no speed, however long they took."""
+    times = iter([0.0, 100.0, 200.0])
+    with Progress(1000, show=True, clock=lambda: next(times)) as progress:
+        progress.skip(400)
+        progress.skip(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "imagemint dataset: 400 of 1,000 images (40%), 0 images/s, 0.0 MB, time left unknown",
+        "imagemint dataset: 500 of 1,000 images (50%), 0 images/s, 0.0 MB, time left unknown",
+    ]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    times = iter([0.0, 100.0, 200.0])
+    with Progress(1000, show=True, clock=lambda: next(times)) as progress:
+        progress.skip(400)
+        progress.skip(100)
+    shown = capsys.readouterr().err.split("\r")[-1]
+    assert "500/1.00k" in shown
+    assert "? images/s" in shown
 
 
 def test_plan_can_be_read(make, tmp_path):
