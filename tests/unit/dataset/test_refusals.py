@@ -22,6 +22,16 @@ from imagemint.dataset.shards import Task
 FIRST = "train-000000000-000000019.npz"
 
 
+def test_more_tries_hide_no_other_change(make, refusal, contents, tmp_path):
+    """More tries continue a data set only if nothing else is another one."""
+    settings = {"model": "judged", "min_class_confidence": 0.0, "max_tries": 2}
+    assert make(tmp_path, **settings) == 0
+    before = contents(tmp_path)
+    for change in ({"seed": 8}, {"min_class_confidence": 0.1}):
+        assert "holds another data set" in refusal(tmp_path, **settings | {"max_tries": 3} | change)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -50,12 +60,21 @@ def test_changed_bundle_is_refused(make, refusal, tmp_path):
     assert "bundle_sha256" in said
 
 
-def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch):
-    """Another release of the encoder writes other bytes, so it is refused by name."""
-    assert make(tmp_path / "set", format="imagefolder") == 0
-    monkeypatch.setattr("PIL.__version__", "1.0")
-    said = refusal(tmp_path / "set", format="imagefolder")
-    assert "here is pillow 1.0" in said
+@pytest.mark.parametrize(
+    ("format_name", "place", "name"),
+    [
+        ("imagefolder", "PIL.__version__", "pillow"),
+        ("webdataset", "imagemint.dataset.plan._find_zlib_version", "zlib"),
+        ("parquet", "pyarrow.__version__", "pyarrow"),
+        ("npz", "numpy.__version__", "numpy"),
+    ],
+)
+def test_other_software_is_refused(make, refusal, tmp_path, monkeypatch, format_name, place, name):  # noqa: PLR0917 - fixtures
+    """Another release of an encoder writes other bytes, so it is refused by name."""
+    assert make(tmp_path / "set", format=format_name) == 0
+    monkeypatch.setattr(place, (lambda: "1.0") if name == "zlib" else "1.0")
+    said = refusal(tmp_path / "set", format=format_name)
+    assert f"{name} 1.0" in said.partition("; here is ")[2]
 
 
 def test_other_engine_is_refused(make, refusal, models, tmp_path, monkeypatch, capsys):  # noqa: PLR0917 - fixtures
@@ -114,6 +133,19 @@ def test_files_of_the_system_are_no_obstacle(make, models, tmp_path):
     assert make(tmp_path, format="imagefolder") == 0
     (tmp_path / "train/3/.DS_Store").write_text("")
     assert main(["dataset", "--local", f"--repository={models}", f"--verify={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "local://"])
+def test_emptied_folder_takes_another_plan(make, interrupt_before_sums, contents, tmp_path, prefix):
+    """A user who deletes all visible files of an unfinished data set leaves its journal there."""
+    out = tmp_path / "set"
+    interrupt_before_sums(f"{prefix}{out}")
+    for path in out.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert make(f"{prefix}{out}", seed=8) == 0
+    assert make(tmp_path / "whole", seed=8) == 0
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_foreign_shard_is_kept(make, refusal, tmp_path):
@@ -185,7 +217,10 @@ def test_full_disk_keeps_finished_shards(arguments, make, contents, tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "passes"),
-    [(errno.EHOSTUNREACH, True), (errno.ECONNREFUSED, True), (errno.ENOSPC, False)],
+    [
+        *[(code, True) for code in (errno.EHOSTUNREACH, errno.ECONNREFUSED, errno.ETIMEDOUT)],
+        (errno.ENOSPC, False),
+    ],
 )
 def test_errors_of_the_network_pass(code, passes):
     """Only an error of the way to a store is a temporary failure."""

@@ -96,6 +96,9 @@ class Folder(Protocol):
     def stage(self) -> contextlib.AbstractContextManager[Path]:
         """Returns a new folder for unfinished files, on a local disk; it is deleted at the end."""
 
+    def forget(self) -> None:
+        """Deletes the journal of an earlier data set, whose other files were deleted."""
+
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""
 
@@ -241,6 +244,13 @@ class LocalFolder:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Deletes the journal of an earlier data set, whose other files were deleted."""
+        for name in self.list_names(WORK):
+            path = self.path / WORK / name
+            if path.is_dir():  # the locks of this run are files
+                shutil.rmtree(path)
 
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""

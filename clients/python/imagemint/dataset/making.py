@@ -36,7 +36,10 @@ def read_plan(folder: Folder) -> Plan | None:
 
 def claim_folder(folder: Folder, plan: Plan) -> None:
     """Writes the plan into a new folder, or one with fewer tries; see `check_folder` for errors."""
-    if check_folder(folder, plan) or read_plan(folder) != plan:
+    if check_folder(folder, plan):
+        folder.forget()
+        folder.put(PLAN_FILE, plan.to_json())
+    elif read_plan(folder) != plan:
         folder.put(PLAN_FILE, plan.to_json())
 
 

@@ -17,6 +17,7 @@ from imagemint.dataset.folder import WORK, is_of_interest
 from imagemint.dataset.scratch import open_scratch
 
 _BLOCK = 2**20
+_PARTIAL = ".partial"
 _SIGNS_OF_NETWORK = ("connect", "timeout", "unavailable", "toomanyrequests")
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "r2"}
 
@@ -51,7 +52,7 @@ class RemoteFolder:
         self._is_object_store = not names.isdisjoint(_OBJECT_STORES)
 
     def list_names(self, under: str = "") -> list[str]:
-        """Returns the names in it, or in a folder of it."""
+        """Returns the names in it, or in a folder of it, without those of half-written files."""
         self._files.invalidate_cache()
         place = self._make_path(under).rstrip("/")
         try:
@@ -60,6 +61,8 @@ class RemoteFolder:
         except FileNotFoundError:
             return []
         names = {str(each).rstrip("/").rpartition("/")[2] for each in found}
+        if not self._is_object_store:
+            names = {name for name in names if not name.endswith(_PARTIAL)}
         return sorted(names - {place.rpartition("/")[2]})
 
     def list_files(self) -> Iterator[str]:
@@ -141,6 +144,10 @@ class RemoteFolder:
         with open_scratch() as folder:
             yield folder
 
+    def forget(self) -> None:
+        """Deletes the journal of an earlier data set, whose other files were deleted."""
+        self.finish()
+
     def finish(self) -> None:
         """Deletes the state of the unfinished data set."""
         with contextlib.suppress(FileNotFoundError), self._explain_errors():
@@ -175,10 +182,10 @@ class RemoteFolder:
             yield path
             return
         self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        yield f"{path}.partial"
+        yield f"{path}{_PARTIAL}"
         if self._files.exists(path):  # not all file systems replace a file
             self._files.rm_file(path)
-        self._files.mv(f"{path}.partial", path)
+        self._files.mv(f"{path}{_PARTIAL}", path)
 
     def _upload(self, staged: Path, name: str) -> None:
         with self._explain_errors(), self._write(name) as path:
