@@ -106,11 +106,12 @@ class Sums:
             DatasetError: a file is missing or changed.
         """
         found = ((each, folder.compute_digest(each.name)) for each in self)
-        wrong = [(each.name, digest) for each, digest in found if digest != each.sha256]
-        if wrong:
-            name, digest = wrong[0]
+        wrong = ((each.name, digest) for each, digest in found if digest != each.sha256)
+        first = next(wrong, None)
+        if first is not None:
+            name, digest = first
             problem = "is missing" if digest is None else "has changed"
-            raise _make_error(folder, name, problem, len(wrong) - 1)
+            raise _make_error(folder, name, problem, sum(1 for _ in wrong))
 
     def check_presence(self, folder: Folder, names: Collection[str]) -> None:
         """Checks that each file is there, without reading it.
@@ -122,9 +123,10 @@ class Sums:
         Raises:
             DatasetError: a file is missing.
         """
-        missing = [each.name for each in self if each.name not in names]
-        if missing:
-            raise _make_error(folder, missing[0], "is missing", len(missing) - 1)
+        missing = (each.name for each in self if each.name not in names)
+        first = next(missing, None)
+        if first is not None:
+            raise _make_error(folder, first, "is missing", sum(1 for _ in missing))
 
     def check_no_others(self, folder: Folder) -> None:
         """Checks that a folder with all these files has no others.
