@@ -95,10 +95,10 @@ def interrupt_before_sums(make, monkeypatch):
     def fail(*_, **__):
         raise InterruptionError
 
-    def run(out):
+    def run(out, **settings):
         with monkeypatch.context() as patch:
             patch.setattr("imagemint.dataset.command.finish", fail)
             with pytest.raises(InterruptionError):
-                make(out)
+                make(out, **settings)
 
     return run

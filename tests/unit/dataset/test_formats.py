@@ -52,6 +52,15 @@ def test_npz_has_pixels_and_serials(make, tmp_path, pixels):
     assert {str(shard["digital_source_type"]) for shard in shards} == {TRAINED_ALGORITHMIC_MEDIA}
 
 
+def test_names_sort_as_text(make, tmp_path):
+    """All indices of a data set have the same number of digits, so that readers keep the order."""
+    assert make(tmp_path, count=2, shard_size=1, first_index=10**10 - 1) == 0
+    assert [path.name for path in sorted(tmp_path.glob("*.npz"))] == [
+        "train-09999999999-09999999999.npz",
+        "train-10000000000-10000000000.npz",
+    ]
+
+
 def test_webdataset_has_pictures(make, tmp_path, pixels):
     """Each key is an index with a picture, a class and a description."""
     assert make(tmp_path / "set", format="webdataset") == 0

@@ -229,6 +229,48 @@ def test_missing_settings_come_from_the_plan(make, contents, tmp_path, monkeypat
     assert contents(out) == before
 
 
+def test_missing_picture_is_made_again(make, interrupt_before_sums, contents, tmp_path):
+    """A shard of class folders is finished only if all of its pictures are there."""
+    out, settings = tmp_path / "set", {"format": "imagefolder"}
+    interrupt_before_sums(out, **settings)
+    whole = contents(out)
+    for index in (0, 27):  # the first one of a shard, and one in the middle of another
+        (out / f"train/{index % 10}/{index:09d}.png").unlink()
+    assert make(out, **settings) == 0
+    made = contents(out)
+    assert {name: made[name] for name in whole if name.endswith(".png")} == {
+        name: whole[name] for name in whole if name.endswith(".png")
+    }
+
+
+def test_killed_worker_ends_the_run(arguments, make, tmp_path):
+    """A worker that the system kills, for want of memory, is one line, and the run can go on."""
+    out, settings = tmp_path / "set", {"count": 3_000, "shard_size": 100, "workers": 2}
+    started = start(arguments(out=out, **settings))
+    done = out / ".imagemint/done"
+    wait_until(lambda: done.is_dir() and any(done.iterdir()), started)
+    workers = [child for child in find_children(started.pid) if has_blocked(child, signal.SIGINT)]
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, said = started.communicate()
+    assert started.returncode == 1, said
+    assert said.startswith("imagemint dataset: a worker process ended unexpectedly")
+    assert said.count("\n") == 1
+    assert not (out / "SHA256SUMS").exists()
+    assert not list((out / ".imagemint").glob("partial-*"))
+    assert make(out, **settings) == 0
+
+
+def test_interrupted_end_is_completed(make, contents, tmp_path):
+    """A complete data set whose journal is still there loses it, and nothing else."""
+    assert make(tmp_path) == 0
+    before = contents(tmp_path)
+    (tmp_path / ".imagemint/done").mkdir(parents=True)
+    (tmp_path / ".imagemint/done/00000002.json").write_text("[]")
+    assert make(tmp_path) == 0
+    assert contents(tmp_path) == before
+    assert not (tmp_path / ".imagemint").exists()
+
+
 def test_missing_shard_is_made_again(make, interrupt_before_sums, contents, tmp_path):
     """Only a shard that is in the journal and missing in the folder is made again."""
     out = tmp_path / "set"

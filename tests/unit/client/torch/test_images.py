@@ -43,10 +43,18 @@ def test_loader_reads_a_server(source, mint):
     assert rows[0] == rows[1]
 
 
+def test_invalid_counts_are_refused(computed):
+    """A count below 0, and other than that of the classes, is an error."""
+    for arguments in ({"count": -1}, {"count": 2, "class_ids": [0]}):
+        with pytest.raises(ValueError, match=f"count is {arguments['count']}"):
+            SyntheticImages(computed(), **arguments)
+
+
 def test_chosen_classes_keep_their_indices(computed):
     """Each image has a selected class, from the same index on. `take` keeps the first ones."""
     images = SyntheticImages(computed(), 3, first_index=7).choose([2, 2, 0, 1])
     assert [(get_index(image), image[1]) for image in images] == [(7, 2), (8, 2), (9, 0), (10, 1)]
     assert [each[1] for each in images.take(2)] == [2, 2]
+    assert [each[1] for each in images.__getitems__([3, 2, 0])] == [1, 0, 2]
     with pytest.raises(ValueError, match="5 of 4"):
         images.take(5)

@@ -47,6 +47,10 @@ def test_ratio_adds_the_first_images(computed):
 def test_labels_have_three_sources(computed):
     """Labels come from the argument, the dataset or the items."""
     real, synthetic = Real(), SyntheticImages(computed(), 0)
+    other = Real()
+    other.labels = [0] * 8  # as SVHN of torchvision has them
+    del other.targets
+    assert len(mix(other, synthetic, per_class=5)) == 18
     found = [len(mix(real, synthetic, per_class=5))]
     found.append(len(mix(real, synthetic, per_class=5, labels=[0] * 8)))
     found.append(len(mix([real[at] for at in range(8)], synthetic, per_class=5)))
@@ -68,6 +72,9 @@ def test_sampler_gives_each_position_once(computed):
     assert orders[0] != list(samplers[0])
     even = [MixedSampler(mixed, rank=rank, world_size=3, drop_last=True) for rank in range(3)]
     assert {len(list(each)) for each in even} == {7}
+    assert [len(each) for each in even] == [7, 7, 7]
+    left = [position for each in even for position in each]
+    assert len(set(left)) == len(left)
 
 
 def test_batch_of_a_mix_needs_one_read(computed):

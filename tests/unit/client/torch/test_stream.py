@@ -85,6 +85,61 @@ def test_stream_resumes_from_its_state(computed):
     assert list_indices(resumed) == list(range(20, 40))
 
 
+def test_stream_resumes_more_than_once(computed):
+    """A second state in a resumed epoch counts the images before the first one, too."""
+
+    def open_stream():
+        return SyntheticStream(computed(), 20, block_size=8)
+
+    found, state = [], open_stream().state_dict()
+    for count in (5, 7, 8):
+        stream = open_stream()
+        stream.load_state_dict(state)
+        assert stream.state_dict() == state
+        items = iter(stream)
+        found += [next(items) for _ in range(count)]
+        state = stream.state_dict()
+    assert list_indices(found) == list(range(20))
+    items = iter(stream)  # the next epoch begins at its first image
+    next(items)
+    resumed = open_stream()
+    resumed.load_state_dict(stream.state_dict())
+    assert list_indices(resumed) == list(range(1, 20))
+    resumed.set_epoch(1)
+    assert resumed.state_dict()["images_done"] == 0
+
+
+def test_batched_stream_resumes(computed):
+    """The state of a stream of blocks counts their images."""
+    stream = SyntheticStream(computed(), 20, block_size=8, batched=True, serials=True)
+    first, _, serials = next(iter(stream))
+    assert serials == [f"counted@1/5/{index}" for index in range(8)]
+    resumed = SyntheticStream(computed(), 20, block_size=8, batched=True)
+    resumed.load_state_dict(stream.state_dict())
+    assert list_indices([(first,), *resumed]) == list(range(20))
+
+
+def test_transform_is_applied_to_each_image_of_a_block(computed):
+    """A transform of single images also serves blocks."""
+    stream = SyntheticStream(
+        computed(), 20, block_size=8, batched=True, transform=lambda image: image[:, :2, :2] + 100
+    )
+    blocks = [images for images, _ in stream]
+    assert [tuple(images.shape) for images in blocks] == [(8, 1, 2, 2)] * 2 + [(4, 1, 2, 2)]
+    assert torch.cat(blocks)[:, 0, 0, 0].tolist() == list(range(100, 120))
+
+
+def test_ranks_of_a_distributed_training_get_equal_shares(computed):
+    """With `drop_last` no rank waits for a block that another one does not have."""
+    ranks = [
+        SyntheticStream(computed(), 30, block_size=4, drop_last=True, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    found = [list_indices(rank) for rank in ranks]
+    assert [len(each) for each in found] == [len(rank) for rank in ranks] == [12, 12]
+    assert sorted(found[0] + found[1]) == list(range(24))
+
+
 def test_setting_the_epoch_of_a_state_keeps_its_position(computed):
     """A loop that sets each epoch, also the first one after a restart, repeats no image."""
     stream = SyntheticStream(computed(), 20, block_size=8, advance=True)
@@ -107,6 +162,23 @@ def test_state_of_another_stream_is_refused(computed):
     state = SyntheticStream(computed(), 20, block_size=8).state_dict()
     with pytest.raises(ValueError, match="count 20, now 21"):
         SyntheticStream(computed(), 21, block_size=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"first_index": 1}, "first_index 0, now 1"),
+        ({"block_size": 4}, "block_size 8, now 4"),
+        ({"advance": True}, "advance False, now True"),
+        ({"drop_last": True}, "drop_last False, now True"),
+        ({"rank": 1, "world_size": 2}, "rank 0, now 1, world_size 1, now 2"),
+    ],
+)
+def test_state_of_another_division_is_refused(computed, changed, message):
+    """A position counts the images of one share, so that another share would repeat some."""
+    state = SyntheticStream(computed(), 20, block_size=8).state_dict()
+    with pytest.raises(ValueError, match=message):
+        SyntheticStream(computed(), 20, **{"block_size": 8} | changed).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +235,9 @@ def test_stateful_loader_resumes(computed, stop_after):
         ({"block_size": 17}, "block_size is 17, and must be 1 to 16"),
         ({"count": -1}, "count is -1"),
         ({"rank": 1}, "set rank and world_size together"),
+        ({"rank": -1, "world_size": 2}, "must be 0 to 1"),
+        ({"world_size": 2}, "set rank and world_size together"),
+        ({"prefetch": -1}, "prefetch is -1"),
         ({"rank": 2, "world_size": 2}, "must be 0 to 1"),
         ({"output": "array"}, "must be 'tensor' or 'pil'"),
         ({"output": "pil", "batched": True}, "must be 'tensor'"),
