@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from torch import Tensor, nn
 
+from imagemint.engine import BackendFailed, BundleRefused
 from imagemint.engine.backend import Backend
-from imagemint.engine.batch import draw_batch
+from imagemint.engine.batch import Feed, draw_batch, select_rows
 from imagemint.engine.bundle.critic import CRITIC_FILE
 from imagemint.engine.filtering import Realness, compute_acceptance_chances
+from imagemint.engine.onnx.session import create_cpu_session, get_first_line
 from imagemint.engine.spec import ModelSpec
 from imagemint.exporter.errors import ExportError
 from imagemint.exporter.graph import build_critic_graph
@@ -37,6 +38,8 @@ _CALIBRATION_SEED = 2**63 + 1
 _MOST_IMAGES = 5_000
 _COMPONENTS = 32
 _BATCH = 250
+_CHECKED_IMAGES = 64
+_SCORE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def add_critic(
         critic_parts: the parts of the critic.
 
     Raises:
-        ExportError: a part is missing, or does not fit the model.
+        ExportError: a part is missing, or does not fit the model; or the scores of the graph differ
+            from those of PyTorch.
     """
     parts: dict[str, nn.Module] = {}
     critic = pb.Critic()
@@ -189,17 +193,48 @@ def add_critic(
             f" {min(len(critic_parts.test), _MOST_IMAGES):,} images of {critic_parts.test.name}"
         )
     shape = (spec.height, spec.width, spec.channels)
-    graph = build_critic_graph(
-        _Critic([*parts.values()]), shape, [*parts], classes=spec.conditional
-    )
-    manifest.critic.CopyFrom(critic)
-    manifest.critic.sha256 = _write(directory / CRITIC_FILE, graph)
-
-
-def _write(path: Path, graph: onnx.ModelProto) -> str:
+    module = _Critic([*parts.values()])
+    graph = build_critic_graph(module, shape, [*parts], classes=spec.conditional)
     content = graph.SerializeToString(deterministic=True)
-    path.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    _check_scores(content, module, [*parts], spec, backend)
+    manifest.critic.CopyFrom(critic)
+    manifest.critic.sha256 = hashlib.sha256(content).hexdigest()
+    (directory / CRITIC_FILE).write_bytes(content)
+
+
+@torch.no_grad()
+def _check_scores(
+    content: bytes, module: nn.Module, names: Sequence[str], spec: ModelSpec, backend: Backend
+) -> None:
+    """Compares the scores of generated images, one at a time as they are served, with PyTorch's.
+
+    Raises:
+        ExportError: they differ, or the graph does not run.
+    """
+    batch = draw_batch(spec, _CALIBRATION_SEED, 0, _CHECKED_IMAGES)
+    images = backend.run(batch)
+    inputs: Feed = {"image": images}
+    if batch.class_id is not None:
+        inputs["class_id"] = batch.class_id[:, np.newaxis]
+    expected = module(*(torch.from_numpy(each) for each in inputs.values()))
+    try:
+        session = create_cpu_session(content, 1, Path(CRITIC_FILE))
+        rows = [
+            session.run_all(select_rows(inputs, row, row + 1), names) for row in range(len(images))
+        ]
+    except (BackendFailed, BundleRefused) as error:
+        raise ExportError(
+            f"{CRITIC_FILE} does not run: {get_first_line(error.__cause__ or error)}"
+        ) from error
+    for number, name in enumerate(names):
+        found = np.concatenate([row[number] for row in rows])
+        wanted = expected[number].numpy()
+        # Scores decide by thresholds, so they need no more digits.
+        if not np.allclose(found, wanted, rtol=_SCORE_TOLERANCE, atol=_SCORE_TOLERANCE):
+            raise ExportError(
+                f"{CRITIC_FILE} differs from PyTorch in {name} by up to"
+                f" {float(np.abs(found - wanted).max()):.3g}"
+            )
 
 
 def _get_classifier(critic_parts: CriticParts, spec: ModelSpec) -> tuple[Classifier, str]:

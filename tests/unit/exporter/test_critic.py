@@ -135,6 +135,41 @@ def test_card_tells_the_scores(bundle):
     assert bundle.critic.scores.names == ("class_confidence", "realness", "training_distance")
 
 
+@pytest.mark.parametrize("wrong", [0.1, float("nan")])
+def test_graph_with_other_scores_is_refused(exported, parts, tmp_path, monkeypatch, wrong):
+    """A critic whose graph scores otherwise than PyTorch, or gives no number, is not written."""
+    build = critic.build_critic_graph
+
+    def disturb(*arguments, **options):
+        model = build(*arguments, **options)
+        score = model.graph.output[0].name
+        next(n for n in model.graph.node if score in n.output).output[0] = "right"
+        model.graph.node.append(onnx.helper.make_node("Add", ["right", "wrong"], [score]))
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array(wrong, np.float32), "wrong")
+        )
+        return model
+
+    monkeypatch.setattr(critic, "build_critic_graph", disturb)
+    only = replace(parts, scores=("class",))
+    with pytest.raises(ExportError, match="differs from PyTorch in class_confidence by up to"):
+        with_critic(exported, only, tmp_path)
+
+
+def test_graph_that_does_not_run_is_refused(exported, parts, tmp_path, monkeypatch):
+    """A server would refuse the whole bundle; the export says why."""
+    build = critic.build_critic_graph
+
+    def disturb(*arguments, **options):
+        model = build(*arguments, **options)
+        model.graph.node[0].op_type = "NotYetInvented"
+        return model
+
+    monkeypatch.setattr(critic, "build_critic_graph", disturb)
+    with pytest.raises(ExportError, match=r"critic\.onnx does not run: .*NotYetInvented"):
+        with_critic(exported, replace(parts, scores=("class",)), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
