@@ -5,8 +5,9 @@ A job is a judge, or a run of a generator or translator with one seed. A judge t
 features. The folder of a job tells how far it is: checkpoints, from which `imagemint train
 --resume` continues; the report of `imagemint evaluate`; and `queue.json`, which names the job that
 was recorded, or why it ended before its length. So the queue may be stopped at any time, and
-continues on whichever machine has the folder. A job that is killed stops the queue and is not done.
-To try a failed run again, delete its `queue.json`.
+continues on whichever machine has the folder. A run that is planned in bf16 is trained in fp32 on a
+machine without instructions for bfloat16, and goes on in the precision of its checkpoint. A job
+that is killed stops the queue and is not done. To try a failed run again, delete its `queue.json`.
 """
 
 import json
@@ -24,7 +25,9 @@ from typing import Any
 from zoo_records import ROOT, find_entry, name_run
 
 from imagemint.training.loop.checkpoints import list_checkpoints
+from imagemint.training.networks.precision import has_bf16
 from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
+from imagemint.training.run_command import choose_device
 from imagemint.training.whole_files import write_whole
 
 PLAN = ROOT / "benchmarks/zoo.toml"
@@ -216,7 +219,8 @@ class Queue:
         print(f"{run.name}: {self._describe(run)}", flush=True)
         judges = [self._find_judge(name) for name in run.judges]
         started = list_checkpoints(folder)
-        options: list[str | Path] = ["--seed", str(run.seed), *_make_flags(run.options)]
+        own = run.options | _choose_precision(run, resumed=bool(started))
+        options: list[str | Path] = ["--seed", str(run.seed), *_make_flags(own)]
         if not run.is_translator:
             options += ["--classifier", judges[0]]
         elif _needs_judge(run):
@@ -286,6 +290,15 @@ def _make_flags(options: dict[str, Any]) -> list[str]:
         else:
             flags += [f"--{flag}", str(value)]
     return flags
+
+
+def _choose_precision(run: Run, *, resumed: bool) -> dict[str, str]:
+    """Returns the option for the precision of a run, if it is not the planned one."""
+    if run.options.get("precision") != "bf16":
+        return {}
+    if resumed:
+        return {"precision": "auto"}  # that of the checkpoint
+    return {} if has_bf16(choose_device("auto")) else {"precision": "fp32"}
 
 
 def _needs_judge(run: Run) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zoo_queue
 from PIL import Image
 from zoo_page import LIST, PAGE, PICTURES, list_curves, order, read_systems, write_list, write_page
 from zoo_pictures import Curve, draw_collapse, draw_curves, draw_grids, draw_story
@@ -469,6 +470,18 @@ def test_extended_run_resumes(tmp_path, imagemint):
     trained = [call for call in read_calls(tmp_path) if call[:2] == ["train", "dcgan"]]
     assert ["--resume" in call for call in trained] == [False, True]
     assert [job.options["images"] for _, job, _ in recorded] == [64, 128]
+
+
+def test_precision_fits_the_machine(tmp_path, imagemint, monkeypatch):
+    """A run planned in bf16 starts in what the machine computes fast, and goes on in its own."""
+    command, given = imagemint(ENDS_WELL), []
+    for images, able in ((64, False), (128, True), (64, True)):
+        monkeypatch.setattr(zoo_queue, "has_bf16", lambda _, able=able: able)
+        run = Run("dcgan", len(given) // 2, ("one",), {"images": images, "precision": "bf16"})
+        Queue(Plan(PLAN.judges, (run,)), tmp_path / "runs", lambda *_: 0, imagemint=command).run()
+        trained = [call for call in read_calls(tmp_path) if call[:2] == ["train", "dcgan"]]
+        given.append(trained[-1][trained[-1].index("--precision") + 1])
+    assert given == ["fp32", "auto", "bf16"]
 
 
 def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):

@@ -20,7 +20,7 @@ from imagemint.training import datasets
 from imagemint.training.classifier.trained import load_classifier
 from imagemint.training.datasets import classes, registry
 from imagemint.training.evaluation import load_real_images, open_source
-from imagemint.training.loop import provenance
+from imagemint.training.loop import machine, provenance
 from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.loop.monitor import Monitor
 from imagemint.training.recipes.mnist import MnistRecipe
@@ -152,6 +152,21 @@ def test_run_without_the_full_size_is_warned_of(stage, warns, tmp_path, caplog, 
     assert (text in json.loads(capsys.readouterr().out)["warnings"]) is warns
     assert main(run) == 0
     assert (text in caplog.text) is warns
+
+
+@pytest.mark.usefixtures("toy_mnist")
+def test_slow_precision_of_a_classifier_is_warned_of(tmp_path, monkeypatch, caplog, capsys):
+    """The dry run and the training warn, as those of a generator do."""
+    monkeypatch.setattr(machine, "has_bf16", lambda _: False)
+    out = tmp_path / "judge"
+    small = ["--epochs", "1", "--batch-size", "8"]
+    run = ["train", "mnist-classifier", "--out", str(out), "--precision", "bf16", *small]
+    text = "this processor has no instructions for bfloat16"
+    assert main([*run, "--dry-run"]) == 0
+    assert any(text in warning for warning in json.loads(capsys.readouterr().out)["warnings"])
+    assert not out.exists()
+    assert main(run) == 0
+    assert text in caplog.text
 
 
 def test_dry_run_reports_missing_test_images(tmp_path, capsys):

@@ -4,6 +4,7 @@ This module imports little: torch is imported when a command runs, not when its 
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from imagemint.training.evaluation.translation import Translator
     from imagemint.training.evaluation_report import EvaluationFigure
 
+_log = logging.getLogger(__name__)
+
 
 class TrainClassifier(RunSettings, DataOptions):
     """Settings of a classifier's training, besides the options of its recipe."""
@@ -37,6 +40,7 @@ class TrainClassifier(RunSettings, DataOptions):
             preview,
             train_classifier,
         )
+        from imagemint.training.loop.machine import find_machine_warnings  # noqa: PLC0415 - torch
 
         recipe = self.recipe_type(
             **{name: getattr(self, name) for name in self.recipe_type.model_fields}
@@ -46,10 +50,13 @@ class TrainClassifier(RunSettings, DataOptions):
             for split in ("train", "test")
         )
         device = choose_device(self.device)
+        warnings = find_machine_warnings(device, recipe.precision)
         if self.dry_run:
             result = recipe.model_dump(mode="json") | preview(recipe, train, test)
-            result["device"] = str(device)
+            result |= {"device": str(device), "warnings": warnings}
         else:
+            for warning in warnings:
+                _log.warning("%s", warning)
             result = train_classifier(
                 recipe, train, test, self.out, device=device, quiet=self.quiet
             )

@@ -97,7 +97,7 @@ class LoopSettings(RunSettings):
             find_latest_checkpoint,
             list_checkpoints,
         )
-        from imagemint.training.loop.machine import find_busy_cores  # noqa: PLC0415 - torch
+        from imagemint.training.loop.machine import find_machine_warnings  # noqa: PLC0415 - torch
         from imagemint.training.loop.resume import (  # noqa: PLC0415 - torch
             describe_changes,
             list_settings_to_record,
@@ -122,16 +122,16 @@ class LoopSettings(RunSettings):
         elif list_checkpoints(self.out):
             raise CheckpointError(f"{self.out} holds a run already; --resume continues it")
         if self.dry_run:
-            busy = find_busy_cores(device)
+            machine = find_machine_warnings(device, passes.precision)  # before it is used
             options |= self.rehearse(task, schedule, device, passes)
-            options["warnings"] += busy
+            options["warnings"] += machine
             print(json.dumps(options, indent=2))  # noqa: T201 - what the command is for
             return 0
         is_first = processes.rank == 0
         if is_first:
             for warning in self.find_warnings(task):
                 _log.warning("%s: %s", metadata["dataset"], warning)
-            for warning in find_busy_cores(device):
+            for warning in find_machine_warnings(device, passes.precision):
                 _log.warning("%s", warning)
         state = training_loop.train(
             *(task, self.out),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from imagemint.client.cli import main
+from imagemint.training.loop import machine
 from imagemint.training.loop.machine import compare_threads
 
 
@@ -41,3 +42,15 @@ def test_dry_run_warns_of_a_busy_machine(tmp_path, monkeypatch, capsys):
     assert main(["train", "mnist", "--out", str(tmp_path / "run"), "--dry-run", *small]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
     assert [text for text in warnings if "use about 4.0 of 4 cores" in text] == warnings[-1:]
+
+
+@pytest.mark.parametrize(
+    ("precision", "able", "warns"),
+    [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)],
+)
+def test_slow_precision_is_told(monkeypatch, precision, able, warns):
+    """A run in bf16 on a processor without instructions for it would be slow without a reason."""
+    monkeypatch.setattr(machine, "has_bf16", lambda _: able)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    found = machine.find_machine_warnings(torch.device("cpu"), precision)
+    assert ["no instructions for bfloat16" in text for text in found] == [True] * warns

@@ -14,7 +14,7 @@ from imagemint.training.losses.gan_loss import Batch, GanLoss
 from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
 from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
-from imagemint.training.networks.precision import Passes, choose_precision
+from imagemint.training.networks.precision import Passes, choose_precision, has_bf16
 from imagemint.training.recipes import RECIPES
 
 BF16 = Passes("bf16")
@@ -43,6 +43,28 @@ def test_precision_depends_on_the_device(monkeypatch):
     for able, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, able=able, **_: able)
         assert choose_precision(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "able"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"neon": True, "bf16": False}, False),
+        ({}, False),
+    ],
+)
+def test_instructions_of_a_processor_decide(monkeypatch, capabilities, able):
+    """x86 and ARM have other names for their instructions."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_bf16(torch.device("cpu")) is able
+
+
+def test_unknown_instructions_count_as_there(monkeypatch):
+    """An older PyTorch cannot tell."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert has_bf16(torch.device("cpu"))
 
 
 def test_only_layers_compute_in_bf16():

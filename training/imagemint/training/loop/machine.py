@@ -4,7 +4,24 @@ import os
 
 import torch
 
+from imagemint.training.networks.precision import Precision, has_bf16
+
 _BUSY = 0.75  # of a core; the start of the run itself adds less
+
+
+def find_machine_warnings(device: torch.device, precision: Precision) -> list[str]:
+    """Returns reasons why a run on this machine is slower than it could be.
+
+    Args:
+        device: device of the networks.
+        precision: precision of convolutions and dense layers.
+    """
+    warnings = find_busy_cores(device)
+    if precision == "bf16" and not has_bf16(device):
+        warnings.append(
+            "this processor has no instructions for bfloat16, so bf16 is much slower here than fp32"
+        )
+    return warnings
 
 
 def find_busy_cores(device: torch.device) -> list[str]:

@@ -19,8 +19,21 @@ Precision = Literal["fp32", "bf16"]
 
 def choose_precision(device: torch.device) -> Precision:
     """Returns bf16 on a GPU that supports it, otherwise fp32."""
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if fast else "fp32"
+    return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Returns whether the device has instructions for bfloat16; true if PyTorch cannot tell.
+
+    Without them, PyTorch computes bfloat16 on a CPU many times slower than float32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return True  # an older PyTorch
+    # On x86 amx_bf16 and avx512_bf16, on ARM bf16 and sve_bf16.
+    capabilities = torch.cpu.get_capabilities()
+    return any(found for name, found in capabilities.items() if name.endswith("bf16"))
 
 
 class Passes:
