@@ -336,6 +336,13 @@ def test_missing_ray_leaves_no_folder(refusal, tmp_path, monkeypatch):
     assert not (tmp_path / "set").exists()
 
 
+def test_repeated_class_gets_more_images(make, tmp_path):
+    """Classes have the shares in which they are named."""
+    assert make(tmp_path, classes="3,3,7") == 0
+    with np.load(tmp_path / FIRST) as first:
+        assert first["class_id"].tolist() == [3, 3, 7] * 6 + [3, 3]
+
+
 def test_filter_keeps_count_and_classes(make, tmp_path):
     """Each index has an image that passes with its scores, and the plan has the filter."""
     kept = {"min_class_confidence": 0.5, "max_tries": 1000}

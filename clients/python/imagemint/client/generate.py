@@ -54,8 +54,8 @@ class Generate(FilteredConnection):
     """Name of the model. Required without --serial and --interpolate."""
     class_: Texts = Field([], alias="class")
     """Class by label or index: CLASS, label:TEXT or index:NUMBER. Several, comma-separated or as
-    repeated flags, are taken in turn; `balanced` takes all in turn. Default: a conditional model
-    draws classes at random."""
+    repeated flags, are taken in turn, and a repeated one gets more images; `balanced` takes all in
+    turn. Default: a conditional model draws classes at random."""
     caption: str | None = None
     """Caption for a text-to-image model, such as "a person with red hair"; `imagemint models` lists
     the known words. Default: one of the model's examples for each image."""

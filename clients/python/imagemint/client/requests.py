@@ -39,7 +39,8 @@ class PerImage:
 class Cycle:
     """Classes in turn by index: the image at index i gets `class_ids[i % len(class_ids)]`.
 
-    Empty means all classes of the model in order: a balanced set.
+    Empty means all classes of the model in order: a balanced set. A class that is repeated gets
+    more images.
     """
 
     class_ids: Sequence[int] = field(default=())

@@ -75,9 +75,9 @@ class Dataset(FilteredConnection):
     """Number of images."""
     classes: str = RANDOM
     """Classes of the images: `balanced` takes all classes in turn; labels or indices, separated by
-    commas, are taken in turn; `random` draws them by seed and index. Data sets of the same seed and
-    indices share latents, and can share images, whatever their classes: give each another seed or
-    range of indices."""
+    commas, are taken in turn, and a repeated one gets more images; `random` draws them by seed and
+    index. Data sets of the same seed and indices share latents, and can share images, whatever
+    their classes: give each another seed or range of indices."""
     captions: Literal["examples"] | None = None
     """Captions of the images: `examples` draws example captions of the model by seed and index.
     This is the default for a model with captions."""
