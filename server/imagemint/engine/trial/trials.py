@@ -6,13 +6,15 @@ in a child process with limits of time and memory. The server reuses the finding
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.critic import CriticGraph
@@ -30,6 +32,8 @@ _PLAIN_ROW_BYTES = 16 * 2**20
 _PLAIN_ROW_FLOPS = 5 * 10**7
 # Share of the available memory; several workers can try the same bundle at the same time.
 _MEMORY_SHARE = 0.5
+_ERROR_BYTES = 2**16
+_SHOWN = 300  # characters of an error
 # Without -P, a module in the current directory could shadow ours.
 _CHILD = (sys.executable, "-P", "-m", "imagemint.engine.trial.trial_process")
 
@@ -96,22 +100,23 @@ class Trials:
             "trusted_keys": trusted_keys,
             "memory_bytes": None if available is None else int(available * _MEMORY_SHARE),
         }
-        process = self._start(directory, json.dumps(arguments))
-        # The child exits when its stdin closes, so the pipe stays open while the child runs.
-        lifeline, process.stdin = process.stdin, None
-        try:
-            output, _ = process.communicate(timeout=self._options.timeout_s)
-        except subprocess.TimeoutExpired:
-            why = f"it was not loaded within load_timeout_s ({self._options.timeout_s:g} s)"
-            raise BundleRefused(directory, why, passing=True) from None
-        finally:
-            with self._lock:
-                self._running.discard(process)
-            process.kill()
-            process.communicate()
-            if lifeline is not None:
-                lifeline.close()
-        return _read_verdict(directory, process.returncode, output)
+        with _open_errors() as errors:
+            process = self._start(directory, json.dumps(arguments), errors)
+            # The child exits when its stdin closes, so the pipe stays open while the child runs.
+            lifeline, process.stdin = process.stdin, None
+            try:
+                output, _ = process.communicate(timeout=self._options.timeout_s)
+            except subprocess.TimeoutExpired:
+                why = f"it was not loaded within load_timeout_s ({self._options.timeout_s:g} s)"
+                raise BundleRefused(directory, why, passing=True) from None
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+                process.kill()
+                process.communicate()
+                if lifeline is not None:
+                    lifeline.close()
+            return _read_verdict(directory, process.returncode, output, errors)
 
     def close(self) -> None:
         """Kills all trials and refuses new ones."""
@@ -120,7 +125,9 @@ class Trials:
             for process in self._running:
                 process.kill()
 
-    def _start(self, directory: Path, arguments: str) -> "subprocess.Popen[str]":
+    def _start(
+        self, directory: Path, arguments: str, errors: IO[bytes] | None = None
+    ) -> "subprocess.Popen[str]":
         with self._lock:
             if self._closed:
                 raise BundleRefused(directory, "the server is shutting down", passing=True)
@@ -129,7 +136,7 @@ class Trials:
                     [*_CHILD, arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
+                    stderr=errors or subprocess.DEVNULL,
                     text=True,
                 )
             except OSError as error:
@@ -139,13 +146,37 @@ class Trials:
             return process
 
 
-def _read_verdict(directory: Path, status: int, output: str) -> tuple[str, Findings]:
+def _open_errors() -> IO[bytes]:
+    """Opens a file for the errors of a trial process, which limits its size itself.
+
+    It is in memory where there are such files, because a disk can be full or read-only.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("imagemint-trial-errors"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _read_verdict(
+    directory: Path, status: int, output: str, errors: IO[bytes]
+) -> tuple[str, Findings]:
     if not output:
         cause = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         why = f"the process that tried to load it ended: {cause}"
-        # SIGKILL can come from the out-of-memory killer; the bundle causes any other end.
-        raise BundleRefused(directory, why, passing=status == -signal.SIGKILL)
+        if status > 0 and (line := _read_last_line(errors)):
+            why += f" ({line})"
+        # SIGKILL can come from the out-of-memory killer. An exit status is of Python, which cannot
+        # import a module, for example: the process reports what is wrong with a bundle. The bundle
+        # causes any other end.
+        raise BundleRefused(directory, why, passing=status > 0 or status == -signal.SIGKILL)
     found: dict[str, Any] = json.loads(output)
     if "refused" in found:
         raise BundleRefused(directory, found["refused"], passing=found["passing"])
     return found["sha256"], Findings.of_json(found["findings"])
+
+
+def _read_last_line(file: IO[bytes]) -> str:
+    """Returns the last line of a file, which is the error in a traceback, shortened."""
+    file.seek(0)
+    lines = file.read(_ERROR_BYTES).decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last if len(last) <= _SHOWN else f"{last[:_SHOWN]}…"

@@ -97,6 +97,42 @@ def test_crash_of_the_runtime_is_a_refusal(tmp_path, monkeypatch, number, passin
     assert caught.value.passing is passing
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "import imagemint.absent",
+            r"\(ModuleNotFoundError: No module named '.+'\)$",
+        ),
+        ("raise SystemExit('x' * 999)", r"exit status 1 \(x{300}…\)$"),
+        ("raise SystemExit(3)", "exit status 3$"),
+    ],
+)
+def test_process_that_does_not_start_is_no_fault_of_the_bundle(
+    tmp_path, monkeypatch, script, reason
+):
+    """The refusal has the error, and the bundle may be tried again."""
+    monkeypatch.setattr(trial, "_CHILD", (trial._CHILD[0], "-c", script))
+    with pytest.raises(BundleRefused, match=reason) as caught:
+        make_trials().run(write_bundle(tmp_path), "reference")
+    assert caught.value.passing
+
+
+def test_errors_have_a_limit(tmp_path, monkeypatch):
+    """A runtime that writes without end does not fill the memory of the server."""
+    script = """
+import os
+from imagemint.engine.trial import trial_process
+trial_process.try_bundle = lambda options: print(os.write(2, b"x" * 10**6)) or os._exit(0)
+trial_process.main()
+"""
+    monkeypatch.setattr(trial, "_CHILD", (trial._CHILD[0], "-c", script))
+    written = []
+    monkeypatch.setattr(trial, "_read_verdict", lambda *told: written.append(told))
+    make_trials().run(write_bundle(tmp_path), "reference")
+    assert 0 < int(written[0][2]) <= 2**16
+
+
 def test_close_ends_every_trial(tmp_path):
     """`close` ends the trials that run and refuses new ones."""
     directory = write_bundle(tmp_path, edit_model=folding(20_000, 1))
