@@ -34,6 +34,7 @@ from imagemint.server.repository import (
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.repository_addresses import is_address
 from imagemint.server.rpc.server import RpcServer
+from imagemint.server.service_manager import ServiceManager
 from imagemint.server.settings import ServeSettings, find_absent_models
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs
@@ -392,17 +393,24 @@ class App:
         """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
+        manager = ServiceManager()
 
         def stop(number: signal.Signals) -> None:
             if stopping.is_set():
                 close_logs()
                 os._exit(128 + number)
             stopping.set()
+            manager.report_draining(self._settings.compute_stop_limit_s())
+
+        def report_ready() -> None:
+            settle()
+            manager.report_ready()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        await self.serve_until(stopping, settle)
+        async with manager.keep_alive():
+            await self.serve_until(stopping, report_ready)
 
 
 def _list_wanted(settings: ServeSettings) -> list[str] | None:

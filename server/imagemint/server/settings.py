@@ -35,6 +35,7 @@ _LONGEST_S = 10**6
 # 99th percentile latency is a tenth lower; see docs/notes/serving-performance.md.
 _CPU_BATCH = 32
 _GPU_BATCH = 64
+_LEAVING_S = 20.0  # for closing models and exporting spans after the last call
 _POLICY = re.compile(r"all|latest:[1-9]\d{0,8}|[1-9]\d{0,17}(,[1-9]\d{0,17})*")
 _VARIANT = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -254,6 +255,10 @@ class ServeSettings(BaseModel):
             return self.max_batch_images
         sizes = [*self.preferred_batch_images, *(self.batch_buckets or ())]
         return max(sizes, default=_CPU_BATCH if on_cpu else _GPU_BATCH)
+
+    def compute_stop_limit_s(self) -> float:
+        """Returns the time after the stop signal in which a server that does not hang has ended."""
+        return self.drain_delay_s + self.drain_grace_s + _LEAVING_S
 
     @field_validator("repository")
     @classmethod

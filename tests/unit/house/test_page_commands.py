@@ -12,6 +12,7 @@ REASONS = {
     "needs a GPU",
     "needs a cluster",
     "needs a container engine",
+    "needs root and systemd",
     "needs a trained run",
     "needs files of yours",
     "needs other programs",

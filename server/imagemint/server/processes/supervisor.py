@@ -19,6 +19,7 @@ from imagemint.server.processes.questions import Questions
 from imagemint.server.processes.supervisor_metrics import WorkersMetrics
 from imagemint.server.processes.worker_keeper import Keeper, KeeperContext
 from imagemint.server.processes.worker_metrics import Figures, parse_figures
+from imagemint.server.service_manager import ServiceManager
 from imagemint.server.settings import ServeSettings, find_absent_models
 from imagemint.server.telemetry.gpu import watch_devices
 from imagemint.server.telemetry.logs import close_logs, get_original_stderr
@@ -31,9 +32,6 @@ WORKER = (sys.executable, "-P", "-m", "imagemint.server.processes.worker")
 # A scrape does not wait longer for a busy worker, and uses its previous metrics.
 _MEASURE_S = 1.0
 _TICK_S = 1.0
-# Time besides delay and grace period for closing models and exporting spans. A worker that still
-# runs after that hangs.
-_LEAVING_S = 20.0
 
 
 class Supervisor:
@@ -51,6 +49,7 @@ class Supervisor:
         self._all_ready = asyncio.Event()
         self._keepers: list[Keeper] = []
         self._questions = Questions()
+        self._manager = ServiceManager()
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, then drains. A second signal kills all workers.
@@ -83,6 +82,7 @@ class Supervisor:
             # On a thread, because a scrape under way waits for this event loop.
             opened.push_async_callback(asyncio.to_thread, stop_metrics)
             self._handle_signals(stopping)
+            await opened.enter_async_context(self._manager.keep_alive())
             self._keepers += self._create_keepers(address, http_address)
             tasks = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
             opened.push_async_callback(_cancel_all, tasks)
@@ -99,6 +99,7 @@ class Supervisor:
                     processes=settings.processes,
                     models=self._keepers[0].models,
                 )
+                self._manager.report_ready()
                 await _wait_for_any(tasks, stopping)
             return await self._drain(tasks)
 
@@ -110,6 +111,7 @@ class Supervisor:
                 close_logs()
                 os._exit(128 + number)
             stopping.set()
+            self._manager.report_draining(self._settings.compute_stop_limit_s())
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
@@ -209,8 +211,7 @@ class Supervisor:
         self._leaving.set()
         for keeper in self._keepers:
             keeper.send(Drain())
-        limit = settings.drain_delay_s + settings.drain_grace_s + _LEAVING_S
-        _, unfinished = await asyncio.wait(tasks, timeout=limit)
+        _, unfinished = await asyncio.wait(tasks, timeout=settings.compute_stop_limit_s())
         failed = [keeper.number for keeper in self._keepers if keeper.status or keeper.pid]
         if failed:
             _log.error("workers did not exit cleanly", workers=failed, hang=len(unfinished))
