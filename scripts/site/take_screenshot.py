@@ -1,4 +1,4 @@
-"""Takes docs/images/page.webp, the screenshot of the page with the shipped models.
+"""Takes docs/images/page.webp and translate.webp, screenshots of the page with the shipped models.
 
 Run it after a visible change of the page. It needs chromium on the PATH.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-PICTURE = Path(__file__).parents[2] / "docs/images/page.webp"
+PICTURES = Path(__file__).parents[2] / "docs/images"
 COMMAND = Path(sys.executable).with_name("imagemint")
 _WAIT_MS = 120_000
 _QUALITY = 85
@@ -39,14 +39,26 @@ def show_grid(page: Page, url: str) -> None:
     page.evaluate("scrollTo(0, 0)")
 
 
-def save(page: Page) -> None:
+def show_translation(page: Page, url: str) -> None:
+    """Shows a line drawing beside the person that the model makes of it."""
+    page.set_viewport_size({"width": 1440, "height": 960})
+    page.goto(f"{url}#model=sketch")
+    page.reload()  # of another fragment alone, the page shows the model that it showed
+    expect(page.locator(".model", has_text="still loading")).to_have_count(0)
+    page.locator("#examples button").nth(1).click()
+    page.get_by_role("button", name="Translate").click()
+    expect(page.locator("#translate-note")).to_contain_text("Translated in")
+    page.evaluate("scrollTo(0, 0)")
+
+
+def save(page: Page, name: str) -> None:
     """Writes what the window shows."""
     with Image.open(io.BytesIO(page.screenshot())) as shot:
-        shot.save(PICTURE, quality=_QUALITY, method=6)
+        shot.save(PICTURES / name, quality=_QUALITY, method=6)
 
 
 def main() -> None:
-    """Starts a server and a browser, and writes the picture."""
+    """Starts a server and a browser, and writes the pictures."""
     addresses = [f"--{kind}-address=127.0.0.1:0" for kind in ("grpc", "http", "metrics")]
     server = subprocess.Popen(
         [COMMAND, "serve", "--log-format=json", *addresses], stderr=subprocess.PIPE, text=True
@@ -63,7 +75,9 @@ def main() -> None:
             page.set_default_timeout(_WAIT_MS)
             expect.set_options(timeout=_WAIT_MS)
             show_grid(page, ready["http_url"])
-            save(page)
+            save(page, "page.webp")
+            show_translation(page, ready["http_url"])
+            save(page, "translate.webp")
     finally:
         server.terminate()
         server.communicate()
