@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -25,6 +26,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("imagemint")
+
+# A program in the background or under nohup ignores signals that tests send, and so do the programs
+# that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The folder of the real data sets, which tests marked `data` need.
 KEPT = {"IMAGEMINT_DATA"}
