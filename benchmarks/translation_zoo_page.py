@@ -39,7 +39,7 @@ number after ± is the standard error of the mean over the images. In a picture 
 source: the source, the result, the baselines, and the truth, with their names above. A run that is
 shorter than the default of its recipe is marked *short*. It shows that the method works, and not
 what the method can reach. PSNR compares pixels, for which blurred results are best: runs with a GAN
-are behind runs without one in PSNR, and ahead in the distances of features.
+are behind runs without one in PSNR, and ahead in the Frechet and kernel distances.
 
 The second stage of text to image is a recipe of a generator, `stack`:
 [notes/avatars-text.md](notes/avatars-text.md#a-second-stage) compares it with `avatars-text`.
