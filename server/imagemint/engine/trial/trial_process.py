@@ -18,11 +18,11 @@ from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.failure_causes import is_passing
 from imagemint.engine.onnx.backend import OnnxBackend
 from imagemint.engine.onnx.critic import OnnxCritic
+from imagemint.engine.trial.trials import ERROR_BYTES
 
 if TYPE_CHECKING:
     from imagemint.engine.bundle.signatures import TrustedKeys
 
-_ERROR_BYTES = 2**16  # of stderr
 # Serving processes have priority.
 _NICENESS = 10
 
@@ -73,7 +73,7 @@ def _limit(options: dict[str, Any]) -> None:
     seconds = math.ceil(options["timeout_s"] * (1 + options["alone_threads"])) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_ERROR_BYTES, _ERROR_BYTES))  # it writes no file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ERROR_BYTES, ERROR_BYTES))  # it writes no file
     if options["memory_bytes"] is not None:
         limit = options["memory_bytes"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

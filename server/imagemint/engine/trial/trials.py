@@ -32,7 +32,8 @@ _PLAIN_ROW_BYTES = 16 * 2**20
 _PLAIN_ROW_FLOPS = 5 * 10**7
 # Share of the available memory; several workers can try the same bundle at the same time.
 _MEMORY_SHARE = 0.5
-_ERROR_BYTES = 2**16
+ERROR_BYTES = 2**16
+"""Size of what a trial process may write to stderr."""
 _SHOWN = 300  # characters of an error
 # Without -P, a module in the current directory could shadow ours.
 _CHILD = (sys.executable, "-P", "-m", "imagemint.engine.trial.trial_process")
@@ -177,6 +178,6 @@ def _read_verdict(
 def _read_last_line(file: IO[bytes]) -> str:
     """Returns the last line of a file, which is the error in a traceback, shortened."""
     file.seek(0)
-    lines = file.read(_ERROR_BYTES).decode(errors="replace").split("\n")
+    lines = file.read(ERROR_BYTES).decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return last if len(last) <= _SHOWN else f"{last[:_SHOWN]}…"
