@@ -5,9 +5,9 @@ A job is a judge, or a run of a generator or translator with one seed. A judge t
 features. The folder of a job tells how far it is: checkpoints, from which `imagemint train
 --resume` continues; the report of `imagemint evaluate`; and `queue.json`, which names the job that
 was recorded, or why it ended before its length. So the queue may be stopped at any time, and
-continues on whichever machine has the folder. A run that is planned in bf16 is trained in fp32 on a
-machine without instructions for bfloat16, and goes on in the precision of its checkpoint. A job
-that is killed stops the queue and is not done. To try a failed run again, delete its `queue.json`.
+continues on whichever machine has the folder. A run that is planned in bf16 starts in fp32 on a
+machine where that is faster, and goes on in the precision of its checkpoint. A job that is killed
+stops the queue and is not done. To try a failed run again, delete its `queue.json`.
 """
 
 import json
@@ -25,7 +25,7 @@ from typing import Any
 from zoo_records import ROOT, find_entry, name_run
 
 from imagemint.training.loop.checkpoints import list_checkpoints
-from imagemint.training.networks.precision import has_bf16
+from imagemint.training.networks.precision import compare_precisions
 from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
 from imagemint.training.run_command import choose_device
 from imagemint.training.whole_files import write_whole
@@ -298,7 +298,8 @@ def _choose_precision(run: Run, *, resumed: bool) -> dict[str, str]:
         return {}
     if resumed:
         return {"precision": "auto"}  # that of the checkpoint
-    return {} if has_bf16(choose_device("auto")) else {"precision": "fp32"}
+    slower = compare_precisions(choose_device("auto")) > 1.0
+    return {"precision": "fp32"} if slower else {}
 
 
 def _needs_judge(run: Run) -> bool:

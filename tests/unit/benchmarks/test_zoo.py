@@ -475,8 +475,8 @@ def test_extended_run_resumes(tmp_path, imagemint):
 def test_precision_fits_the_machine(tmp_path, imagemint, monkeypatch):
     """A run planned in bf16 starts in what the machine computes fast, and goes on in its own."""
     command, given = imagemint(ENDS_WELL), []
-    for images, able in ((64, False), (128, True), (64, True)):
-        monkeypatch.setattr(zoo_queue, "has_bf16", lambda _, able=able: able)
+    for images, ratio in ((64, 1.5), (128, 0.5), (64, 0.5)):
+        monkeypatch.setattr(zoo_queue, "compare_precisions", lambda _, ratio=ratio: ratio)
         run = Run("dcgan", len(given) // 2, ("one",), {"images": images, "precision": "bf16"})
         Queue(Plan(PLAN.judges, (run,)), tmp_path / "runs", lambda *_: 0, imagemint=command).run()
         trained = [call for call in read_calls(tmp_path) if call[:2] == ["train", "dcgan"]]

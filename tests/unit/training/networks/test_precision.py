@@ -1,6 +1,7 @@
 """Tests of imagemint.training.networks.precision: precision and compilation."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from imagemint.training.loop.checkpoints import find_latest_checkpoint
 from imagemint.training.losses.gan_loss import Batch, GanLoss
 from imagemint.training.losses.ramp import CosineRamp
 from imagemint.training.losses.regularizers import LipschitzPenalty, ZeroCentredPenalties
-from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator
-from imagemint.training.networks.precision import Passes, choose_precision, has_bf16
+from imagemint.training.networks import ConditionalGenerator, ProjectionDiscriminator, precision
+from imagemint.training.networks.precision import Passes, choose_precision
 from imagemint.training.recipes import RECIPES
 
 BF16 = Passes("bf16")
@@ -45,26 +46,23 @@ def test_precision_depends_on_the_device(monkeypatch):
         assert choose_precision(torch.device("cuda")) == expected
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "able"),
-    [
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({"avx512_bf16": True, "amx_bf16": False}, True),
-        ({"neon": True, "bf16": True}, True),
-        ({"neon": True, "bf16": False}, False),
-        ({}, False),
-    ],
-)
-def test_instructions_of_a_processor_decide(monkeypatch, capabilities, able):
-    """x86 and ARM have other names for their instructions."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert has_bf16(torch.device("cpu")) is able
+def test_precisions_are_compared_without_random_numbers(monkeypatch):
+    """The clock of this test advances by two in bf16, by one in fp32 and by ten at first."""
+    now, passes = 0, []
 
+    def convolve(x, weight, padding, convolve=torch.nn.functional.conv2d):
+        nonlocal now
+        result = convolve(x, weight, padding=padding)
+        now += (2 if result.dtype == torch.bfloat16 else 1) if len(passes) > 1 else 10
+        passes.append(result.dtype)
+        return result
 
-def test_unknown_instructions_count_as_there(monkeypatch):
-    """An older PyTorch cannot tell."""
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert has_bf16(torch.device("cpu"))
+    monkeypatch.setattr(precision.functional, "conv2d", convolve)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now))
+    state = torch.get_rng_state()
+    assert precision.compare_precisions(torch.device("cpu")) == 2.0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert passes == [torch.float32, torch.bfloat16] * 4
 
 
 def test_only_layers_compute_in_bf16():

@@ -4,8 +4,9 @@ import os
 
 import torch
 
-from imagemint.training.networks.precision import Precision, has_bf16
+from imagemint.training.networks.precision import Precision, compare_precisions
 
+_SLOWER = 1.1  # times; less can be noise
 _BUSY = 0.75  # of a core; the start of the run itself adds less
 
 
@@ -17,10 +18,8 @@ def find_machine_warnings(device: torch.device, precision: Precision) -> list[st
         precision: precision of convolutions and dense layers.
     """
     warnings = find_busy_cores(device)
-    if precision == "bf16" and not has_bf16(device):
-        warnings.append(
-            "this processor has no instructions for bfloat16, so bf16 is much slower here than fp32"
-        )
+    if precision == "bf16" and (ratio := compare_precisions(device)) > _SLOWER:
+        warnings.append(f"bf16 takes {ratio:.1f} times as long as fp32 on this machine")
     return warnings
 
 
