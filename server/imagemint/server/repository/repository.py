@@ -216,10 +216,10 @@ class ModelRepository:
             _log.error("no model %s in the repository", name)
 
     def end_wait(self) -> None:
-        """Marks the repository as loaded although some models may still be loading."""
+        """Marks the repository as loaded although some versions may still be loading."""
         if not self._loaded:
             self._loaded = True
-            self._catalogue.notify()
+            self._catalogue.end_start()
 
     def refresh(self, *, wait: bool = True, max_age_s: float = 0.0) -> None:
         """Scans the repository and updates the served models.

@@ -17,6 +17,9 @@ _ELSEWHERE = "this worker does not serve it, but another worker of the server do
 class Catalogue:
     """The models in order of their names. Any thread reads without waiting; a lock guards changes.
 
+    During the start, a model gets no default version while a newer version is loading. Otherwise a
+    server that restarts, or one of its workers, would answer with an older version than the others.
+
     Args:
         metrics: counts the versions that failed.
         pins: the default version by model.
@@ -34,6 +37,7 @@ class Catalogue:
         self._served_elsewhere = served_elsewhere
         self._metrics = metrics
         self._pins = pins
+        self._starting = True
         self._lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
 
@@ -106,6 +110,17 @@ class Catalogue:
             self._put(name, {version.number: version for version in versions})
         self.notify()
 
+    def end_start(self) -> None:
+        """Lets older versions be the default of models whose newest version is still loading."""
+        with self._lock:
+            self._starting = False
+            self.models = {
+                name: replace(model, awaits_newest=False) for name, model in self.models.items()
+            }
+            for name in self.models:
+                self._count_serving(name)
+        self.notify()
+
     def exchange(self, name: str, old: Version, new: Version | None) -> None:
         """Replaces `old` by `new`, or removes it for None, unless `old` was replaced before."""
         with self._lock:
@@ -124,7 +139,7 @@ class Catalogue:
                 if model.versions or name in problems
             }
             for name in problems.keys() - models.keys():
-                models[name] = Model(name, {}, self._pins.get(name), problems[name])
+                models[name] = replace(self._start_model(name), problem=problems[name])
             if models != before:
                 self.models = dict(sorted(models.items()))
                 for name in problems.keys() | before.keys():
@@ -133,10 +148,15 @@ class Catalogue:
             self.notify()
 
     def _put(self, name: str, changes: Mapping[int, Version | None]) -> None:
-        model = self.models.get(name) or Model(name, {}, self._pins.get(name))
+        model = self.models.get(name) or self._start_model(name)
         merged = {**model.versions, **changes}
         versions = {number: each for number, each in sorted(merged.items()) if each is not None}
-        models = {**self.models, name: replace(model, versions=versions)}
+        # A default version stays until a newer one is ready.
+        awaits_newest = model.awaits_newest and model.default_version is None
+        models = {
+            **self.models,
+            name: replace(model, versions=versions, awaits_newest=awaits_newest),
+        }
         if not versions and not model.problem:
             del models[name]
         self.models = dict(sorted(models.items()))
@@ -144,6 +164,9 @@ class Catalogue:
             name, sum(v.is_refused for v in versions.values()) if versions else None
         )
         self._count_serving(name)
+
+    def _start_model(self, name: str) -> Model:
+        return Model(name, {}, self._pins.get(name), awaits_newest=self._starting)
 
     def _count_serving(self, name: str) -> None:
         """Exports whether a model serves, unless it is not meant to."""
@@ -168,6 +191,9 @@ def _list_offered(model: Model) -> list[Version]:
 
 
 def _raise_not_ready(model: Model, versions: Iterable[Version]) -> NoReturn:
+    versions = list(versions)
+    if any(version.served for version in versions):  # but a newer one is loading
+        raise ModelNotReady(model.name, "its newest version is still loading", _RETRY_S)
     reasons = join_reasons(version for version in versions if version.state is State.FAILED)
     raise ModelNotReady(model.name, reasons or _STILL_LOADING, _RETRY_S)
 

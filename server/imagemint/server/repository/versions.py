@@ -166,6 +166,8 @@ class Model:
     """The version that must be the default; None for the newest ready version."""
     problem: str = ""
     """Why no version of the model is known: its directory is unreadable or has no version."""
+    awaits_newest: bool = False
+    """Whether no older version becomes the default while a newer one is loading."""
 
     @cached_property
     def default_version(self) -> ServedVersion | None:
@@ -173,5 +175,9 @@ class Model:
         if self.pinned is not None:
             version = self.versions.get(self.pinned)
             return version.served if version else None
-        ready = [version.served for version in self.versions.values() if version.served]
-        return ready[-1] if ready else None
+        for version in reversed(tuple(self.versions.values())):
+            if version.served:
+                return version.served
+            if self.awaits_newest and version.state is State.LOADING:
+                return None
+        return None

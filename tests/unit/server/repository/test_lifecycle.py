@@ -18,6 +18,7 @@ from imagemint.engine.batch import Batch
 from imagemint.engine.bundle import read_bundle
 from imagemint.engine.errors import (
     BackendFailed,
+    BundleRefused,
     LoadFailed,
     ModelNotFound,
     ModelNotReady,
@@ -36,6 +37,8 @@ from imagemint.server.repository import (
     model_control,
 )
 from imagemint.server.repository import repository as repository_module
+from imagemint.server.repository.snapshot import Catalogue
+from imagemint.server.repository.versions import Version
 from imagemint.server.telemetry.metrics import Metrics
 
 
@@ -376,10 +379,30 @@ class PassingTrials:
 
     def run(self, directory, *_):
         """Returns the digest, and no findings."""
+        self.try_out(directory)
         return self._sha256 or read_bundle(directory).sha256, None
+
+    def try_out(self, directory):
+        """Does nothing."""
 
     def close(self):
         """Does nothing."""
+
+
+class HeldTrials(PassingTrials):
+    """Trials that last until the test lets them end."""
+
+    def __init__(self, failure=None):
+        super().__init__()
+        self._failure = failure
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def try_out(self, directory):
+        """Waits, and raises the failure if there is one."""
+        self.entered.set()
+        assert self.go_on.wait(WAIT_S)
+        if self._failure:
+            raise BundleRefused(directory, self._failure)
 
 
 def test_bundle_that_changes_after_its_trial_is_refused(tmp_path, new_repository, monkeypatch):
@@ -398,6 +421,76 @@ def test_version_that_needs_a_trial_loads_beside_a_plain_one(tmp_path, new_repos
         write_bundle(tmp_path, "tiny", version)
     repository = new_repository(tmp_path, trials=PassingTrials())
     assert read_states(repository) == {1: State.READY, 2: State.READY}
+
+
+@pytest.fixture
+def start(tmp_path, new_repository, monkeypatch):
+    """A function that starts to load version 1, which serves soon, and 2, which needs a trial.
+
+    It returns the repository and its thread.
+    """
+    monkeypatch.setattr(loading, "is_plain", lambda bundle: bundle.version == 1)
+    for version in (1, 2):
+        write_bundle(tmp_path, "tiny", version)
+
+    def load(trials):
+        repository = new_repository(tmp_path, load=False, trials=trials)
+        served = threading.Event()
+        repository.watch(lambda: served.set() if repository.is_serving else None)
+        loading = threading.Thread(target=repository.load)
+        loading.start()
+        assert served.wait(WAIT_S)
+        assert trials.entered.wait(WAIT_S)
+        assert read_states(repository) == {1: State.READY, 2: State.LOADING}
+        return repository, loading
+
+    return load
+
+
+def read_serving(repository, name="tiny"):
+    """Returns the metric that is 1 if a model has a default version."""
+    value = repository._lifecycle._metrics.registry.get_sample_value
+    return value("imagemint_model_serving", {"model": name})
+
+
+@pytest.mark.parametrize(("failure", "default"), [(None, 2), ("it is broken", 1)])
+def test_start_waits_for_the_newest_version(start, failure, default):
+    """A server that restarts does not answer with an older version than before."""
+    trials = HeldTrials(failure)
+    repository, loading = start(trials)
+    assert repository.resolve("tiny", "1").version == 1
+    with pytest.raises(ModelNotReady, match="tiny' is not ready: its newest version is still load"):
+        repository.resolve("tiny")
+    assert read_serving(repository) == 0
+    trials.go_on.set()
+    loading.join(WAIT_S)
+    assert repository.resolve("tiny").version == default
+    assert read_serving(repository) == 1
+
+
+def test_end_of_the_wait_admits_an_older_version(start):
+    """A slow version does not keep its model from serving for ever."""
+    trials = HeldTrials()
+    repository, loading = start(trials)
+    changes = []
+    repository.watch(lambda: changes.append(repository.get_model("tiny").default_version))
+    repository.end_wait()
+    assert [change.version for change in changes] == [1]
+    assert repository.resolve("tiny").version == 1
+    assert read_serving(repository) == 1
+    trials.go_on.set()
+    loading.join(WAIT_S)
+    assert repository.resolve("tiny").version == 2
+
+
+def test_default_stays_while_a_newer_version_appears_at_the_start(tmp_path, metrics):
+    """A model that has a default version does not lose it, even before the start is over."""
+    catalogue, served = Catalogue(metrics, {}), object()
+    catalogue.put("tiny", Version(1, tmp_path, State.READY, served=served))
+    catalogue.put("tiny", Version(2, tmp_path))
+    assert catalogue.resolve("tiny", "") is served
+    catalogue.put("tiny", Version(2, tmp_path, State.LOADING, attempts=1))
+    assert catalogue.resolve("tiny", "") is served
 
 
 def test_pinned_version_is_the_default(tmp_path, new_repository):
