@@ -71,6 +71,8 @@ def run_server(repository: Path) -> Iterator[Server]:
             command,
             "serve",
             f"--repository={repository}",
+            # Older versions would only prolong the start.
+            "--version-policy=latest:1",
             "--grpc-address=127.0.0.1:0",
             "--metrics-address=127.0.0.1:0",
             # Flags override the environment: the code below parses the log.

@@ -266,8 +266,9 @@ async def test_export_writes_a_dataset_that_opens(mnist_server, tmp_path):
 
 async def test_folder_is_translated(tmp_path):
     """Every picture is enlarged but the one that is no picture, which the program names."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/srgan").symlink_to(ROOT / "models/srgan")
+    newest = max((ROOT / "models/srgan").glob("[1-9]*"), key=lambda version: int(version.name))
+    (tmp_path / "models/srgan").mkdir(parents=True)
+    (tmp_path / "models/srgan" / newest.name).symlink_to(newest)
     (tmp_path / "small").mkdir()
     for level in range(3):
         Image.new("RGB", (16, 24), (80 * level, 0, 40)).save(tmp_path / f"small/{level}.png")

@@ -9,6 +9,7 @@ from listing import Measures, run_listing, run_recipe
 from plain_gan import PlainGan
 from small_runs import CPU, pictures
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from imagemint.training.classifier.recipes import MnistClassifierRecipe
 from imagemint.training.classifier.training import train_classifier
@@ -56,6 +57,7 @@ def test_weights_equal_those_of_the_listing(digits):
     for layer in plain.D:
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
+    begin = [parameters_to_vector(theirs.parameters()).detach() for _, theirs in pairs]
     loss = recipe.make_gan_loss(state.G, state.D, Shape(0, 28, 1))
     score, ones = nn.BCELoss(), torch.ones(64, 1)
     zeros = torch.zeros_like(ones)
@@ -81,10 +83,11 @@ def test_weights_equal_those_of_the_listing(digits):
         state.opt_G.zero_grad()
         loss.generator_loss(batch, step, 0).total.backward()
         state.opt_G.step()
-    for ours, theirs in pairs:
-        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            # Adam enlarges rounding errors of small gradients; weights move by 1.6e-3.
-            torch.testing.assert_close(mine, other, atol=5e-5, rtol=0)
+    for (ours, theirs), start in zip(pairs, begin, strict=True):
+        mine, other = (parameters_to_vector(each.parameters()) for each in (ours, theirs))
+        # Adam enlarges rounding errors of small gradients, on some processors to a tenth of the
+        # path of a few weights. So all weights are compared together.
+        assert (mine - other).norm() < 4e-3 * (other - start).norm()
 
 
 def test_every_second_epoch_is_measured(digits, measures):
