@@ -14,9 +14,12 @@ from server_process import ended, line_of, process
 from tiny_bundles import write_bundle
 
 from imagemint.client import AsyncClient, ModelState
+from imagemint.engine.trial.trials import Trials
 from imagemint.open_inference import grpc_service_pb2 as oip
 from imagemint.open_inference import grpc_service_pb2_grpc as oip_grpc
 from imagemint.server.app import App
+from imagemint.server.peers import Peers
+from imagemint.server.repository import loading
 from imagemint.server.settings import ServeSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,6 +41,32 @@ async def test_slow_bundle_does_not_delay_others(tmp_path, processes):
         assert states == {"good": ModelState.READY, **slow}
         server.send_signal(signal.SIGTERM)
         assert await ended(server) == 0
+
+
+async def test_workers_share_the_trial_of_a_bundle(tmp_path, monkeypatch):
+    """Two workers of a server serve a bundle after a single trial; a server alone runs its own."""
+    monkeypatch.setattr(loading, "is_plain", lambda _: False)
+    write_bundle(tmp_path / "models")
+    tried, run = [], Trials.run
+
+    def count(self, directory, *options):
+        tried.append(directory)
+        return run(self, directory, *options)
+
+    monkeypatch.setattr(Trials, "run", count)
+
+    async def serve(peers, expected):
+        app = App(ServeSettings(repository=str(tmp_path / "models")), peers)
+        await asyncio.to_thread(app.repository.load)
+        assert app.repository.resolve("tiny").version == 1
+        await asyncio.to_thread(app.repository.close)
+        assert len(tried) == expected
+
+    for number in range(2):
+        peers = Peers(number)
+        peers.shared_log = tmp_path / "log"
+        await serve(peers, 1)
+    await serve(Peers(), 2)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -29,7 +29,10 @@ from imagemint.server.repository import (
     ModelRepository,
     Policies,
     ServedDigests,
+    SharedLog,
+    SharedTrials,
     Source,
+    TrialRunner,
 )
 from imagemint.server.repository.model_control import ModelControl
 from imagemint.server.repository_addresses import is_address
@@ -78,6 +81,7 @@ class App:
             watch_devices(self.metrics.registry)
         self._cores = max(1, count_usable_cores() // settings.processes)
         self._encoders = ThreadPoolExecutor(self._cores, thread_name_prefix="encode")
+        log = None if self._peers.shared_log is None else SharedLog(self._peers.shared_log)
         self.repository = ModelRepository(
             self._open_source(),
             self._open_backend,
@@ -91,15 +95,8 @@ class App:
             ),
             wanted=_list_wanted(settings),
             unload_grace_s=settings.drain_grace_s,
-            served_digests=ServedDigests(self._peers.served_digests),
-            trials=Trials(
-                TrialOptions(
-                    timeout_s=settings.load_timeout_s,
-                    max_bytes=_MAX_BUNDLE_BYTES,
-                    max_image_memory_bytes=settings.max_image_memory_bytes,
-                    alone_threads=self._alone_threads,
-                )
-            ),
+            served_digests=ServedDigests(log),
+            trials=self._open_trials(log),
             variant_of=self._choose_variant,
             keys=self._open_keys(),
             unload_when_empty=settings.unload_when_empty,
@@ -135,6 +132,17 @@ class App:
         if not directory.is_dir():
             raise NotADirectoryError(f"model repository {directory} is not a directory")
         return LocalDirectory(directory)
+
+    def _open_trials(self, log: SharedLog | None) -> TrialRunner:
+        trials = Trials(
+            TrialOptions(
+                timeout_s=self._settings.load_timeout_s,
+                max_bytes=_MAX_BUNDLE_BYTES,
+                max_image_memory_bytes=self._settings.max_image_memory_bytes,
+                alone_threads=self._alone_threads,
+            )
+        )
+        return trials if log is None else SharedTrials(trials, log)
 
     def _open_keys(self) -> KeyFile | None:
         if self._settings.require_signature is None:

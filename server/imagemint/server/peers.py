@@ -57,8 +57,8 @@ class Peers:
     """Whether this worker replaces one that died, while others serve."""
     served_elsewhere: Mapping[str, Collection[int]] = MappingProxyType({})
     """The versions that other workers serve, by model; replaced on change."""
-    served_digests: Path | None = None
-    """The file in which workers share digests (see `ServedDigests`); None for a single worker."""
+    shared_log: Path | None = None
+    """The file of the log that workers share (see `SharedLog`); None for a single worker."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number

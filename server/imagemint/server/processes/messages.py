@@ -20,8 +20,8 @@ class Begin:
     number: int
     settings: ServeSettings
     """The settings of the worker, with the actual port and its share of the limits."""
-    served_digests: int
-    """File descriptor of the file in which the workers share the digests of served versions."""
+    shared_log: int
+    """File descriptor of the log in which the workers share what they found out about bundles."""
     remembered: tuple["Question", ...] = ()
     served_elsewhere: dict[str, list[int]] = field(default_factory=dict)
     """The versions that the other workers serve, by model."""

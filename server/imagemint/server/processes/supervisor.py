@@ -71,8 +71,8 @@ class Supervisor:
                 http_port, http_address = reserve(settings.http_address)
                 opened.callback(http_port.close)
             # A file in memory cannot meet a full or read-only disk, and ends with the last process.
-            self._served_digests = os.memfd_create("imagemint-served-digests")
-            opened.callback(os.close, self._served_digests)
+            self._shared_log = os.memfd_create("imagemint-shared-log")
+            opened.callback(os.close, self._shared_log)
             self._metrics = WorkersMetrics(
                 settings.processes, self._make_measurer(), self._list_pids
             )
@@ -133,7 +133,7 @@ class Supervisor:
         context = KeeperContext(
             command=self._worker,
             settings=make_worker_settings(self._settings, address, http_address),
-            served_digests=self._served_digests,
+            shared_log=self._shared_log,
             stderr=get_original_stderr(),
             leaving=self._leaving,
             remembered=lambda: self._questions.remembered,

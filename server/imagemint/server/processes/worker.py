@@ -63,7 +63,7 @@ class WorkerPeers(Peers):
         super().__init__(begin.number)
         self.replaces = begin.replaces
         self.served_elsewhere = begin.served_elsewhere
-        self.served_digests = Path(f"/proc/self/fd/{begin.served_digests}")
+        self.shared_log = Path(f"/proc/self/fd/{begin.shared_log}")
         self.drain = asyncio.Event()
         """Set when this worker must drain and exit."""
         self.orphaned = False

@@ -45,8 +45,8 @@ class KeeperContext:
     command: Sequence[str]
     """The command of a worker; a file descriptor is appended to it."""
     settings: ServeSettings
-    served_digests: int
-    """File descriptor of the file in which the workers share the digests of served versions."""
+    shared_log: int
+    """File descriptor of the log in which the workers share what they found out about bundles."""
     stderr: int | None
     """File descriptor for the stderr of workers; None for the stderr of this process."""
     leaving: asyncio.Event
@@ -184,7 +184,7 @@ class Keeper:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._context.command,
                     str(theirs.fileno()),
-                    pass_fds=(theirs.fileno(), self._context.served_digests),
+                    pass_fds=(theirs.fileno(), self._context.shared_log),
                     stdin=asyncio.subprocess.DEVNULL,
                     stderr=self._context.stderr,
                 )
@@ -208,7 +208,7 @@ class Keeper:
             begin = Begin(
                 self.number,
                 context.settings,
-                context.served_digests,
+                context.shared_log,
                 remembered,
                 served_elsewhere=context.list_elsewhere(self),
                 replaces=self.patient,

@@ -2,6 +2,8 @@
 
 from imagemint.server.repository.repository import ModelRepository
 from imagemint.server.repository.served_digests import ServedDigests
+from imagemint.server.repository.shared_log import SharedLog
+from imagemint.server.repository.shared_trials import SharedTrials, TrialRunner
 from imagemint.server.repository.source import LocalDirectory, Source
 from imagemint.server.repository.version_policy import Policies, VersionPolicy
 from imagemint.server.repository.versions import Model, ServedVersion, State, Version
@@ -13,8 +15,11 @@ __all__ = [
     "Policies",
     "ServedDigests",
     "ServedVersion",
+    "SharedLog",
+    "SharedTrials",
     "Source",
     "State",
+    "TrialRunner",
     "Version",
     "VersionPolicy",
 ]

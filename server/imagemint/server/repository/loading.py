@@ -14,8 +14,9 @@ from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import BundleRefused, ImagemintError
 from imagemint.engine.onnx.critic import OnnxCritic
 from imagemint.engine.spec import ModelSpec
-from imagemint.engine.trial.trials import PLAIN_BYTES, Trials, is_plain
+from imagemint.engine.trial.trials import PLAIN_BYTES, is_plain
 from imagemint.server.batching import Batcher
+from imagemint.server.repository.shared_trials import TrialRunner
 from imagemint.server.repository.source import Source
 from imagemint.server.repository.versions import ServedVersion
 
@@ -54,7 +55,7 @@ class Loader:
         max_bundle_bytes: int,
         max_images: int,
         max_response_bytes: int,
-        trials: Trials | None = None,
+        trials: TrialRunner | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
         keys: "KeyFile | None" = None,
     ) -> None:

@@ -17,7 +17,6 @@ from imagemint.engine.backend import Backend
 from imagemint.engine.bundle import Bundle
 from imagemint.engine.bundle.variants import REFERENCE
 from imagemint.engine.errors import LoadFailed, ModelNotFound
-from imagemint.engine.trial.trials import Trials
 from imagemint.server.batching import Batcher
 from imagemint.server.cores import count_usable_cores
 from imagemint.server.repository.lifecycle import Lifecycle
@@ -25,6 +24,7 @@ from imagemint.server.repository.loading import Loader
 from imagemint.server.repository.loading_threads import DaemonPool
 from imagemint.server.repository.scan import Found
 from imagemint.server.repository.served_digests import ServedDigests
+from imagemint.server.repository.shared_trials import TrialRunner
 from imagemint.server.repository.snapshot import Catalogue, join_reasons
 from imagemint.server.repository.source import Source, SourceLost
 from imagemint.server.repository.version_policy import Policies
@@ -89,7 +89,7 @@ class ModelRepository:
         wanted: Iterable[str] | None = None,
         unload_grace_s: float = 30.0,
         served_digests: ServedDigests | None = None,
-        trials: Trials | None = None,
+        trials: TrialRunner | None = None,
         variant_of: Callable[[str], str] = lambda _: REFERENCE,
         keys: "KeyFile | None" = None,
         unload_when_empty: bool = False,

@@ -1,38 +1,33 @@
 """Digests of the served versions; they make versions immutable while the server runs.
 
-In one process a dictionary is enough. Workers share a file, so that a worker that replaces another
+In one process a dictionary is enough. Workers share a log, so that a worker that replaces another
 one refuses the same bundles.
 """
 
-import errno
-import fcntl
-import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from imagemint.server.repository.shared_log import LockedLog, SharedLog
+
+_TOPIC = "digest"
 
 
 class ServedDigests:
     """Digests of all versions that were served, by model and version number; thread-safe.
 
     Args:
-        path: a file on a local disk that all workers share; it is created if missing. It belongs
-            to one run of the server: delete it afterwards. None keeps the digests in this process.
+        log: the log that all workers share; None keeps the digests in this process.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self, log: SharedLog | None = None) -> None:
+        self._log = log
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int], str] = {}
 
     def find_digest(self, name: str, version: int) -> str | None:
         """Returns the SHA-256 that any worker last served under a number; None if there is none."""
-        with self._lock:
-            if self._path is not None:
-                with self._hold_lock() as descriptor:
-                    self._read(descriptor)
+        with self._refresh():
             return self._known.get((name, version))
 
     def add(self, name: str, version: int, sha256: str, *, accept: bool = False) -> str:
@@ -48,58 +43,26 @@ class ServedDigests:
             The recorded digest; it differs from `sha256` if another worker recorded one first.
 
         Raises:
-            OSError: the file cannot be written; nothing is recorded.
+            OSError: the log cannot be written; nothing is recorded.
         """
-        with self._lock:
-            return self._add(name, version, sha256, accept=accept)
-
-    def _add(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
-        if self._path is None:
-            return self._record(name, version, sha256, accept=accept)
-        with self._hold_lock() as descriptor:
-            self._read(descriptor)
+        with self._refresh() as log:
             before = self._known.get((name, version))
-            holds = self._record(name, version, sha256, accept=accept)
-            if holds != before:
-                try:
-                    _append(descriptor, json.dumps([name, version, holds]) + "\n")
-                except OSError:
-                    del self._known[name, version]  # the next lookup reads it again
-                    raise
-            return holds
-
-    def _record(self, name: str, version: int, sha256: str, *, accept: bool) -> str:
-        if accept:
-            self._known[name, version] = sha256
-        return self._known.setdefault((name, version), sha256)
-
-    def _read(self, descriptor: int) -> None:
-        """Reads the digests of all workers; the last line of a number counts."""
-        size = os.fstat(descriptor).st_size
-        for line in os.pread(descriptor, size, 0).splitlines():
-            name, version, sha256 = json.loads(line)
-            self._known[name, version] = sha256
+            if before is not None and not accept:
+                return before
+            if before != sha256:
+                if log is not None:
+                    log.append(_TOPIC, [name, version, sha256])
+                self._known[name, version] = sha256
+            return sha256
 
     @contextmanager
-    def _hold_lock(self) -> Iterator[int]:
-        """Opens and locks the file exclusively until the end of the block."""
-        assert self._path is not None  # noqa: S101 - for the type checker; both callers check it
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield descriptor
-        finally:
-            os.close(descriptor)  # releases the lock
-
-
-def _append(descriptor: int, line: str) -> None:
-    """Writes a whole line or nothing; a partial line would corrupt the file for every reader."""
-    content, end = line.encode(), os.fstat(descriptor).st_size
-    try:
-        written = os.write(descriptor, content)
-    except OSError:
-        os.ftruncate(descriptor, end)
-        raise
-    if written < len(content):
-        os.ftruncate(descriptor, end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _refresh(self) -> Iterator[LockedLog | None]:
+        """Learns the digests of all workers, and locks them until the end of the block."""
+        with self._lock:
+            if self._log is None:
+                yield None
+                return
+            with self._log.lock() as log:
+                for name, version, sha256 in log.read(_TOPIC):  # the last one of a number counts
+                    self._known[name, version] = sha256
+                yield log

@@ -1,21 +1,21 @@
-"""Tests of the digests that were served, kept in memory or in a shared file."""
+"""Tests of the digests that were served, kept in memory or in a shared log."""
 
 import os
 
 import pytest
 
-from imagemint.server.repository import ServedDigests
+from imagemint.server.repository import ServedDigests, SharedLog
 
 
 @pytest.fixture(params=["alone", "shared"])
-def path(request, tmp_path):
-    """The file of the digests, or None for memory only."""
-    return tmp_path / "served" if request.param == "shared" else None
+def log(request, tmp_path):
+    """The log of the digests, or None for memory only."""
+    return SharedLog(tmp_path / "log") if request.param == "shared" else None
 
 
-def test_last_digest_of_a_version_is_known(path):
+def test_last_digest_of_a_version_is_known(log):
     """Each version of each model has its own digest, which an accepted change replaces."""
-    served = ServedDigests(path)
+    served = ServedDigests(log)
     assert served.find_digest("tiny", 1) is None
     served.add("tiny", 1, "aa")
     served.add("tiny", 2, "bb")
@@ -29,17 +29,23 @@ def test_last_digest_of_a_version_is_known(path):
 
 def test_workers_share_their_digests(tmp_path):
     """Running workers and later ones know the digests."""
-    first, second = ServedDigests(tmp_path / "served"), ServedDigests(tmp_path / "served")
+    first, second = (
+        ServedDigests(SharedLog(tmp_path / "log")),
+        ServedDigests(SharedLog(tmp_path / "log")),
+    )
     first.add("tiny", 1, "aa")
     assert second.find_digest("tiny", 1) == "aa"
     assert second.add("tiny", 1, "bb", accept=True) == "bb"
     assert first.find_digest("tiny", 1) == "bb"
-    assert ServedDigests(tmp_path / "served").find_digest("tiny", 1) == "bb"
+    assert ServedDigests(SharedLog(tmp_path / "log")).find_digest("tiny", 1) == "bb"
 
 
 def test_first_worker_sets_the_digest(tmp_path):
     """If two workers load a version at once, the second gets the digest of the first."""
-    first, second = ServedDigests(tmp_path / "served"), ServedDigests(tmp_path / "served")
+    first, second = (
+        ServedDigests(SharedLog(tmp_path / "log")),
+        ServedDigests(SharedLog(tmp_path / "log")),
+    )
     assert first.find_digest("tiny", 1) is second.find_digest("tiny", 1) is None
     assert first.add("tiny", 1, "aa") == "aa"
     assert second.add("tiny", 1, "bb") == "aa"
@@ -48,19 +54,19 @@ def test_first_worker_sets_the_digest(tmp_path):
 
 def test_failed_write_is_undone(tmp_path, monkeypatch):
     """On a full disk nothing is recorded, and earlier digests can still be read."""
-    served = ServedDigests(tmp_path / "served")
+    served = ServedDigests(SharedLog(tmp_path / "log"))
     served.add("tiny", 1, "aa")
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:5]))
     with pytest.raises(OSError, match="No space left"):
         served.add("tiny", 2, "bb")
     monkeypatch.undo()
-    for each in (served, ServedDigests(tmp_path / "served")):
+    for each in (served, ServedDigests(SharedLog(tmp_path / "log"))):
         assert [each.find_digest("tiny", 1), each.find_digest("tiny", 2)] == ["aa", None]
     assert served.add("tiny", 2, "cc") == "cc"
 
 
-def test_digests_in_memory_are_not_shared(path):
+def test_digests_in_memory_are_not_shared(log):
     """Without a file, digests belong to one process."""
     ServedDigests().add("tiny", 1, "aa")
-    assert ServedDigests(path).find_digest("tiny", 1) is None
+    assert ServedDigests(log).find_digest("tiny", 1) is None
