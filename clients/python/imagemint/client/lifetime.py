@@ -1,9 +1,8 @@
 """State of a client: open, closed, or inherited by a forked process."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
+from types import TracebackType
 
 from grpc import aio
 
@@ -49,9 +48,8 @@ class Lifetime:
         if self.closed:
             raise ClientClosed
 
-    @contextlib.contextmanager
-    def translate(self, timeout_s: float | None) -> Iterator[None]:
-        """Converts gRPC errors that the block raises to the errors of this package.
+    def translate(self, timeout_s: float | None) -> "_Translation":
+        """Converts gRPC errors that a `with` block raises to the errors of this package.
 
         If a channel is closed, gRPC raises asyncio.CancelledError in the tasks that wait for its
         calls, although these tasks are not cancelled. A TaskGroup would consider them finished.
@@ -61,29 +59,48 @@ class Lifetime:
             timeout_s: deadline of the call in seconds, for messages; None for no deadline.
 
         Raises:
-            ClientClosed: the client was closed during the call.
+            ClientClosed: the client was closed before the block or during the call.
             ImagemintError: the call failed.
         """
         self.check()
-        task = asyncio.current_task()
-        cancelled_before = task.cancelling() if task else 0
-        try:
-            yield
-        except aio.AioRpcError as error:
-            # A local variable would refer to the error, whose traceback refers to this frame: the
-            # call would keep its connection until the garbage collector runs.
-            raise self._translate(error, timeout_s) from error
-        except aio.UsageError:  # gRPC raises it for a call on a channel that is closed
-            self.check()
-            raise
-        except asyncio.CancelledError:
-            if task is None or task.cancelling() == cancelled_before:
-                self.check()
-            raise
+        return _Translation(self, timeout_s)
 
-    def _translate(self, error: aio.AioRpcError, timeout_s: float | None) -> ImagemintError:
+    def convert(self, error: aio.AioRpcError, timeout_s: float | None) -> ImagemintError:
         """Returns the error of this package, and notes if the call has reached no server."""
         translated = translate_error(error, self.server, timeout_s)
         if isinstance(translated, Unavailable) and translated.reason in NO_SERVER:
             self.unreachable_at = time.monotonic()
         return translated
+
+
+class _Translation:
+    """The block of `Lifetime.translate`.
+
+    It is no generator of `contextlib`: from Python 3.13 on, the frame of a generator that raises an
+    error refers to that of its context manager, and that one to the error and the call. The call
+    would keep its connection until the garbage collector runs.
+    """
+
+    def __init__(self, lifetime: Lifetime, timeout_s: float | None) -> None:
+        self._lifetime = lifetime
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancelled_before = self._task.cancelling() if self._task else 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, aio.AioRpcError):
+            # A local variable would refer to the new error, whose traceback refers to this frame.
+            raise self._lifetime.convert(error, self._timeout_s) from error
+        # gRPC raises one of these for a call on a channel that is closed.
+        if isinstance(error, aio.UsageError) or (
+            isinstance(error, asyncio.CancelledError)
+            and (self._task is None or self._task.cancelling() == self._cancelled_before)
+        ):
+            self._lifetime.check()
