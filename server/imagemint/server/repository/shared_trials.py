@@ -47,6 +47,7 @@ class SharedTrials:
     def __init__(self, trials: TrialRunner, log: SharedLog) -> None:
         self._trials = trials
         self._shared = log
+        self._closed = False
 
     def run(
         self, directory: Path, variant: str, trusted_keys: str | None = None
@@ -65,12 +66,15 @@ class SharedTrials:
             if found and ("passed" in found[-1] or found[-1]["ended_s"] >= began_s):
                 return _take(found[-1], directory)
             result = _note(lambda: self._trials.run(directory, variant, trusted_keys))
-            if read_signature(directory) == signature:  # otherwise it may be of other files
+            was_ended = self._closed and "refused" in result  # which says nothing about the bundle
+            # If the files changed meanwhile, the result may be of other ones.
+            if not was_ended and read_signature(directory) == signature:
                 self._publish(key, result)
         return _take(result, directory)
 
     def close(self) -> None:
-        """Kills the trials of this worker and refuses new ones."""
+        """Kills the trials of this worker, which another one then runs, and refuses new ones."""
+        self._closed = True
         self._trials.close()
 
     def _publish(self, key: str, result: dict[str, Any]) -> None:

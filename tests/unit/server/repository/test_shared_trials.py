@@ -71,24 +71,30 @@ class AnnouncedLog(SharedLog):
 def run_both(tmp_path, bundle):
     """A function that runs the trial of a bundle in two workers at once and returns the results.
 
-    The first one ends only when the second one has come to wait for it.
+    The first one ends only when the second one has come to wait for it. With `stops`, the first
+    worker stops then.
     """
 
-    def run(first, second):
+    def run(first, second, *, stops=False):
         results = {}
         logs = [AnnouncedLog(tmp_path / "log") for _ in range(2)]
+        shared = [
+            SharedTrials(trials, log) for trials, log in zip((first, second), logs, strict=True)
+        ]
 
-        def work(number, trials):
+        def work(number):
             try:
-                results[number] = SharedTrials(trials, logs[number]).run(bundle, "fp32")
+                results[number] = shared[number].run(bundle, "fp32")
             except BundleRefused as error:
                 results[number] = error
 
-        threads = [threading.Thread(target=work, args=each) for each in enumerate((first, second))]
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
         threads[0].start()
         assert first.entered.wait(WAIT_S)
         threads[1].start()
         assert logs[1].arrived.wait(WAIT_S)
+        if stops:
+            shared[0].close()
         first.go_on.set()
         for thread in threads:
             thread.join(WAIT_S)
@@ -174,6 +180,15 @@ def test_result_that_cannot_be_shared_serves_its_worker(join, bundle, monkeypatc
     with caplog.at_level(logging.WARNING):
         assert join(Recorder()).run(bundle, "fp32")[0] == read_bundle(bundle).sha256
     assert "the result of a trial is not shared: [Errno 28]" in caplog.text
+
+
+def test_trial_of_a_worker_that_stops_is_run_by_another(run_both, bundle):
+    """The stop kills the trial. The refusal that follows counts for this worker alone."""
+    first, second = Recorder(BundleRefused(bundle, "SIGKILL", passing=True), waits=True), Recorder()
+    refusal, result = run_both(first, second, stops=True)
+    assert refusal.why == "SIGKILL"
+    assert result[0] == read_bundle(bundle).sha256
+    assert [len(first.ran), len(second.ran)] == [1, 1]
 
 
 def test_close_ends_the_trials(join):
