@@ -25,7 +25,7 @@ from typing import Any
 from zoo_records import ROOT, find_entry, name_run
 
 from imagemint.training.loop.checkpoints import list_checkpoints
-from imagemint.training.networks.precision import compare_precisions
+from imagemint.training.networks.precision import choose_precision, compare_precisions
 from imagemint.training.recipes import TRANSLATION_RECIPES, TRANSLATION_TABLE
 from imagemint.training.run_command import choose_device
 from imagemint.training.whole_files import write_whole
@@ -298,7 +298,8 @@ def _choose_precision(run: Run, *, resumed: bool) -> dict[str, str]:
         return {}
     if resumed:
         return {"precision": "auto"}  # that of the checkpoint
-    slower = compare_precisions(choose_device("auto")) > 1.0
+    device = choose_device("auto")
+    slower = choose_precision(device) == "fp32" and compare_precisions(device) > 1.0
     return {"precision": "fp32"} if slower else {}
 
 

@@ -475,13 +475,18 @@ def test_extended_run_resumes(tmp_path, imagemint):
 def test_precision_fits_the_machine(tmp_path, imagemint, monkeypatch):
     """A run planned in bf16 starts in what the machine computes fast, and goes on in its own."""
     command, given = imagemint(ENDS_WELL), []
-    for images, ratio in ((64, 1.5), (128, 0.5), (64, 0.5)):
+    for images, chosen, ratio in (
+        *((64, "fp32", 1.5), (128, "fp32", 0.5)),
+        *((64, "fp32", 0.5), (128, "fp32", 0.5)),
+        (64, "bf16", 1.5),
+    ):
+        monkeypatch.setattr(zoo_queue, "choose_precision", lambda _, chosen=chosen: chosen)
         monkeypatch.setattr(zoo_queue, "compare_precisions", lambda _, ratio=ratio: ratio)
         run = Run("dcgan", len(given) // 2, ("one",), {"images": images, "precision": "bf16"})
         Queue(Plan(PLAN.judges, (run,)), tmp_path / "runs", lambda *_: 0, imagemint=command).run()
         trained = [call for call in read_calls(tmp_path) if call[:2] == ["train", "dcgan"]]
         given.append(trained[-1][trained[-1].index("--precision") + 1])
-    assert given == ["fp32", "auto", "bf16"]
+    assert given == ["fp32", "auto", "bf16", "auto", "bf16"]
 
 
 def test_run_that_fails_is_recorded_with_its_reason(tmp_path, imagemint):

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from imagemint.training.networks.precision import Precision, compare_precisions
+from imagemint.training.networks.precision import Precision, choose_precision, compare_precisions
 
 _SLOWER = 1.1  # times; less can be noise
 _BUSY = 0.75  # of a core; the start of the run itself adds less
@@ -18,8 +18,10 @@ def find_machine_warnings(device: torch.device, precision: Precision) -> list[st
         precision: precision of convolutions and dense layers.
     """
     warnings = find_busy_cores(device)
-    if precision == "bf16" and (ratio := compare_precisions(device)) > _SLOWER:
-        warnings.append(f"bf16 takes {ratio:.1f} times as long as fp32 on this machine")
+    if precision == "bf16" and choose_precision(device) == "fp32":
+        ratio = compare_precisions(device)
+        if ratio > _SLOWER:
+            warnings.append(f"bf16 takes {ratio:.1f} times as long as fp32 on this machine")
     return warnings
 
 

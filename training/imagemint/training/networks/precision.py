@@ -34,6 +34,9 @@ def compare_precisions(device: torch.device) -> float:
     It measures the two passes of a convolution, in a tenth of a second or so. The instructions that
     a processor has do not tell: with ``amx_bf16`` bf16 is faster, without any it takes many times
     as long, and with ``avx512_bf16`` alone either of them can be faster.
+
+    Do not ask for a device for which `choose_precision` returns bf16: on a GPU, the convolution is
+    so small that the starts of kernels take longer, of which bf16 has more.
     """
     # Nothing is drawn at random, because a run would then draw other numbers.
     weight = torch.ones(64, 64, 3, 3, device=device, requires_grad=True)
