@@ -399,7 +399,8 @@ def _fetch_labels(client: Client, model: str, version: str) -> Sequence[str]:
     """Returns the label texts of a model."""
     manifest = client.model(model).manifest(version)
     if manifest is None:
-        raise NotFound(f"{model} has no version {version or 'that is ready'}")
+        missing = f"version {version}" if version else "default version"
+        raise NotFound(f"{model} has no {missing} that is ready")
     return manifest.class_labels
 
 

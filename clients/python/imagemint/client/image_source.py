@@ -339,4 +339,5 @@ def _explain_missing(model: Model, wanted: str, found: ModelVersion | None) -> s
     if found is not None:
         return f"{model.name}@{wanted} is {found.state}{': ' * bool(found.reason)}{found.reason}"
     known = ", ".join(version.version for version in model.versions) or "none"
-    return f"{model.name} has no version {wanted or 'that is ready'}; versions: {known}"
+    missing = f"version {wanted}" if wanted else "default version that is ready"
+    return f"{model.name} has no {missing}; versions: {known}"

@@ -180,7 +180,7 @@ class Model:
     name: str
     """Name of the model."""
     default_version: str
-    """Version for requests that name none; empty if no version is READY."""
+    """Version for requests that name none; empty while there is none that is READY."""
     versions: tuple[ModelVersion, ...]
     """All versions, oldest first."""
     limits: Limits

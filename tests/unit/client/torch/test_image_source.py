@@ -3,11 +3,13 @@
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import pytest
 
 from imagemint.client import (
+    Client,
     ClientClosed,
     Cycle,
     InvalidRequest,
@@ -105,6 +107,14 @@ def test_invalid_model_is_an_error_at_once(address, fault, mint):
         with pytest.raises(InvalidRequest, match=f"^{next(iter(wrong))}: "):
             ServerSource(address, "tiny", **wrong)
     assert ServerSource(address, "tiny", version=3).identity.version == "3"
+
+
+def test_model_without_a_default_version_is_told(address, monkeypatch):
+    """While a server starts, a model has none although an older version may be ready."""
+    find = Client.model
+    monkeypatch.setattr(Client, "model", lambda *of: replace(find(*of), default_version=""))
+    with pytest.raises(NotFound, match=r"no default version that is ready; versions: 3, 4"):
+        ServerSource(address, "tiny")
 
 
 def test_source_can_be_pickled(address):
