@@ -39,7 +39,7 @@ class SharedLog:
         """Waits until no other thread or worker holds a task; others can use the log meanwhile.
 
         A worker that dies lets go of its tasks. Two tasks can share a lock by chance: do not hold
-        two tasks at once.
+        two tasks at once. On a kernel without such locks, as some sandboxes have it, nobody waits.
 
         Raises:
             OSError: the file cannot be opened.
@@ -49,7 +49,11 @@ class SharedLog:
             # process as older locks of ranges do, so threads exclude each other, too.
             place = zlib.crc32(name.encode())
             request = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, request)
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, request)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
             yield
 
     @contextmanager

@@ -1,5 +1,6 @@
 """Tests of the log that the workers of a server share."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,12 +10,12 @@ import threading
 import pytest
 from held_backend import WAIT_S
 
-from imagemint.server.repository import SharedLog
+from imagemint.server.repository import SharedLog, shared_log
 
 HOLD_TASK = """
 import sys
 from pathlib import Path
-from imagemint.server.repository import SharedLog
+from imagemint.server.repository import SharedLog, shared_log
 
 with SharedLog(Path(sys.argv[1])).lock_task("one"):
     print("holds it", flush=True)
@@ -101,3 +102,27 @@ def test_killed_worker_lets_go_of_its_task(tmp_path, log):
         worker.send_signal(signal.SIGKILL)
         with log.lock_task("one"):
             assert worker.wait(WAIT_S) == -signal.SIGKILL
+
+
+def refuse_with(number):
+    """Returns a function that raises an OSError."""
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_kernel_without_such_locks_makes_nobody_wait(log, monkeypatch):
+    """Each worker does the task itself."""
+    monkeypatch.setattr(shared_log.fcntl, "fcntl", refuse_with(errno.EINVAL))
+    with log.lock_task("one"), log.lock_task("one"):
+        append(log, "a", 1)
+    assert read(log, "a") == [1]
+
+
+def test_other_errors_of_a_lock_are_raised(log, monkeypatch):
+    """A task without its lock could run twice."""
+    monkeypatch.setattr(shared_log.fcntl, "fcntl", refuse_with(errno.ENOLCK))
+    with pytest.raises(OSError, match="No locks available"), log.lock_task("one"):
+        pass
