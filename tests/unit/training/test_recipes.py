@@ -39,10 +39,16 @@ from imagemint.training.recipes import (
     TABLE,
     TRANSLATION_RECIPES,
     Entry,
+    results,
 )
 from imagemint.training.recipes.improved import SsganRecipe
 from imagemint.training.recipes.recipe import Recipe
-from imagemint.training.recipes.results import MISSING, format_table, read_recorded_runs
+from imagemint.training.recipes.results import (
+    MISSING,
+    RecordedRun,
+    format_table,
+    read_recorded_runs,
+)
 from imagemint.training.trained import read_generator
 
 EVERY = {**RECIPES, **TRANSLATION_RECIPES}
@@ -377,3 +383,24 @@ def test_table_has_every_recipe():
     assert recorded.keys() <= EVERY.keys()
     for row in rows:
         assert (MISSING in row) == (row.split()[0] not in recorded)
+
+
+def test_table_scales_the_time_of_equal_networks_alone(monkeypatch):
+    """A row has the precision, and a time of the full run unless sizes were others."""
+
+    def note(options):
+        return RecordedRun(100, 600, 3.0, "CPU", "good", f"imagemint train NAME {options}")
+
+    runs = {
+        "dcgan": note("--precision bf16"),
+        "r3gan": note("--generator-channels 64 --images 100"),
+    }
+    monkeypatch.setattr(results, "read_recorded_runs", lambda: runs)
+    rows = {row.split()[0]: row.split() for row in format_table().splitlines()}
+    assert (
+        " ".join(rows["dcgan"]) == "dcgan mnist 600 images, 18 min CPU, bf16 100 images, 3 min good"
+    )
+    assert (
+        " ".join(rows["r3gan"])
+        == "r3gan cifar10 600 images CPU 100 images, 3 min, other sizes good"
+    )

@@ -1,6 +1,7 @@
 """Reads the record of real runs, for `imagemint train --list`."""
 
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 
@@ -8,6 +9,8 @@ from imagemint.training.recipes import TABLE, TRANSLATION_TABLE
 
 MISSING = "not yet recorded"
 _FILES = ("recorded.json", "recorded_translators.json")
+# Options that make a step cheaper or dearer, so that the time says nothing about a default run.
+_COSTLY = re.compile(r"--(\S+-channels|batch-size|blocks|size) ")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def read_recorded_runs() -> dict[str, RecordedRun]:
 def format_table() -> str:
     """Returns a row for each recipe: data set, full length, recorded run, quality.
 
-    The time of a full run is that of the recorded one, times the ratio of their lengths.
+    The time of a full run is that of the recorded one, times the ratio of their lengths. If the
+    recorded run had networks or batches of another size, the full time is unknown.
     """
     runs = read_recorded_runs()
     head = ("recipe", "data set", "full run", "on", "measured after", "quality")
@@ -53,10 +57,14 @@ def format_table() -> str:
         if run is None:
             rows.append((name, entry.dataset, *[MISSING] * 4))
             continue
-        minutes = run.minutes * run.full_images / run.images
-        full = f"{run.full_images:,} images, {spell_minutes(minutes)}"
+        full = f"{run.full_images:,} images"
         measured = f"{run.images:,} images, {spell_minutes(run.minutes)}"
-        rows.append((name, entry.dataset, full, run.machine, measured, run.quality))
+        if _COSTLY.search(run.command):
+            measured += ", other sizes"
+        else:
+            full += f", {spell_minutes(run.minutes * run.full_images / run.images)}"
+        machine = run.machine + (", bf16" if "--precision bf16" in run.command else "")
+        rows.append((name, entry.dataset, full, machine, measured, run.quality))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
