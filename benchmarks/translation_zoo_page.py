@@ -34,12 +34,13 @@ _HEAD = """\
 # The zoo of translators
 
 This page compares the recipes whose input is an image. Each has a real run, measured on the test
-split beside baselines that need no training. [Metrics](#metrics) says what each figure is. The
-number after ± is the standard error of the mean over the images. In a picture each row is one
-source: the source, the result, the baselines, and the truth, with their names above. A run that is
-shorter than the default of its recipe is marked *short*. It shows that the method works, and not
-what the method can reach. PSNR compares pixels, for which blurred results are best: runs with a GAN
-are behind runs without one in PSNR, and ahead in the Frechet and kernel distances.
+split beside baselines that need no training. [Metrics](#metrics) explains the figures, and [Train a
+translator](training-translators.md) explains how you train one. The number after ± is the standard
+error of the mean over the images. In a picture each row is one source: the source, the result, the
+baselines, and the truth, with their names above. A run that is shorter than the default of its
+recipe is marked *short*. It shows that the method works, and not what the method can reach. PSNR
+compares pixels, for which blurred results are best: runs with a GAN are behind runs without one in
+PSNR, and ahead in the Frechet and kernel distances.
 
 The second stage of text to image is a recipe of a generator, `stack`:
 [notes/avatars-text.md](notes/avatars-text.md#a-second-stage) compares it with `avatars-text`.
@@ -55,15 +56,16 @@ _COVERAGE = """\
 ## Not covered: 3D from a photo
 
 There is no recipe for 3D shapes yet. 3D-GAN (Wu et al., 2016) generates voxels by 3D convolutions,
-and 3D-VAE-GAN has an encoder in front of it that takes a photo. Here that would take three things.
-First, data: pairs of a rendered view and a voxel grid. No data set that imagemint reads has them;
-procedural shapes (boxes, cylinders and their unions, rendered from random directions) can be drawn
-by a function of (seed, index), as the sequences of `next-frame` are. Second, networks of `Conv3d`
-and `ConvTranspose3d` at 32x32x32: some 24 times the multiplications of a 64x64 image (8 times the
-places, 3 times the kernel), so hours on a CPU instead of minutes. Third, a contract: the manifest
-describes images, so voxels need an output of their own in the bundle and an RPC that returns a mesh
-or a grid, with limits as images have them. A smaller step that keeps the contract is to predict
-another view of an object from one photo, which is an image again and would be a task like `frames`.
+and 3D-VAE-GAN has an encoder in front of it that takes a photo. Here this would need three things.
+First, it needs data: pairs of a rendered view and a voxel grid. No data set that imagemint reads
+has them, but a function of (seed, index) can draw procedural shapes (boxes, cylinders and their
+unions, rendered from random directions), as it draws the sequences of `next-frame`. Second, it
+needs networks of `Conv3d` and `ConvTranspose3d` at 32x32x32. They take some 24 times the
+multiplications of a 64x64 image (8 times the places, 3 times the kernel), which is hours on a CPU
+instead of minutes. Third, it needs a contract: the manifest describes images, so voxels need an
+output of their own in the bundle and an RPC that returns a mesh or a grid, with limits like those
+of images. A smaller step would keep the contract: a model that predicts another view of an object
+from one photo. Its result is an image again, so it would be a task like `frames`.
 """
 _COMMANDS = """\
 ## Make these runs
@@ -76,7 +78,8 @@ python benchmarks/zoo.py page            # writes this page from the records
 ```
 
 The list is benchmarks/zoo.toml, which has the runs of generators, too.
-[The zoo](zoo.md#make-these-runs) says more. This records a single run by hand:
+[The zoo](zoo.md#make-these-runs) says more. These commands make and record a single run by hand;
+recipes with a perceptual loss also need `--judge benchmarks/judges/avatars`:
 
 <!-- not run: trains for hours -->
 ```sh

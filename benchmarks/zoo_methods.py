@@ -23,8 +23,9 @@ python benchmarks/zoo.py page           # writes this page, and that of translat
 ```
 
 The queue trains with `imagemint train NAME --classifier JUDGE`, measures with `imagemint evaluate`,
-and records. It runs at low priority, and continues where it was stopped, from the checkpoints in
-`runs/zoo`. This records a single run by hand:
+and records the result in `benchmarks/results`. It runs at low priority. If you stop it and start it
+again, it continues from the checkpoints in `runs/zoo`. These commands make and record a single run
+by hand:
 
 <!-- not run: trains for hours -->
 ```sh
@@ -34,7 +35,7 @@ imagemint evaluate runs/dcgan --classifier benchmarks/judges/digits \\
 python benchmarks/zoo.py record runs/dcgan --remark "what was seen"
 ```
 
-`python benchmarks/zoo.py remark dcgan "what was seen"` says it later.
+`python benchmarks/zoo.py remark dcgan "what was seen"` adds or replaces the remark later.
 """
 _COLUMNS = """\
 ## How they are measured
@@ -45,26 +46,27 @@ images of the test split. [evaluation.md](evaluation.md) says more, and
 [benchmarks/judges](../benchmarks/judges/README.md) has the judges.
 
 - **labels**: labels of training images that the networks see.
-- **judge**: the classifiers whose features count, by the letters below. Compare distances of runs
-  with the same letter.
+- **judge**: the classifiers that measured the run, by the letters below, if those of a table
+  differ. Compare only distances of runs with the same letter.
 - **Frechet, x floor**: Frechet distance of generated and test images, as a multiple of that of
   training and test images. **by digits-residual**: the same by a second judge, a residual network.
 - **1-NN accuracy**: accuracy of a classifier that takes each image for real or generated as its
   nearest neighbour is. 0.5 means that it cannot tell them apart.
-- **density**: number of test images whose neighbourhood a generated image lies in, as a share of
-  five. It falls with unusual images, for which precision may still be high.
+- **density**: mean number of test images whose neighbourhood contains a generated image, divided by
+  five. Unusual images lower it, even if precision stays high.
 - **coverage**: share of test images that have a generated image nearer than their fifth neighbour
   among the test images.
 - **precision**: share of generated images that lie nearer to a test image than the fifth neighbour
   of that test image. **recall**: the same with test and generated images exchanged.
-- **accuracy**: share of images that the judge takes for the class that was asked for. Codes without
-  a given meaning stand for the classes of their best one-to-one assignment.
+- **accuracy**: share of images that the judge assigns to the requested class. Codes, which have no
+  given meaning, stand for classes by the best one-to-one assignment.
 - **D classifies**: share of real test images that D itself classifies right, if it has a head for
   classes or codes.
 - **reverse KL**: KL(generated | real) of the classes that the judge sees, in nats.
 - **images**: real images shown to the discriminator, counted with repetition.
 - **CPU min**: CPU time of training, all threads together. Older records have none.
-- **precision of training**: float32 (fp32), or bfloat16 in convolutions and dense layers (bf16).
+- **trained in**: precision of the training: float32 (fp32), or bfloat16 in convolutions and dense
+  layers (bf16).
 - **ONNX**: size of the exported graph.
 - **speed**: that of the exported graph at batch 64 in one CPU thread, as a multiple of
   `models/mnist/1` measured in turn with it.

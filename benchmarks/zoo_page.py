@@ -27,17 +27,20 @@ INTRODUCTION = """\
 # The zoo
 
 This page compares the recipes that train a generator. Each table starts with the lowest Frechet
-distance. Recipes whose input is an image have [a page of their own](zoo-translation.md), which also
-says what 3D from a photo would take here.
+distance, and [How they are measured](#how-they-are-measured) explains all columns. Recipes whose
+input is an image have [a page of their own](zoo-translation.md), which also says what 3D from a
+photo would need here. [Train a generator](training.md) explains how you train one.
 
-If a *Frechet distance* is 1 x the floor, mean and covariance of the features differ as little as
-those of two sets of real images. *Coverage* is the share of real images that have a generated one
-nearby. A recipe that sees labels has an easier task, so compare it with others that see them. A
-high precision does not mean clear images: see `vanilla-mnist`. Where a recipe has runs with several
-seeds, a figure is their mean, with the lowest and the highest in parentheses. With one seed, small
-differences mean nothing: two samples of one run differ by about a tenth in Frechet distance, and
-runs with different seeds differ by more. A run that is shorter than the default of its recipe is
-marked *short*. It shows what the method costs. It does not show what the method can reach.
+The *Frechet distance* compares mean and covariance of features of generated and of real images. It
+is given as a multiple of the *floor*, the distance between two sets of real images. At 1 the
+generated images differ from real ones as little as other real images do. *Coverage* is the share of
+real images that have a generated one nearby. A recipe that sees labels has an easier task, so
+compare it with others that see them. A high precision does not mean clear images: see
+`vanilla-mnist`. Where a recipe has runs with several seeds, a figure is their mean, with the lowest
+and the highest in parentheses. With one seed, small differences mean nothing: two samples of one
+run differ by about a tenth in Frechet distance, and runs with different seeds differ by more. A run
+that is shorter than the default of its recipe is marked *short*. It shows what the method costs. It
+does not show what the method can reach.
 """
 
 
@@ -111,9 +114,9 @@ Records without CPU time are older than some of the changes that
 
 WHILE_TRAINING = """\
 Each point compares 5,000 generated images, or as many as there are test images, with as many random
-test images, so that it takes a few seconds. The floor of fewer images is higher, so multiples are
-lower than in those tables that compare more, 10,000 of MNIST. Recipes that see labels have solid
-lines. Processors and precisions differ, so CPU times are rough.
+test images, so that it takes a few seconds. The floor of fewer images is higher. Therefore the
+multiples of the floor are lower here than in the tables, which compare up to 10,000 images. Recipes
+that see labels have solid lines. Processors and precisions differ, so CPU times are rough.
 """
 
 
