@@ -328,6 +328,14 @@ def test_judge_must_fit(people):
         evaluate_translation(translator, Small())
 
 
+def test_images_can_be_too_few_to_compare(people):
+    """The error says how many there are, and how many are needed."""
+    del people
+    translator = Translator("toy", "12ab", "edges", "avatars64", lambda x: x)
+    with pytest.raises(DatasetError, match=r"5 images of .* can be compared, and at least 6 are"):
+        evaluate_translation(translator, TrueJudge(), samples=5)
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "depths"),
     [

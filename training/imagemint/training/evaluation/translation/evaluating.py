@@ -150,7 +150,9 @@ def evaluate_translation(
         )
     count = min(samples or _SAMPLES, _count_comparable(test), _count_comparable(train))
     if count < _COMPARABLE:
-        raise DatasetError(f"{test.name} has {count} images, too few to compare")
+        raise DatasetError(
+            f"{count} images of {test.name} can be compared, and at least {_COMPARABLE} are needed"
+        )
     rows = np.arange(count)
     found: list[EvaluationFigure] = []
     columns: list[Column] = []
