@@ -2,6 +2,7 @@
 
 import fcntl
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,18 @@ def folder(tmp_path):
         yield made
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Makes the system write no file beyond 10 bytes, so that a write ends in the middle."""
+    """Makes the system write no file beyond 10 bytes, so that a write ends in the middle.
+
+    The limit must end before pytest reports the test, because its output may be a file, too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def list_partial_files(folder):
@@ -82,21 +88,20 @@ def test_run_deletes_partial_files_of_killed_ones(folder):
     assert list_partial_files(folder)  # of no other folder
 
 
-def test_full_disk_keeps_the_earlier_file(folder, request):
+def test_full_disk_keeps_the_earlier_file(folder):
     """A file that cannot be written whole does not replace the one before."""
     folder.put("imagemint.json", b"earlier")
-    request.getfixturevalue("full_disk")
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(OSError, match="too large"), full_disk():
         folder.put("imagemint.json", b"x" * 100)
     assert folder.read("imagemint.json") == b"earlier"
     assert not list_partial_files(folder)
 
 
-def test_small_file_is_written_whole_or_not(folder, full_disk):
+def test_small_file_is_written_whole_or_not(folder):
     """The system may write a part of a picture without an error."""
     with folder.stage() as place:
         staging = Staging(place)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left"), full_disk():
             staging.add("train/0.png", b"x" * 11)
         assert not staging.describe()
 
