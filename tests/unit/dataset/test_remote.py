@@ -166,7 +166,7 @@ def test_folder_that_cannot_be_deleted_is_reported(make, abandoned, tmp_path, mo
     assert make(tmp_path / "set") == 0
     (line,) = [each for each in capsys.readouterr().err.splitlines() if "delete" in each]
     assert line.startswith(f"imagemint dataset: cannot delete {abandoned}, ")
-    assert line.endswith("Input/output error")
+    assert "Input/output error" in line  # Python 3.13 names the file after it
 
 
 def test_damaged_file_of_a_store_is_replaced(make, contents, tmp_path):
