@@ -460,7 +460,9 @@ def test_evaluate_prints_the_metrics(tmp_path, judge, capsys, monkeypatch):
     capsys.readouterr()
     arguments = ["--classifier", str(judge), "--samples", "100", "--device", "cpu"]
     assert main(["evaluate", str(tmp_path / "run"), *arguments, "--seeds", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert f"{tmp_path / 'run/evaluation'} has the table and the pictures" in printed.err
+    lines = printed.out.splitlines()
     assert [line.split()[0] for line in lines[:5]] == [
         "class_accuracy",
         "worst_class_accuracy",

@@ -64,6 +64,21 @@ def test_halves_are_learnt(pictures, tmp_path, capsys):
     assert "'left-to-right of animals/train' there" in capsys.readouterr().err
 
 
+def test_remarks_on_pairs_leave_out_labels(pictures, tmp_path, caplog, capsys):
+    """The log and the dry run have the remarks, but none on labels, which pairs do not use."""
+    maps = tmp_path / "maps"
+    for split, names in (("train", "01234"), ("test", "56"), ("val", "7")):
+        (maps / split).mkdir(parents=True)
+        for name in names:
+            (pictures / f"zebras/{name}.png").rename(maps / f"{split}/{name}.png")
+    data = ["--dataset", str(maps), "--pairs", "left-to-right", "--dry-run"]
+    assert train("pix2pix", tmp_path / "run", *data) == 0
+    assert "no labels" not in caplog.text
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert any("the validation split is not used" in each for each in warnings)
+    assert "the validation split is not used" in caplog.text
+
+
 def test_halves_are_refused(pictures, tmp_path, capsys):
     """Some recipes take only the sources that they make, and the published data have no halves."""
     run, halves = tmp_path / "run", ["--pairs", "left-to-right"]

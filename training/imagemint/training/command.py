@@ -5,6 +5,7 @@ This module imports little: torch is imported when a command runs, not when its 
 
 import json
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -153,7 +154,6 @@ class Evaluate(DataOptions):
     def run(self) -> int:
         """Prints the figures; `evaluate` says which are also written to ``evaluation.json``."""
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
-        from imagemint.training.evaluation_report import choose_folder  # noqa: PLC0415 - NumPy
 
         if "://" not in self.source and not Path(self.source).exists():
             raise TrainingError(f"{self.source} does not exist")
@@ -170,25 +170,32 @@ class Evaluate(DataOptions):
             for classifier in classifiers
         ]
         source = evaluation.open_source(self.source, device, variant=self.variant)
-        run = getattr(source, "run", None)
+        out = self._choose_out(getattr(source, "run", None), source.dataset)
         try:
             figures = evaluation.evaluate_under_all(
                 source,
                 judgings,
                 evaluation.Protocol(self.samples, self.seed, self.seeds, self.dataset),
                 self.data,
-                out=self.out or (choose_folder(run, self.dataset, source.dataset) if run else None),
+                out=out,
                 cache=self.cache,
                 reading=self if DataOptions.model_fields.keys() & self.model_fields_set else None,
             )
         finally:
             source.close()
-        _print_figures(figures)
+        _print_figures(figures, out)
         return 0
+
+    def _choose_out(self, run: Path | None, own: str | None) -> Path | None:
+        """Returns the folder for table and pictures of a source that is this run, if it is one."""
+        from imagemint.training.evaluation_report import choose_folder  # noqa: PLC0415 - NumPy
+
+        return self.out or (choose_folder(run, self.dataset, own) if run else None)
 
     def _evaluate_translator(self, translator: "Translator", device: "torch.device") -> int:
         from imagemint.training import evaluation  # noqa: PLC0415 - torch
 
+        out = self._choose_out(translator.run, translator.dataset)
         try:
             if self.inception is not None:
                 raise TrainingError(
@@ -205,16 +212,18 @@ class Evaluate(DataOptions):
                 self.data,
                 dataset=self.dataset,
                 samples=self.samples,
-                out=self.out,
+                out=out,
             )
         finally:
             translator.close()
-        _print_figures(figures)
+        _print_figures(figures, out)
         return 0
 
 
-def _print_figures(figures: "Iterable[EvaluationFigure]") -> None:
+def _print_figures(figures: "Iterable[EvaluationFigure]", out: Path | None) -> None:
     for figure in figures:
         spread = "" if figure.deviation is None else f" ± {figure.deviation:.4f}"
         reference = "" if figure.reference is None else f"  (real data {figure.reference:.4f})"
         print(f"{figure.metric:28} {figure.value:9.4f}{spread}{reference}")  # noqa: T201 - the command's answer
+    if out is not None:
+        print(f"{out} has the table and the pictures", file=sys.stderr)  # noqa: T201 - see above

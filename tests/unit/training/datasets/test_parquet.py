@@ -305,6 +305,7 @@ def test_label_column_is_found_or_given(tmp_path, caplog, columns, asked, names)
     assert data.class_labels == names
     said = "no labels: all pictures are of one class; --label-column names the column that holds"
     assert (said in caplog.text) == (names == ("all",))
+    assert load_dataset(str(tmp_path / "pets.parquet"), "train", needs_labels=False).remarks == ()
     with pytest.raises(DatasetError, match="no column 'breed' for --label-column; there are"):
         load_dataset(str(tmp_path / "pets.parquet"), "train", label_column="breed")
 

@@ -117,12 +117,15 @@ def test_table_without_splits_is_divided(write_folder):
 
 
 def test_texts_are_read(write_folder):
-    """A column of texts without labels describes images of one class, and a remark says so."""
-    data = load_dataset(
-        write_folder(FLAT[:2], {"metadata.csv": "file_name,text\n0.png,a dog\n1.png,"}), "train"
-    )
+    """A column of texts without labels describes images of one class, and a remark says so.
+
+    There is none if the labels do not matter.
+    """
+    folder = write_folder(FLAT[:2], {"metadata.csv": "file_name,text\n0.png,a dog\n1.png,"})
+    data = load_dataset(folder, "train")
     assert (data.texts, data.class_labels) == (("a dog", ""), ("all",))
     assert any("no labels: " in remark and "there are text" in remark for remark in data.remarks)
+    assert load_dataset(folder, "train", needs_labels=False).remarks == ()
 
 
 def test_folders_of_classes_take_precedence(write_folder):

@@ -84,13 +84,17 @@ def test_digest_depends_on_the_fields(tmp_path):
 
 
 def test_missing_labels_are_reported(tmp_path, caplog):
-    """Texts are labels only if their column is given. The warning lists the columns."""
+    """Texts are labels only if their column is given. The warning lists the columns.
+
+    There is no warning if the labels do not matter.
+    """
     path = write_shard(
         tmp_path / "pets.tar", {"0.png": 5, "0.txt": "a dog", "0.json": '{"who": "b"}'}
     )
     data = load_dataset(path, "train")
     assert (data.class_labels, data.texts) == (("all",), ("a dog",))
     assert "--label-column names the column that holds them (there are txt, who)" in caplog.text
+    assert load_dataset(path, "train", needs_labels=False).remarks == ()
 
 
 def test_shards_are_joined(tmp_path):

@@ -65,7 +65,11 @@ def load_tree(
     names = _list_class_names(train, options)
     part = choose_split(parts, split)
     chosen = train if part == "train" else _unwrap_like(train, parts[part])
-    remarks = (*_list_remarks(tree, train, parts), *describe_unused_splits(parts), *remarks)
+    remarks = (
+        *_list_remarks(tree, train, parts, options),
+        *describe_unused_splits(parts),
+        *remarks,
+    )
     listing = _list(chosen, names, options, base=tree.path, flat=not train.folders)
     split_to_select = split if parts.keys() <= {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
@@ -152,15 +156,17 @@ def _list(
     )
 
 
-def _list_remarks(tree: Folder, train: Folder, parts: dict[str, Folder]) -> list[str]:
+def _list_remarks(
+    tree: Folder, train: Folder, parts: dict[str, Folder], options: ReadOptions
+) -> list[str]:
     """Returns remarks about pictures that are left out, and about guesses."""
     remarks = []
-    if not train.folders:
+    if not train.folders and options.needs_labels:
         remarks.append(
             "no labels: all pictures are of one class; put them in a folder for each class, or"
             " list them in metadata.csv with the columns file_name and label"
         )
-    elif train.path != tree.path:
+    if train.folders and train.path != tree.path:
         remarks.append(f"the folders of classes are in {train.path.relative_to(tree.path)}")
     if train.folders and train.pictures:
         names = _join_names([path.name for path in train.pictures])

@@ -40,6 +40,7 @@ class ReadOptions:
         class_labels: names of the classes by index. None: those of the data set.
         strict: whether a broken picture is an error. Otherwise it is left out, named and counted.
         workers: threads that decode. The result does not depend on their number.
+        needs_labels: whether pictures without labels are worth a remark.
     """
 
     shape: Shape = AS_STORED
@@ -48,6 +49,7 @@ class ReadOptions:
     class_labels: tuple[str, ...] | None = None
     strict: bool = False
     workers: int = 4
+    needs_labels: bool = True
 
 
 AS_IS = ReadOptions()

@@ -113,7 +113,7 @@ def _read(
     remarks: tuple[str, ...] = (),
 ) -> LabelledImages:
     labels, names = _read_classes(shards, name, options, known)
-    if shards[0].label_column is None:
+    if shards[0].label_column is None and options.needs_labels:
         others = [each for each in shards[0].schema.names if each != shards[0].image_column]
         remarks = (*remarks, columns.describe_missing_labels(others))
     digest = hashlib.sha256()

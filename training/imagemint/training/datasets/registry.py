@@ -46,6 +46,7 @@ def load_dataset(
     image_column: str | None = None,
     class_labels: tuple[str, ...] | None = None,
     strict: bool = False,
+    needs_labels: bool = True,
 ) -> LabelledImages:
     """Returns one split of a data set.
 
@@ -63,6 +64,7 @@ def load_dataset(
         image_column: column that holds pictures or their file names. None: the usual names.
         class_labels: names of the classes, by index. None: those of the data set.
         strict: whether a broken picture is an error; otherwise it is left out and named.
+        needs_labels: whether data of your own without labels are worth a remark.
 
     Raises:
         DatasetError: unknown name; not found and not downloadable, naming what was tried; a file
@@ -79,7 +81,9 @@ def load_dataset(
         published = _rename_classes(DATASETS[name](split, data), class_labels)
         found = bring_to_shape(published, shape)
     else:
-        options = ReadOptions(shape, label_column, image_column, class_labels, strict)
+        options = ReadOptions(
+            *(shape, label_column, image_column, class_labels, strict), needs_labels=needs_labels
+        )
         found = load_path(_find_path(name, data), split, options)
     return found if per_class is None else select_per_class(found, per_class, seed=subset_seed)
 

@@ -123,7 +123,7 @@ def _load(
         class_labels=names,
         texts=tuple(row.text for row in rows) if any(row.text for row in rows) else (),
         digest=hashlib.sha256(f"{options.shape}\n".encode()),
-        remarks=(*_list_remarks(tables, used), *describe_unused_splits(parts)),
+        remarks=(*_list_remarks(tables, used, options), *describe_unused_splits(parts)),
     )
     split_to_select = split if parts.keys() == {"train"} else None
     name = f"{tree.path.resolve().name}/{split}"
@@ -175,11 +175,12 @@ def _read_split(cells: dict[str, Any], file: str, source: Encoded, tree: Folder)
     return next((split for part in parents if (split := find_split_name(part))), None)
 
 
-def _list_remarks(tables: Sequence[Table], used: Sequence[Table]) -> list[str]:
+def _list_remarks(
+    tables: Sequence[Table], used: Sequence[Table], options: ReadOptions
+) -> list[str]:
     if not used[0].labels:
-        return [
-            columns.describe_missing_labels([it for it in used[0].columns if it != used[0].files])
-        ]
+        others = [it for it in used[0].columns if it != used[0].files]
+        return [columns.describe_missing_labels(others)] if options.needs_labels else []
     remarks = [f"labels are from {', '.join(f'{it.path.name}, column {it.labels}' for it in used)}"]
     unlabelled = [table.path.name for table in tables if table not in used]
     if unlabelled:

@@ -83,7 +83,7 @@ def load_webdataset(folder: Path, split: Split, options: ReadOptions) -> Labelle
         raise DatasetError(f"{folder}: no picture in {', '.join(map(str, files[part]))}")
     column = _find_label_column(training, options.label_column)
     suffix = _choose_picture_suffix(samples, options.image_column)
-    remarks = [*describe_unused_splits(files), *_list_remarks(training, column, suffix)]
+    remarks = [*describe_unused_splits(files), *_list_remarks(training, column, suffix, options)]
     labels, names = _number_classes(samples, training, column, options)
     digest = hashlib.sha256()
     for path in files[part]:
@@ -227,8 +227,10 @@ def _get_first_field(sample: _Sample, names: Sequence[str]) -> Any:  # noqa: ANN
     return next((sample.fields[name] for name in names if name in sample.fields), None)
 
 
-def _list_remarks(samples: Sequence[_Sample], column: str | None, suffix: str) -> Iterator[str]:
-    if column is None:
+def _list_remarks(
+    samples: Sequence[_Sample], column: str | None, suffix: str, options: ReadOptions
+) -> Iterator[str]:
+    if column is None and options.needs_labels:
         fields = dict.fromkeys(name for sample in samples for name in sample.fields)
         yield columns.describe_missing_labels(list(fields))
     elif column == _FOLDER:

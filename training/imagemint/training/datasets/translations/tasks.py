@@ -65,6 +65,7 @@ def load_pairs(
         channels=channels,
         halves=task in HALVES and size is not None,
         per_class=per_class,
+        needs_labels=task in _TASKS_OF_CLASSES,
     )
     return TASKS[task](task, images, split, data)
 
@@ -172,3 +173,5 @@ TASKS: dict[str, Loader] = {
     **dict.fromkeys(HALVES, _load_halves),
 }
 """Functions that load the tasks, by name."""
+
+_TASKS_OF_CLASSES = ("glasses", "classes")

@@ -29,7 +29,6 @@ from imagemint.training.evaluation.translation.reports import Column, write_tran
 from imagemint.training.evaluation_report import (
     EvaluationFigure,
     Setup,
-    choose_folder,
     is_own_data,
     write_report,
 )
@@ -96,15 +95,13 @@ def evaluate_translator(
         data: folder of the data sets.
         dataset: data set of the targets. Default: that of the translator.
         samples: test sources. Default: 2,000, or all if there are fewer.
-        out: folder for table and pictures. Default: that of `choose_folder` for a run; none for
-            others.
+        out: folder for table and pictures; None writes none.
 
     Raises:
         DatasetError: the data are missing.
     """
     run = translator.run
     measured = replace(translator, dataset=dataset or translator.dataset)
-    out = out or (choose_folder(run, dataset, translator.dataset) if run else None)
     figures = evaluate_translation(measured, judge, data, samples=samples, out=out)
     if run is not None and is_own_data(dataset, translator.dataset):
         own = [figure for figure in figures if "@" not in figure.metric]
