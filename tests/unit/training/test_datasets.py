@@ -271,7 +271,8 @@ def test_dataset_without_download_is_refused(tmp_path, monkeypatch):
     """The error lists the locations that were tried."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     places = f"{tmp_path}/data/emoji64/.*, {tmp_path}/cache/imagemint/data/emoji64/.*"
-    with pytest.raises(DatasetError, match=f"tried {places}; .*--data or IMAGEMINT_DATA"):
+    ways = "--data or IMAGEMINT_DATA, in Python with data="
+    with pytest.raises(DatasetError, match=f"tried {places}; .*{ways}"):
         load_dataset("emoji64", "train", tmp_path / "data")
 
 

@@ -63,7 +63,7 @@ def read_source(source: Source, data: Path | None) -> bytes:
             remedy = "delete the file to have it fetched again"
             return _check_content(path.read_bytes(), source, path, remedy)
     places = ", ".join(str(path) for path in candidates)
-    hint = "name the folder that holds it with --data or IMAGEMINT_DATA"
+    hint = "name the folder that holds it with --data or IMAGEMINT_DATA, in Python with data="
     if source.url is None:
         raise DatasetError(
             f"{source.path} not found; tried {places}; {hint} (no download is known)"
