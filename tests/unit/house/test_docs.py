@@ -18,7 +18,8 @@ from imagemint.client import AsyncClient
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
+    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "[!.]*/*/README.md")
+    for path in ROOT.glob(pattern)
     if not path.is_relative_to(ROOT / ".venv")
 )
 VECTORS = json.loads((ROOT / "tests/unit/engine/sampling_vectors.json").read_text())
