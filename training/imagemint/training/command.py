@@ -116,8 +116,8 @@ class Evaluate(DataOptions):
 
     source: CliPositionalArg[str]
     """Run, checkpoint, bundle, folder of pictures or .npz of `imagemint generate`, or
-    grpc://HOST:PORT/MODEL[@VERSION]. The classes of pictures in a folder come from a CSV file
-    there, from their serial numbers, or from folders."""
+    grpc://HOST:PORT/MODEL[@VERSION]. The classes of pictures in a folder come from a table (CSV,
+    TSV or JSON lines) there, from their serial numbers or names, or from folders."""
     classifier: list[Path] = Field(default_factory=list)
     """Directory of a classifier that `imagemint train mnist-classifier` or another wrote. With
     several, images are judged by each; figures of the second and further ones have the name of its
