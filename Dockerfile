@@ -52,6 +52,8 @@ LABEL org.opencontainers.image.title="imagemint (GPU)" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# Not every builder creates the directory that WORKDIR names.
+RUN mkdir -p /var/empty
 COPY --from=gpu-environment /opt/imagemint /opt/imagemint
 COPY models /models
 # HOME: the CUDA driver keeps its kernel cache there, and a nameless user has none.
@@ -83,8 +85,10 @@ LABEL org.opencontainers.image.title="imagemint" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# The base has a pip of its own, which nothing needs here.
-RUN pip uninstall --yes --root-user-action ignore setuptools wheel pip
+# The base has a pip of its own, which nothing needs here. Not every builder creates the directory
+# that WORKDIR names.
+RUN pip uninstall --yes --root-user-action ignore setuptools wheel pip \
+ && mkdir -p /var/empty
 COPY --from=cpu-environment /opt/imagemint /opt/imagemint
 COPY models /models
 ENV PATH=/opt/imagemint/bin:${PATH} \

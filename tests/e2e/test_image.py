@@ -15,7 +15,7 @@ from image.container import BUILD_TIMEOUT_S, RUN_TIMEOUT_S, Image, RegistryMissi
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / ".image-test"
-LARGEST_CPU_MB = 450
+LARGEST_CPU_MB = 500
 LARGEST_GPU_MB = 1000
 # Programs that run inside the image, with its Python.
 SIZE_OF_PNG = """

@@ -56,8 +56,10 @@ class Image:
             variables = [*self.config["Env"], *(f"{k}={v}" for k, v in environment.items())]
             entry = [*self.config["Entrypoint"], *self.config["Cmd"]]
             begin = [HERE / "start.sh", root, self.config["User"]]
+            place = f"--chdir={self.config['WorkingDir']}"
+            command = ["/usr/bin/env", place, "-i", *variables, *entry]
             started = subprocess.Popen(
-                ["unshare", *own, "--fork", *begin, "/usr/bin/env", "-i", *variables, *entry],  # noqa: S607 - whichever is on the PATH
+                ["unshare", *own, "--fork", *begin, *command],  # noqa: S607 - whichever is on the PATH
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
