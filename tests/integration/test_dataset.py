@@ -315,5 +315,5 @@ async def test_worker_reports_the_reason(serve, tmp_path, capsys):
     app, out = await serve(tmp_path / "models"), tmp_path / "set"
     flags = ["--min-class-confidence=1", "--max-tries=1", "--workers=2"]
     assert await make(out, *make_server_flags(app), *flags) == 1
-    assert "passes the filter in 1 tries" in capsys.readouterr().err
+    assert "passes the filter with max_tries 1" in capsys.readouterr().err
     assert not list(out.glob("*.tar"))

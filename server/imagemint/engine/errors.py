@@ -258,8 +258,9 @@ class FilterExhausted(ImagemintError):
 
     def __init__(self, index: int, tries: int, computed: int, found: int, seen: str) -> None:
         super().__init__(
-            f"no image at index {index} passes the filter in {tries} tries; of {computed} images "
-            f"computed, {found} passed; the others had {seen}. Relax the filter or raise max_tries",
+            f"no image of index {index} passes the filter with max_tries {tries}; of {computed} "
+            f"images computed, {found} passed; the others had {seen}. Relax the filter or raise "
+            "max_tries",
             metadata={"index": str(index), "tries": str(tries), "computed": str(computed)},
         )
 

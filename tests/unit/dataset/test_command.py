@@ -404,7 +404,7 @@ def test_filter_needs_a_critic(refusal, tmp_path):
 def test_filter_that_rejects_everything_is_an_error(refusal, tmp_path):
     """The error has the scores that were found."""
     said = refusal(tmp_path, model="judged", min_class_confidence=1, max_tries=3)
-    assert "passes the filter in 3 tries" in said
+    assert "passes the filter with max_tries 3" in said
     assert "class_confidence up to 0." in said
 
 
@@ -412,7 +412,7 @@ def test_more_tries_continue_a_data_set(make, refusal, contents, tmp_path):
     """A filter that ran out of tries continues with more of them; fewer are another data set."""
     kept = {"model": "judged", "min_class_confidence": 0.5, "shard_size": 1, "format": "webdataset"}
     out = tmp_path / "set"
-    assert "passes the filter in 1 tries" in refusal(out, max_tries=1, **kept)
+    assert "passes the filter with max_tries 1" in refusal(out, max_tries=1, **kept)
     finished = {path: path.stat().st_ino for path in out.glob("*.tar")}
     assert finished
     assert make(out, max_tries=1000, dry_run=True, **kept) == 0
@@ -420,7 +420,7 @@ def test_more_tries_continue_a_data_set(make, refusal, contents, tmp_path):
     assert make(tmp_path / "whole", max_tries=1000, **kept) == 0
     assert contents(out) == contents(tmp_path / "whole")
     assert all(path.stat().st_ino == inode for path, inode in finished.items())
-    assert "max_tries=1000" in refusal(out, max_tries=999, **kept)
+    assert ": max_tries 1000, not 999;" in refusal(out, max_tries=999, **kept)
     before = contents(out)
     assert make(out, **kept) == 0  # what is left open is taken from the plan
     assert make(out, max_tries=1000, **kept) == 0

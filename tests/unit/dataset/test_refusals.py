@@ -27,8 +27,14 @@ def test_more_tries_hide_no_other_change(make, refusal, contents, tmp_path):
     settings = {"model": "judged", "min_class_confidence": 0.0, "max_tries": 2}
     assert make(tmp_path, **settings) == 0
     before = contents(tmp_path)
-    for change in ({"seed": 8}, {"min_class_confidence": 0.1}):
-        assert "holds another data set" in refusal(tmp_path, **settings | {"max_tries": 3} | change)
+    tries = {"max_tries": 3}
+    for change, said in (
+        ({"seed": 8}, "seed 7, not 8; max_tries 2, not 3;"),
+        ({"min_class_confidence": 0.1}, ": min_class_confidence 0.0, not 0.1; max_tries 2, not 3;"),
+    ):
+        refused = refusal(tmp_path, **settings | tries | change)
+        assert "holds another data set" in refused
+        assert said in refused
     assert contents(tmp_path) == before
 
 

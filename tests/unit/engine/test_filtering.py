@@ -95,7 +95,9 @@ def test_a_filter_that_nothing_passes_says_what_was_seen():
     """The error names index, tries, and the best score."""
     selection = Selection(ImageFilter(min_class_confidence=0.9, max_tries=2), SPEC, 0, 10, 3)
     selection.settle(Scores(np.float32([0.95, 0.2, 0.31])))
-    with pytest.raises(FilterExhausted, match="index 11 passes the filter in 2 tries") as caught:
+    with pytest.raises(
+        FilterExhausted, match="index 11 passes the filter with max_tries 2"
+    ) as caught:
         selection.settle(Scores(np.float32([0.1, 0.99])))
     assert "of 5 images computed, 2 passed" in str(caught.value)
     assert "class_confidence up to 0.31" in str(caught.value)

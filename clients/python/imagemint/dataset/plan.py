@@ -156,12 +156,11 @@ class Plan:
 
     def describe_difference(self, other: "Plan") -> str:
         """Returns the fields in which `other` differs, such as `seed 7, not 8`."""
-        pairs = [
-            (field.name, getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-        ]
+        mine, theirs = _list_values(self), _list_values(other)
         return "; ".join(
-            f"{name} {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs
+            f"{name} {mine.get(name)}, not {theirs.get(name)}"
+            for name in mine | theirs
+            if mine.get(name) != theirs.get(name)
         )
 
     def to_json(self) -> bytes:
@@ -200,6 +199,13 @@ class Plan:
             return cls(**found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{place} is not the plan of a data set: {error}") from error
+
+
+def _list_values(plan: Plan) -> dict[str, Any]:
+    """Returns the fields of a plan and those of its filter, if it has one, by name."""
+    values = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    image_filter = values.pop("image_filter")
+    return values | ({} if image_filter is None else asdict(image_filter))
 
 
 def _count_tries(image_filter: Filter) -> int:
