@@ -2,7 +2,10 @@
 
 import asyncio
 import re
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -510,3 +513,70 @@ async def test_empty_repository_is_shown(visit, serve_http, tmp_path):
     app = await serve_http(tmp_path / "nothing", load_models=[], model_control="explicit")
     page = await visit(app)
     await expect(page.locator("#notice")).to_contain_text("No models")
+
+
+@asynccontextmanager
+async def run_cutter(app):
+    """Runs a way to a server that cuts each answer with a mark after its head; yields it."""
+    site = SimpleNamespace(http_url="", mark=b"")
+
+    async def send(reader, writer):
+        while data := await reader.read(2**16):
+            writer.write(data)
+        writer.close()
+
+    async def answer(reader, writer):
+        while data := await reader.read(2**16):
+            is_cut = site.mark and site.mark in data
+            head, gap, _ = data.partition(b"\r\n\r\n")
+            writer.write(head + gap if is_cut else data)
+            if is_cut:
+                break
+        writer.close()
+
+    async def connect(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection(
+            "127.0.0.1", urlsplit(app.http_url).port
+        )
+        await asyncio.gather(
+            send(reader, inner_writer), answer(inner_reader, writer), return_exceptions=True
+        )
+
+    async with await asyncio.start_server(connect, "127.0.0.1", 0) as server:
+        site.http_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        yield site
+
+
+async def test_cut_answers_are_shown(visit, shop):
+    """If the server goes away in the middle of an answer, the page says so, and can try again."""
+    async with run_cutter(shop) as site:
+        page = await visit(site, "#model=digits&version=1&count=4&class=1")
+        await wait_for_images(page)
+        await page.locator(".tile").first.click()
+        site.mark = b"image/png"
+        await page.locator("#remint").click()
+        await expect(page.locator("#viewer-note")).to_have_text("The connection was cut.")
+        await page.keyboard.press("Escape")
+        site.mark = b'"models"'
+        await page.reload()
+        notice = page.locator("#notice")
+        await expect(notice).to_contain_text("The connection was cut.")
+        site.mark = b""
+        await notice.get_by_role("button", name="Try again").click()
+        await wait_for_images(page)
+        await expect(notice).to_be_hidden()
+
+
+async def test_foreign_answers_are_shown(visit, shop):
+    """A proxy that asks for a login answers with a page of its own, and the status of success."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    login = {"status": 200, "content_type": "text/html", "body": "<p>Log in</p>\n"}
+    for address in ("**:streamGenerate", "**/v1/models?*"):
+        await page.route(address, lambda route: route.fulfill(**login))
+    notice = page.locator("#notice")
+    await page.locator("#mint").click()
+    await expect(notice).to_contain_text("The answer is not one of imagemint")
+    await page.reload()
+    await expect(page.locator("#models")).to_have_text("No models to show.")
+    await expect(notice).to_contain_text("The answer is not one of imagemint")

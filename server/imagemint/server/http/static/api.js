@@ -56,6 +56,27 @@ async function readProblem(response) {
 
 const makeCut = () => new Failure({ status: 0, reason: "CUT", detail: "The connection was cut." });
 
+/** Returns the body of a response as "json", "blob" or "text"; throws a Failure if that is not possible. */
+async function readBody(response, kind) {
+  try {
+    return await response[kind]();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw error instanceof SyntaxError ? makeForeign() : makeCut();
+  }
+}
+
+// Such as of a proxy that asks for a login.
+const makeForeign = () => new Failure({ status: 0, reason: "FOREIGN", detail: "The answer is not one of imagemint." });
+
+function parseLine(line) {
+  try {
+    return JSON.parse(line);
+  } catch {
+    throw makeForeign();
+  }
+}
+
 /** Yields the messages of a stream of JSON lines. */
 export async function* streamLines(path, body, signal) {
   const response = await call(path, { method: "POST", body, signal });
@@ -75,7 +96,7 @@ export async function* streamLines(path, body, signal) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
-      const message = JSON.parse(line);
+      const message = parseLine(line);
       if (message.error) throw new Failure(message.error);
       yield message;
     }
@@ -89,7 +110,7 @@ export async function listModels() {
   const models = [];
   let token = "";
   do {
-    const page = await (await call(`v1/models?pageToken=${encodeURIComponent(token)}`)).json();
+    const page = await readBody(await call(`v1/models?pageToken=${encodeURIComponent(token)}`), "json");
     models.push(...page.models);
     token = page.nextPageToken;
   } while (token);
@@ -110,7 +131,7 @@ export const streamWalk = (model, serials, frames, signal) =>
 export async function fetchWalk(model, serials, frames) {
   const body = { serials, frames, animation: { bounces: true } };
   const response = await call(`${modelPath(model)}:interpolate`, { method: "POST", body, accept: "image/webp" });
-  return response.blob();
+  return readBody(response, "blob");
 }
 
 /** Returns the translation of a form as a blob, and its serial. */
@@ -118,7 +139,7 @@ export async function translate(model, form, signal) {
   const options = { method: "POST", body: form, accept: "image/png", signal };
   const response = await call(`${modelPath(model)}:translate`, options);
   const timing = parseServerTiming(response.headers.get("server-timing") ?? "");
-  return { blob: await response.blob(), serial: response.headers.get("imagemint-serial") ?? "", timing };
+  return { blob: await readBody(response, "blob"), serial: response.headers.get("imagemint-serial") ?? "", timing };
 }
 
 /** Returns the seconds of "queue;dur=0.5, inference;dur=12" by name, in the form of a Timing. */
@@ -134,7 +155,8 @@ export const fetchSamples = (model, version) =>
 /** Returns the text of a bundle's card; null if it has none. */
 export const fetchCard = (model, version) =>
   nullIfAbsent(
-    call(`${modelPath(model)}/versions/${version}/card.md`, { accept: "text/markdown" }).then((response) => response.text()),
+    call(`${modelPath(model)}/versions/${version}/card.md`, { accept: "text/markdown" })
+      .then((response) => readBody(response, "text")),
   );
 
 async function nullIfAbsent(found) {
@@ -148,7 +170,7 @@ async function nullIfAbsent(found) {
 
 /** Returns a picture as a blob; `fresh` asks the server again, whatever the browser has kept. */
 export async function fetchPicture(path, fresh = false) {
-  return (await call(path, { accept: "image/png", cache: fresh ? "no-store" : "default" })).blob();
+  return readBody(await call(path, { accept: "image/png", cache: fresh ? "no-store" : "default" }), "blob");
 }
 
 /** Returns the path of the URL of a serial number. */
