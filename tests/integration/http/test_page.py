@@ -580,3 +580,55 @@ async def test_foreign_answers_are_shown(visit, shop):
     await page.reload()
     await expect(page.locator("#models")).to_have_text("No models to show.")
     await expect(notice).to_contain_text("The answer is not one of imagemint")
+
+
+async def test_notices_about_the_models_end(visit, serve_http, gallery, tmp_path):
+    """A notice that the models cannot be listed ends when they are, also beside images."""
+    page = await visit(await serve_http(gallery), "#model=digits&count=4")
+    await wait_for_images(page)
+    await page.route(
+        "**/v1/models?*", lambda route: route.fulfill(status=503, json={"detail": "Not now."})
+    )
+    await page.locator("#key-button").click()
+    await page.locator("#key-form button[value=save]").click()  # the page reads the models again
+    notice = page.locator("#notice")
+    await expect(notice).to_contain_text("Not now.")
+    await page.unroute("**/v1/models?*")
+    await notice.get_by_role("button", name="Try again").click()
+    await expect(notice).to_be_hidden()
+    await expect(page.locator(".tile img")).to_have_count(4)
+
+
+def list_as(states):
+    """Returns a route that lists the models of a server in other states, by name."""
+
+    async def answer(route):
+        response = await route.fetch()
+        content = await response.json()
+        for model in content["models"]:
+            if state := states.get(model["name"]):
+                model["defaultVersion"] = ""
+                model["versions"] = [{**each, "state": state} for each in model["versions"]]
+        await route.fulfill(response=response, json=content)
+
+    return answer
+
+
+async def test_refused_request_is_sent_once_while_a_model_loads(visit, shop):
+    """Later lists of the models neither repeat a request that was refused nor move the focus."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    await page.route("**/v1/models?*", list_as({"plain": "MODEL_STATE_LOADING"}))
+    await page.evaluate("history.replaceState(null, '', '#model=people&count=4&caption=purple')")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    await page.reload()
+    await expect(page.locator("#form-error")).to_contain_text("purple")
+    await page.locator("#seed").focus()
+    for _ in range(2):
+        async with page.expect_response("**/v1/models?*"):
+            pass
+    await page.evaluate(ROUND_TRIP)
+    await expect(page.locator("#seed")).to_be_focused()
+    assert len([url for url in sent if url.endswith(":streamGenerate")]) == 1
+    await page.unroute_all(behavior="wait")

@@ -15,6 +15,10 @@ import { connectKey, connectTheme, followStatus } from "./status.js";
 
 const SLOW_MS = 1500;
 const LOADING_MS = 2500;
+const LOADING = "MODEL_STATE_LOADING";
+// The topics of notices.
+const MODELS = "models";
+const IMAGES = "images";
 
 const meter = new Meter();
 const walk = new Walk(pickTwo);
@@ -60,23 +64,36 @@ followStatus((state, last) => {
   if (state === "ready" || !last) loadModels();
 });
 
-/** Reads the models; comes again while some are loading. */
+/** Reads the models, and generates images if there are none. */
 async function loadModels() {
+  if ((await readModels()) && !grids.length && !controls.source) await mint();
+}
+
+/**
+ * Reads the models; comes again while some are loading. Returns whether they are there.
+ *
+ * What comes again generates nothing: a request that was refused would be sent each time.
+ */
+async function readModels() {
   clearTimeout(loading);
   const turn = ++look;
   try {
     const models = await listModels();
-    if (turn !== look) return;
+    if (turn !== look) return false;
     controls.setModels(models);
-    const states = models.flatMap((each) => each.versions.map((one) => one.state));
-    if (states.includes("MODEL_STATE_LOADING")) loading = setTimeout(loadModels, LOADING_MS);
-    if (!grids.length && !controls.source) await mint();
-    if (!controls.version && models.length) tell("The models are loading", "The page goes on by itself when one is ready.");
-    if (!models.length) tell("No models", "This server's repository is empty, or your key may use none of its models.");
+    if (models.some(isLoading)) loading = setTimeout(readModels, LOADING_MS);
+    if (!models.length) tell(MODELS, "No models", "This server's repository is empty, or your key may use none of its models.");
+    else if (controls.version) hideNotice(MODELS);
+    else if (isLoading(controls.model)) tell(MODELS, "The models are loading", "The page goes on by itself when one is ready.");
+    else tell(MODELS, "The model is not ready", "Its card says why. You can choose another one.");
+    return true;
   } catch (error) {
     if (turn === look) fail(error, loadModels);
+    return false;
   }
 }
+
+const isLoading = (model) => model.versions.some((each) => each.state === LOADING);
 
 function onVersion() {
   showCard(controls.model, controls.version);
@@ -228,5 +245,5 @@ function fail(error, again, attempt) {
   byId("progress").textContent = "";
   // One alert: at the form if its fields are wrong, otherwise above the images.
   if (showFaults(error.problem.violations ?? [])) hideNotice();
-  else showFailure(error.problem, { retry: again, askKey }, attempt);
+  else showFailure(error.problem, { retry: again, askKey }, again === loadModels ? MODELS : IMAGES, attempt);
 }

@@ -7,32 +7,42 @@ const MOST_RETRIES = 5;
 // The same request may be answered later: it was late, or too early, or there were too many.
 const PASSING = [408, 425, 429];
 
-/** Hides the notice. The focus goes to the images if it was on a button of it. */
-export function hideNotice() {
+/**
+ * Hides the notice. The focus goes to the images if it was on a button of it.
+ *
+ * @param topic hides only a notice of this topic; without it, any.
+ */
+export function hideNotice(topic) {
   const notice = byId("notice");
+  if (topic && notice.dataset.topic !== topic) return;
   if (!notice.hidden && notice.contains(document.activeElement)) byId("stage").focus({ preventScroll: true });
   notice.hidden = true;
 }
 
-function show(kind, title, detail, ...rest) {
+function show(kind, topic, title, detail, ...rest) {
   const notice = byId("notice");
   notice.dataset.kind = kind;
+  notice.dataset.topic = topic;
   notice.setAttribute("role", kind === "bad" ? "alert" : "status");
   notice.replaceChildren(make("strong", {}, title), make("p", {}, detail), ...rest.filter(Boolean));
   notice.hidden = false;
 }
 
-/** Says something that is not an error. */
-export const tell = (title, detail) => show("calm", title, detail);
+/** Says something that is not an error; once, because a screen reader would read it again. */
+export function tell(topic, title, detail) {
+  const said = byId("notice").querySelector("strong")?.textContent;
+  if (byId("notice").hidden || said !== title) show("calm", topic, title, detail);
+}
 
 /**
  * Shows a failure.
  *
  * @param problem the problem of the server.
  * @param actions retry: asks again; askKey: opens the dialog of the key.
+ * @param topic what has failed, for `hideNotice`.
  * @param attempt how often this request was retried by itself.
  */
-export function showFailure(problem, { retry, askKey }, attempt = 0) {
+export function showFailure(problem, { retry, askKey }, topic, attempt = 0) {
   const [kind, title] = describe(problem);
   const retryButton = make("button", { type: "button", class: "primary", onclick: () => retry(0) }, "Try again");
   const button = problem.status === 401 ? makeKeyButton(askKey) : isRefused(problem.status) ? null : retryButton;
@@ -41,7 +51,7 @@ export function showFailure(problem, { retry, askKey }, attempt = 0) {
     ? make("p", { class: "small muted" }, `Request ${problem.request_id}, reason ${problem.reason}`) : null;
   // Without a key the server explains how programs send one; a visitor needs something else.
   const detail = problem.status === 401 && !getKey() ? "Its operator can give you one." : problem.detail;
-  show(kind, title, detail, buttons, id);
+  show(kind, topic, title, detail, buttons, id);
   if (problem.retry_delay_s !== undefined && attempt < MOST_RETRIES) countDown(problem.retry_delay_s, retryButton, () => retry(attempt + 1));
 }
 
