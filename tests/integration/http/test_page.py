@@ -632,3 +632,32 @@ async def test_refused_request_is_sent_once_while_a_model_loads(visit, shop):
     await expect(page.locator("#seed")).to_be_focused()
     assert len([url for url in sent if url.endswith(":streamGenerate")]) == 1
     await page.unroute_all(behavior="wait")
+
+
+async def test_first_model_that_is_ready_is_shown(visit, serve_http, gallery):
+    """A model that nobody chose and that does not get ready keeps nobody from the others."""
+    app = await serve_http(gallery)
+    page = await visit(app, "#model=digits&count=4")
+    await wait_for_images(page)
+    states = dict.fromkeys(("bounded", "digits", "people", "plain"), "MODEL_STATE_LOADING")
+    await page.route("**/v1/models?*", list_as(states))
+    await page.evaluate("history.replaceState(null, '', '#count=4')")
+    await page.reload()
+    notice = page.locator("#notice")
+    await expect(notice).to_contain_text("The models are loading")
+    await expect(notice).to_have_role("status")
+    said = "document.querySelector('#notice strong')"
+    await page.evaluate(f"() => {{ document.said = {said}; }}")
+    async with page.expect_response("**/v1/models?*"):
+        pass
+    await page.evaluate(ROUND_TRIP)
+    assert await page.evaluate(f"document.said === {said}")  # not read aloud again
+    states.clear()
+    states["bounded"] = "MODEL_STATE_FAILED"
+    await expect(page.locator(".tile").first).to_have_attribute("title", re.compile("^digits@2"))
+    await expect(notice).to_be_hidden()
+    await page.locator(".model", has_text="bounded").click()
+    await expect(page.locator("#card")).to_contain_text("Not ready")
+    await page.evaluate("history.replaceState(null, '', '#model=bounded')")
+    await page.reload()
+    await expect(notice).to_contain_text("The model is not ready")

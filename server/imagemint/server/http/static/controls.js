@@ -24,6 +24,7 @@ export class Controls {
   constructor(changed) {
     this.models = [];
     this.changed = changed;
+    this.hasShown = false;
     this.labels = new Map(); // of the models, by name
     byId("controls").addEventListener("input", (event) => this.note(event.target));
     byId("dice").addEventListener("click", () => {
@@ -67,7 +68,9 @@ export class Controls {
     const place = (model) => (FIRST.includes(model.name) ? 0 : 1);
     this.models = models.toSorted((a, b) => place(a) - place(b) || a.name.localeCompare(b.name));
     const find = (name) => this.models.find((each) => each.name === name);
-    this.model = find(this.wanted.get("model")) ?? find(this.name) ?? this.models.find(isReady) ?? this.models[0];
+    // Until a model was ready, the first that is takes the place of one that nobody chose.
+    const shown = this.hasShown ? find(this.name) : undefined;
+    this.model = find(this.wanted.get("model")) ?? shown ?? this.models.find(isReady) ?? this.models[0];
     this.showPicker();
     this.showModel();
   }
@@ -162,6 +165,7 @@ export class Controls {
     this.showCondition();
     this.showTruncation();
     this.showUnmet();
+    this.hasShown ||= Boolean(this.version);
     byId("mint").disabled = !this.version;
     byId("mint").textContent = this.source ? "Translate" : "Generate";
     byId("count-field").hidden = byId("compare-field").hidden = Boolean(this.source);
