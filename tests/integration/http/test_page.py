@@ -599,6 +599,23 @@ async def test_notices_about_the_models_end(visit, serve_http, gallery, tmp_path
     await expect(page.locator(".tile img")).to_have_count(4)
 
 
+async def test_open_viewer_outlives_the_grid(visit, shop):
+    """The shown image can be saved after the page has generated others, such as by itself."""
+    page = await visit(shop, "#model=digits&version=1&count=4&seed=3&class=1")
+    await wait_for_images(page)
+    await page.locator(".tile").nth(2).click()
+    await page.evaluate("location.hash = '#model=digits&version=1&count=4&seed=4&class=1'")
+    await expect(page.locator(".tile").first).to_have_attribute("title", re.compile("@1/4/0"))
+    await wait_for_images(page)
+    async with page.expect_download() as saved:
+        await page.locator("#download").click()
+    async with httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as web:
+        url = f"{shop.http_url}v1/models/digits/versions/1/images/3/2.png?class=1"
+        picture = (await web.get(url)).content
+    path = await (await saved.value).path()
+    assert Path(path).read_bytes() == picture  # noqa: ASYNC240 - a small file
+
+
 def list_as(states):
     """Returns a route that lists the models of a server in other states, by name."""
 

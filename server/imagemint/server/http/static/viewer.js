@@ -57,10 +57,13 @@ export class Viewer {
       showPicture("twin-image", twin, this.pixels);
       byId("twin-caption").textContent = twin.version;
     }
-    byId("download").href = image.url;
+    // A URL of its own: those of the grid end when it is filled again.
+    URL.revokeObjectURL(byId("download").href);
+    byId("download").href = URL.createObjectURL(image.blob);
     byId("download").download = `${image.serial.replaceAll(/[^\w.=-]+/g, "-")}.png`;
-    byId("previous").disabled = this.at === 0;
-    byId("next").disabled = this.at + 1 >= this.grid.images.length;
+    // Not `disabled`, which would take the focus away.
+    byId("previous").setAttribute("aria-disabled", String(this.at === 0));
+    byId("next").setAttribute("aria-disabled", String(this.at + 1 >= this.grid.images.length));
     this.note("");
   }
 
