@@ -616,6 +616,22 @@ async def test_open_viewer_outlives_the_grid(visit, shop):
     assert Path(path).read_bytes() == picture  # noqa: ASYNC240 - a small file
 
 
+async def test_viewer_keeps_the_focus_at_its_ends(visit, shop):
+    """At the last image, the button for the next one keeps the focus, and the arrows work."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    await page.locator(".tile").nth(2).click()
+    await page.locator("#next").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#viewer-serial")).to_have_text(re.compile("@2/42/3"))
+    await expect(page.locator("#next")).to_be_disabled()
+    await expect(page.locator("#next")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("ArrowLeft")
+    await expect(page.locator("#viewer-serial")).to_have_text(re.compile("@2/42/2"))
+    await expect(page.locator("#next")).to_be_enabled()
+
+
 def list_as(states):
     """Returns a route that lists the models of a server in other states, by name."""
 
