@@ -632,6 +632,19 @@ async def test_viewer_keeps_the_focus_at_its_ends(visit, shop):
     await expect(page.locator("#next")).to_be_enabled()
 
 
+async def test_hint_of_an_old_walk_ends(visit, shop):
+    """What the page says of a walk is not about other images that are chosen later."""
+    page = await visit(shop, "#model=digits&version=1&count=4&class=2", reduced_motion="reduce")
+    await wait_for_images(page)
+    hint = page.locator("#walk-hint")
+    await page.locator("#walk-play").click()
+    await expect(hint).to_contain_text("60 images between A and B")
+    await page.locator(".tile").nth(3).click()
+    await page.locator("#walk-from").click()
+    await page.keyboard.press("Escape")
+    await expect(hint).to_contain_text("Press Walk")
+
+
 def list_as(states):
     """Returns a route that lists the models of a server in other states, by name."""
 

@@ -72,7 +72,8 @@ export class Walk {
 
   reset() {
     this.pause();
-    if (this.loading) byId("walk-hint").textContent = "Press Walk to see the way between A and B.";
+    if (this.hasSaid) byId("walk-hint").textContent = "Press Walk to see the way between A and B.";
+    this.hasSaid = false;
     this.loading?.abort();
     this.loading = null;
     for (const frame of this.frames) frame.close();
@@ -112,6 +113,7 @@ export class Walk {
     this.reset();
     const { signal } = (this.loading = new AbortController());
     const began = performance.now();
+    this.hasSaid = true; // of these ends
     byId("walk-hint").textContent = "Walking …";
     try {
       for await (const chunk of streamWalk(a.model, [a.serial, b.serial], FRAMES, signal)) {
