@@ -707,3 +707,11 @@ async def test_first_model_that_is_ready_is_shown(visit, serve_http, gallery):
     await page.evaluate("history.replaceState(null, '', '#model=bounded')")
     await page.reload()
     await expect(notice).to_contain_text("The model is not ready")
+
+
+async def test_any_number_of_images_fits(visit, shop):
+    """A prime number of images has tiles of the usual size, and not one row or one column."""
+    page = await visit(shop, "#model=plain&count=37")
+    await wait_for_images(page)
+    width = (await page.locator(".tile").first.bounding_box())["width"]
+    assert 60 < width < 200

@@ -5,6 +5,7 @@ import { make } from "./dom.js";
 // Widths of tiles to aim at, in pixels, by number of images.
 const TILES = [[9, 190], [16, 150], [36, 110], [64, 92], [144, 66], [Infinity, 44]];
 const PHONE_WIDTH = 500;
+const MOST_MISFIT = Math.log(2); // half or twice the wanted width
 const PIXEL_ART = 40;
 
 export class Grid {
@@ -21,7 +22,7 @@ export class Grid {
     this.observer.observe(this.element);
   }
 
-  /** Chooses the number of columns: full rows, and tiles of about the wanted width. */
+  /** Chooses the number of columns: full rows if possible, and tiles of about the wanted width. */
   arrange() {
     const width = this.element.clientWidth;
     if (!width || !this.tiles?.length) return;
@@ -29,7 +30,9 @@ export class Grid {
     const wish = TILES.find(([most]) => count <= most)[1] * (width < PHONE_WIDTH ? 0.72 : 1);
     const misfit = (columns) => Math.abs(Math.log(width / columns / wish));
     const divisors = Array.from({ length: count }, (_, at) => at + 1).filter((columns) => count % columns === 0);
-    this.columns = divisors.reduce((best, columns) => (misfit(columns) < misfit(best) ? columns : best));
+    const full = divisors.reduce((best, columns) => (misfit(columns) < misfit(best) ? columns : best));
+    // A prime number of images has no full rows but one row, or one column.
+    this.columns = misfit(full) <= MOST_MISFIT ? full : Math.min(Math.max(Math.round(width / wish), 1), count);
     this.list.style.setProperty("--columns", this.columns);
   }
 
