@@ -124,6 +124,8 @@ async def test_dropped_picture_is_translated(page):
         content,
     )
     await page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    await expect(page.locator("#source-caption")).to_have_text("dropped.png")
+    await expect(page.locator("#source-file")).to_have_value("")  # it named the picture before
     await expect(page.locator("#result-caption")).to_have_text(
         re.compile("^free@1/0/0"), timeout=MS
     )

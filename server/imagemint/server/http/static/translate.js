@@ -26,7 +26,7 @@ export class Translator {
     for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
     drop.addEventListener("drop", (event) => {
       event.preventDefault();
-      this.take([...event.dataTransfer.files]);
+      this.takeOther([...event.dataTransfer.files]);
     });
   }
 
@@ -69,7 +69,7 @@ export class Translator {
     const buttons = sources.map((blob, at) => {
       const name = `example-${at + 1}.png`;
       const image = makePicture(blob, { alt: "", class: "pixels" });
-      const onclick = () => this.take([new File([blob], name, { type: "image/png" })]);
+      const onclick = () => this.takeOther([new File([blob], name, { type: "image/png" })]);
       return make("button", { type: "button", class: "example", "aria-label": `Example ${at + 1}`, onclick }, image);
     });
     place.replaceChildren(make("span", { class: "muted small" }, "Or try one of these"), ...buttons);
@@ -89,6 +89,12 @@ export class Translator {
     this.clearResult();
     this.announce();
     if (!this.missing) this.ready();
+  }
+
+  /** Takes files that do not come from the field, which would name and keep those before. */
+  takeOther(files) {
+    if (files.length) byId("source-file").value = "";
+    this.take(files);
   }
 
   /** What the visitor still has to choose; empty for nothing. */
