@@ -1,6 +1,7 @@
 """Tests of the drop zone of the page in a real Chromium."""
 
 import asyncio
+import os
 import re
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -133,6 +134,28 @@ async def test_dropped_picture_is_translated(page):
     await page.locator("#fit").select_option("refuse")
     await page.locator("#mint").click()
     await expect(page.locator("#form-error")).to_contain_text("multiples of 4", timeout=MS)
+
+
+async def test_changed_file_is_asked_for_again(page, tmp_path):
+    """The browser does not read a file that has changed since it was chosen; the page says so."""
+    await choose_model(page, "fixed")
+    path = tmp_path / "drawing.png"
+    path.write_bytes(to_file(SOURCE))
+    await page.locator("#source-file").set_input_files(path)
+    serial = f"fixed@1/0/0?source={hash_source(SOURCE)}"
+    await expect(page.locator("#result-caption")).to_have_text(serial, timeout=MS)
+    path.write_bytes(to_file(draw(7)))
+    os.utime(path, (0, 0))
+    await page.locator("#mint").click()
+    await expect(page.locator("#translate-note")).to_have_text(
+        "drawing.png has changed or is gone. Choose it again.", timeout=MS
+    )
+    await expect(page.locator("#notice")).to_be_hidden()
+    await expect(page.locator("#source-file")).to_be_focused()
+    await expect(page.locator("#source-file")).to_have_value("")  # the same file is a change then
+    await page.locator("#source-file").set_input_files(path)
+    serial = f"fixed@1/0/0?source={hash_source(draw(7))}"
+    await expect(page.locator("#result-caption")).to_have_text(serial, timeout=MS)
 
 
 async def test_frames_and_mask_are_asked_for(page):

@@ -119,7 +119,7 @@ export class Translator {
    *
    * @param model name of the model.
    * @param options texts of the form, by the names of the HTTP interface.
-   * @returns where the time went; undefined if the source is not complete, or has changed meanwhile.
+   * @returns where the time went; undefined if the source is not complete or readable, or another one came meanwhile.
    */
   async run(model, options, signal) {
     if (this.missing) {
@@ -128,6 +128,12 @@ export class Translator {
       return undefined;
     }
     const turn = ++this.turn;
+    const changed = await findUnreadable([...this.files, ...(this.source.mask ? [this.mask] : [])]);
+    if (turn !== this.turn) return undefined;
+    if (changed) {
+      this.askAgain(changed);
+      return undefined;
+    }
     const form = new FormData();
     for (const file of this.files) form.append(this.source.frames > 1 ? "frame" : "source", file);
     if (this.source.mask) form.append("mask", this.mask);
@@ -145,6 +151,14 @@ export class Translator {
       if (turn === this.turn) byId("translate-note").textContent = "";
       throw error;
     }
+  }
+
+  /** Asks for a file that cannot be read. For the browser, the same file in an empty field is a change. */
+  askAgain(file) {
+    const field = byId(file === this.mask ? "mask-file" : "source-file");
+    field.value = "";
+    field.focus();
+    byId("translate-note").textContent = `${file.name} has changed or is gone. Choose it again.`;
   }
 
   clearResult() {
@@ -168,6 +182,18 @@ export class Translator {
       Object.assign(byId("save-result"), { href: url, hidden: false });
     }
   }
+}
+
+/** Returns the first file that the browser does not read, such as one that has changed since it was chosen. */
+async function findUnreadable(files) {
+  for (const file of files) {
+    try {
+      await file.slice(0, 1).arrayBuffer();
+    } catch {
+      return file;
+    }
+  }
+  return null;
 }
 
 function formatMegabytes(bytes) {
