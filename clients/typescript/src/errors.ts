@@ -195,32 +195,33 @@ export function invalid(field: string, description: string): InvalidRequest {
  * determines the class, except of a message that is larger than gRPC takes: that is an
  * InvalidRequest.
  *
- * @param error error of grpc-js
+ * @param error error of grpc-js; a code that gRPC does not define, as of a proxy, is UNKNOWN
  * @param server address or addresses, for messages about unreachable servers
  */
 export function translateError(error: ServiceError, server: string): ImagemintError {
+  const code = error.code in ERROR_BY_CODE ? error.code : Code.UNKNOWN;
   const details = readStatus(error);
   const info = findDetail(details, ErrorInfoSchema);
   const delay = findDetail(details, RetryInfoSchema)?.retryDelay;
-  const text = error.details || Code[error.code] || error.message;
-  if (details === undefined && isAboutSize(error.code, text)) {
-    return new InvalidRequest(`too large for one call: ${text}`, { code: error.code });
+  const text = error.details || Code[code];
+  if (details === undefined && isAboutSize(code, text)) {
+    return new InvalidRequest(`too large for one call: ${text}`, { code });
   }
-  if (details === undefined && isAboutHealth(error.code, text)) {
+  if (details === undefined && isAboutHealth(code, text)) {
     return new Unavailable(
       `${server} does not serve now: it shuts down, or it still loads its models (${text})`,
       { reason: NOT_SERVING, retryDelayMs: NOT_SERVING_DELAY_MS },
     );
   }
-  if (details === undefined && isAboutLostConnection(error.code, text)) {
+  if (details === undefined && isAboutLostConnection(code, text)) {
     return new Unavailable(`the connection to ${server} was lost during the call: ${text}`, {
       reason: CONNECTION_LOST,
     });
   }
-  return new ERROR_BY_CODE[error.code](explain(error.code, text, details, server), {
+  return new ERROR_BY_CODE[code](explain(code, text, details, server), {
     reason: info?.reason ?? "",
     metadata: info?.metadata ?? {},
-    code: error.code,
+    code,
     violations: (findDetail(details, BadRequestSchema)?.fieldViolations ?? []).map((each) => ({
       field: each.field,
       description: each.description,

@@ -10,6 +10,7 @@ import {
   ImagemintError,
   InvalidRequest,
   QueueFull,
+  ServerError,
   translateError,
 } from "../src/errors.js";
 import { ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
@@ -32,6 +33,14 @@ test("every status code has its error", () => {
     assert.ok(error instanceof ImagemintError);
     assert.equal(error.code, code);
     assert.match(error.reason, /^[A-Z_]+$/);
+  }
+});
+
+test("a status code that gRPC does not define is an unknown error", () => {
+  for (const code of [17, 99, -1, NaN]) {
+    const error = translateError(serviceError(code as Code, "of a proxy"), "host:1");
+    assert.ok(error instanceof ServerError);
+    assert.deepEqual([error.code, error.message], [Code.UNKNOWN, "of a proxy"]);
   }
 });
 
