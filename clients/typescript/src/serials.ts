@@ -55,7 +55,8 @@ export function parseSerial(text: string): Serial {
     return value;
   });
   const [seed, index] = [BigInt(groups["seed"]!), BigInt(groups["index"]!)];
-  if (terms.length > 0 || seed > UINT64_MAX || index > UINT64_MAX) {
+  const isFinite = truncation === undefined || Number.isFinite(Number(truncation));
+  if (terms.length > 0 || seed > UINT64_MAX || index > UINT64_MAX || !isFinite) {
     throw malformed(text);
   }
   return {
@@ -79,7 +80,7 @@ export function formatSerial(serial: Serial): string {
     terms.push(`class=${serial.classId}`);
   }
   if (serial.caption !== undefined) {
-    terms.push(`caption=${encodeURIComponent(serial.caption)}`);
+    terms.push(`caption=${quote(serial.caption)}`);
   }
   if (serial.source !== undefined) {
     terms.push(`source=${serial.source}`);
@@ -106,6 +107,14 @@ function formatFloat(value: number): string {
   }
   const text = String(value); // plain digits in this range
   return text.includes(".") ? text : `${text}.0`;
+}
+
+/** Quotes all but letters, digits and hyphens; encodeURIComponent leaves a few characters more. */
+function quote(caption: string): string {
+  return encodeURIComponent(caption).replace(
+    /[_.!~*'()]/g,
+    (each) => `%${each.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
 }
 
 function decode(caption: string, text: string): string {

@@ -24,6 +24,13 @@ test("serials are spelled and parsed as the engine does", () => {
   }
 });
 
+test("every character but letters, digits and hyphens is quoted", () => {
+  const text = "mnist@3/42/17?caption=-%21%22%27%28%29%2A_~.%C3%A9".replace("_~.", "%5F%7E%2E");
+  const serial = parseSerial(text);
+  assert.equal(serial.caption, "-!\"'()*_~.é");
+  assert.equal(formatSerial(serial), text);
+});
+
 const MALFORMED = [
   "",
   "mnist",
@@ -42,6 +49,7 @@ const MALFORMED = [
   "mnist@3/42/17?class=7&class=7",
   "mnist@3/42/17?truncation=0.7&class=7",
   "mnist@3/42/17?truncation=nan",
+  "mnist@3/42/17?truncation=1e999",
   "mnist@3/42/17?caption=",
   "mnist@3/42/17?caption=red hair",
   "mnist@3/42/17?caption=%FF",
