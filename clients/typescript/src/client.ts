@@ -195,6 +195,7 @@ export class Client {
    * Returns the images of serial numbers, always with the same pixels, in the order of `serials`.
    *
    * @param serials one or more of one model, version and variant, in any order
+   * @throws InvalidRequest if one is that of a translation, which translate() makes again
    * @throws FailedPrecondition if the server runs another variant
    */
   async mint(

@@ -19,13 +19,18 @@ export interface Run {
  *
  * @param texts serials of one model, version and variant, in any order
  * @param limitOf most images that one call may ask of a model
- * @throws InvalidRequest for none, not a serial number, or several models, versions or variants
+ * @throws InvalidRequest for none, not a serial number, one with a source, or several models,
+ *   versions or variants
  */
 export async function cutIntoRuns(
   texts: readonly string[],
   limitOf: (model: string) => Promise<number>,
 ): Promise<Run[]> {
   const serials = texts.map(parseSerial);
+  if (serials.some((each) => each.source !== undefined)) {
+    const why = "an image of a translation is made again from its source: call translate()";
+    throw invalid("serial", why);
+  }
   const makers = new Set(serials.map(makerOf));
   if (makers.size !== 1) {
     const named = [...makers].join(", ") || "none";

@@ -84,6 +84,18 @@ test("serial numbers are minted in any order, and twice", async () => {
   );
 });
 
+test("a serial number with a source is refused without a call", async () => {
+  using nowhere = new Client("127.0.0.1:1");
+  const serial = `sketch@1/0/0?source=${"0123456789abcdef".repeat(2)}`;
+  for (const serials of [serial, [serial, "sketch@1/0/1"]]) {
+    await assert.rejects(nowhere.mint(serials), (error: InvalidRequest) => {
+      assert.ok(error instanceof InvalidRequest);
+      assert.match(error.message, /call translate/);
+      return true;
+    });
+  }
+});
+
 test("metadata goes with one call", async () => {
   const metadata = { "x-request-id": "my-own-id" };
   const calls: (() => Promise<unknown>)[] = [
