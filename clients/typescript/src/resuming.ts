@@ -180,10 +180,13 @@ export abstract class ResumedStream<Answer> {
 
 /** Throws unless a batch of a stream has the bundle and variant of the first one. */
 export function checkOrigin(batch: Maker, first: Maker): void {
-  if (batch.bundleSha256 === first.bundleSha256 && batch.variant === first.variant) {
+  const isSameBundle = batch.bundleSha256 === first.bundleSha256;
+  const isSameVariant = batch.variant === first.variant;
+  // Servers that are older than variants do not send one.
+  if (isSameBundle && (isSameVariant || batch.variant === "" || first.variant === "")) {
     return;
   }
-  const what = batch.bundleSha256 === first.bundleSha256 ? "VARIANT" : "BUNDLE";
+  const what = isSameBundle ? "VARIANT" : "BUNDLE";
   throw new ServerError(
     `${batch.model}@${batch.version} changed under the stream: ` +
       `${first.bundleSha256.slice(0, 12)}+${first.variant} became ` +

@@ -224,6 +224,20 @@ test("another bundle or variant does not continue a stream", async () => {
   }
 });
 
+test("a server that names no variant may begin or continue a stream", async () => {
+  for (const [before, after] of [["", "int8"], ["int8", ""]]) {
+    const begin = (call: ScriptedCall) => {
+      call.write(answerOne({ variant: before! }));
+      call.emit("error", { code: Code.UNAVAILABLE, details: "gone" });
+    };
+    const goOn = (call: ScriptedCall) => {
+      call.on("data", ({ sources }) => sources.length && call.write(answerOne({ variant: after! })));
+      call.on("end", () => call.end());
+    };
+    assert.deepEqual(await runScripted([begin, goOn]), { results: 5, error: undefined });
+  }
+});
+
 test("missing answers are found", async () => {
   const end = await runScripted([lose, (call) => call.end()]);
   assert.equal((end.error as ServerError).reason, "STREAM_TRUNCATED");
