@@ -1,6 +1,7 @@
 /** A stream of translations that resumes after failures: each source is answered exactly once. */
 
 import { create } from "@bufbuild/protobuf";
+import { status as Code } from "@grpc/grpc-js";
 
 import type { DuplexStream } from "./calls.js";
 import { InvalidRequest, ServerError } from "./errors.js";
@@ -140,6 +141,9 @@ export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
     if (!(error instanceof InvalidRequest)) {
       return error;
     }
+    if (error.code === Code.RESOURCE_EXHAUSTED) {
+      return this.#nameLargest(error);
+    }
     let text = error.message;
     const violations = error.violations.map(({ field, description }) => {
       const moved = field.replace(/^sources\[0\]/, `sources[${this.#done}]`);
@@ -148,6 +152,21 @@ export class TranslationStream extends ResumedStream<StreamTranslateResponse> {
     });
     const { reason, metadata, code, requestId } = error;
     return new InvalidRequest(text, { reason, metadata, code, violations, requestId });
+  }
+
+  /**
+   * Returns an error about the size of a message with the number of its source. gRPC does not tell
+   * which message it was, and each has one source.
+   */
+  #nameLargest(error: InvalidRequest): InvalidRequest {
+    const sizes = this.#unanswered.map(sizeOf);
+    if (sizes.length === 0) {
+      return error;
+    }
+    const { message: description, code } = error;
+    const field = `sources[${this.#done + sizes.indexOf(Math.max(...sizes))}]`;
+    const violations = [{ field, description }];
+    return new InvalidRequest(`${field}: ${description}`, { code, violations });
   }
 
   /** Returns the first message of a call. */

@@ -132,6 +132,26 @@ test("a wrong source is named by its number, after the results before it", async
   assert.equal(found.length, 19);
 });
 
+test("a source that is too large for the server is named by its number", async () => {
+  const sources = [...drawMany(40), new Uint8Array(5_000_000), draw(41)];
+  let results = 0;
+  await assert.rejects(
+    async () => {
+      for await (const picture of client.translateStream("sketch", sources)) {
+        results += picture.images.length;
+      }
+    },
+    (error: InvalidRequest) => {
+      assert.ok(error instanceof InvalidRequest);
+      assert.equal(error.code, Code.RESOURCE_EXHAUSTED);
+      assert.deepEqual(error.violations.map((each) => each.field), ["sources[40]"]);
+      assert.match(error.message, /^sources\[40\]: too large for one call/);
+      return true;
+    },
+  );
+  assert.ok(results <= 40);
+});
+
 test("an error of the sources follows the results before it, and is not retried", async () => {
   const failure = new Unavailable("another server");
   const sources = (function* () {
