@@ -702,8 +702,11 @@ async def test_first_model_that_is_ready_is_shown(visit, serve_http, gallery):
     states["bounded"] = "MODEL_STATE_FAILED"
     await expect(page.locator(".tile").first).to_have_attribute("title", re.compile("^digits@2"))
     await expect(notice).to_be_hidden()
+    await wait_for_images(page)
     await page.locator(".model", has_text="bounded").click()
     await expect(page.locator("#card")).to_contain_text("Not ready")
+    await expect(page.locator(".tile")).to_have_count(0)  # they are of another model
+    await expect(page.locator("#progress")).to_have_text("")
     await page.evaluate("history.replaceState(null, '', '#model=bounded')")
     await page.reload()
     await expect(notice).to_contain_text("The model is not ready")

@@ -102,8 +102,9 @@ function onVersion() {
   if (name === shown) return;
   if (shown) {
     walk.clear();
-    if (controls.source) clearGrids();
-    else if (controls.version) mint();
+    if (controls.version && !controls.source) mint();
+    // Images stay while their model is loaded again, such as after a restart of the server.
+    else if (controls.source || !shown.startsWith(`${controls.name}@`)) clearGrids();
   }
   shown = name;
 }
@@ -227,7 +228,7 @@ function pickTwo() {
 
 /** Says how a request ended, unless another one has taken its place. */
 function announce({ signal }) {
-  if (controls.source || signal !== running?.signal) return;
+  if (!controls.version || controls.source || signal !== running?.signal) return;
   const images = grids.reduce((sum, grid) => sum + grid.images.length, 0);
   const seconds = (performance.now() - meter.began) / 1e3;
   const end = signal.aborted ? "Stopped after" : "Generated";
