@@ -13,7 +13,7 @@ from held_backend import WAIT_S
 from page_visits import CHROMIUM, wait_for_images
 from PIL import Image
 from playwright.async_api import expect
-from tiny_bundles import write_bundle
+from tiny_bundles import write_bundle, write_sums
 
 from imagemint.server.access.api_keys import compute_digest
 
@@ -710,6 +710,32 @@ async def test_first_model_that_is_ready_is_shown(visit, serve_http, gallery):
     await page.evaluate("history.replaceState(null, '', '#model=bounded')")
     await page.reload()
     await expect(notice).to_contain_text("The model is not ready")
+
+
+MARKUP = '<img src="x" onerror="document.hit = 1">'
+
+
+async def test_strange_manifest_is_shown(visit, serve_http, tmp_path):
+    """Texts of a bundle are no markup."""
+
+    def edit(manifest):
+        manifest.title = manifest.license = manifest.class_labels[0] = MARKUP
+        manifest.evaluations.add(metric=MARKUP, value=123.45, reference=0.0, sample_size=2)
+
+    bundle = write_bundle(tmp_path / "models", "strange", edit_manifest=edit)
+    (bundle / "card.md").write_text(
+        f"# {MARKUP}\n\n- {MARKUP}\n\n| {MARKUP} |\n|-|\n| {MARKUP} |\n"
+    )
+    write_sums(bundle)
+    page = await visit(await serve_http(tmp_path / "models"), "#count=4&class=0")
+    await wait_for_images(page)
+    figures = page.locator("#card table").nth(1).locator("tbody tr")
+    await expect(figures).to_have_text([f"{MARKUP}123.50"])
+    await page.locator("summary", has_text="The whole card").click()
+    await expect(page.locator(".card-text")).to_contain_text(MARKUP)
+    await page.locator(".tile").first.click()
+    await expect(page.locator("#viewer-title")).to_have_text(f"{MARKUP}, image 0")
+    assert await page.evaluate("document.hit === undefined")
 
 
 async def test_any_number_of_images_fits(visit, shop):
