@@ -1,13 +1,21 @@
 import assert from "node:assert/strict";
 import { after, mock, test } from "node:test";
 
+import { create } from "@bufbuild/protobuf";
+
 import { CONNECTION_LOST } from "../src/errors.js";
+import {
+  StreamGenerateResponseSchema,
+  type StreamGenerateRequest,
+  type StreamGenerateResponse,
+} from "../src/gen/imagemint/v1/generation_service_pb.js";
 import {
   Cancelled,
   Client,
   ClientClosed,
   cycle,
   InvalidRequest,
+  QueueFull,
   ServerError,
   Unavailable,
 } from "../src/index.js";
@@ -103,6 +111,85 @@ test("a new call has the time that is left for its chunk", async () => {
   await assert.rejects(stream.answers().next(), ServerError); // it ends without an image
   mock.restoreAll();
   assert.deepEqual(times, [1_000, 600]);
+});
+
+/** A stream of two images whose calls do what `steps` says: an answer, an error, or the end. */
+class Scripted {
+  readonly requests: { firstIndex: bigint; version: string }[] = [];
+
+  constructor(private readonly steps: (number | Error | undefined)[]) {}
+
+  /** @param timeoutMs longest time for one answer; undefined for no limit */
+  answers(timeoutMs: number | undefined) {
+    const context = {
+      ...{ server: "nowhere", timeoutMs, signals: [] },
+      translate: (error: unknown) => error as Error,
+    };
+    const open = async ({ images }: StreamGenerateRequest) => {
+      const { firstIndex, version } = images!;
+      this.requests.push({ firstIndex, version });
+      return { next: async () => this.#next(), cancel() {} } as never;
+    };
+    return new ImageStream(context, open, streamRequest("m", { count: 2 })).answers();
+  }
+
+  #next(): StreamGenerateResponse | undefined {
+    const step = this.steps.shift();
+    if (step instanceof Error) {
+      throw step;
+    }
+    const images = [{ index: BigInt(step ?? 0) }];
+    return step === undefined
+      ? undefined
+      : create(StreamGenerateResponseSchema, { batch: { version: "3", images } });
+  }
+}
+
+test("a stream waits as long as its server asks, and longer after each failure", async () => {
+  const delays: (number | undefined)[] = [];
+  const { setTimeout } = globalThis;
+  const atOnce = (end: () => void, ms?: number) => {
+    delays.push(ms);
+    return setTimeout(end, 0);
+  };
+  mock.method(globalThis, "setTimeout", atOnce as typeof setTimeout);
+  mock.method(Math, "random", () => 0.8); // of the jitter, a quarter
+  const full = new QueueFull("full", { retryDelayMs: 700 });
+  const gone = [1, 2, 3, 4, 5].map(() => new Unavailable("gone"));
+  const scripted = new Scripted([0, full, ...gone, new Cancelled("drains"), 1, undefined]);
+  for await (const { batch } of scripted.answers(undefined)) {
+    assert.equal(batch!.images.length, 1);
+  }
+  mock.restoreAll();
+  assert.deepEqual(delays, [720, 240, 480, 960, 1_920, 2_400, 2_400]);
+  assert.deepEqual(scripted.requests.at(-1), { firstIndex: 1n, version: "3" });
+});
+
+test("a server that asks for more time than is left ends the stream at once", async () => {
+  mock.method(performance, "now", () => 0);
+  const full = new QueueFull("full", { retryDelayMs: 1_001 });
+  const scripted = new Scripted([0, full, 1]);
+  const answers = scripted.answers(1_000);
+  await answers.next();
+  await assert.rejects(answers.next(), (error) => error === full);
+  mock.restoreAll();
+  assert.equal(scripted.requests.length, 1);
+});
+
+test("a signal that is aborted while a call is opened cancels it", async () => {
+  const abort = new AbortController();
+  let cancelled = 0;
+  const open = async () => {
+    abort.abort();
+    return { next: () => new Promise(() => {}), cancel: () => (cancelled += 1) } as never;
+  };
+  const context = {
+    ...{ server: "nowhere", timeoutMs: undefined, signals: [abort.signal] },
+    translate: (error: unknown) => error as Error,
+  };
+  const stream = new ImageStream(context, open, streamRequest("m", { count: 1 }));
+  await assert.rejects(stream.answers().next(), Cancelled);
+  assert.equal(cancelled, 1);
 });
 
 test("wrong arguments throw before the first chunk", () => {
