@@ -222,6 +222,7 @@ async def test_versions_can_be_compared(visit, shop):
     await expect(panes.nth(1).locator(".tile").nth(2)).to_have_class(re.compile("twin"))
     await panes.nth(0).locator(".tile").nth(2).click()
     await expect(page.locator("#twin-caption")).to_have_text("version 1")
+    assert page.url.endswith("#model=digits&version=2&seed=42&count=9&class=balanced&compare=1")
 
 
 async def test_images_can_be_interpolated(visit, shop):
@@ -372,6 +373,27 @@ async def test_countdown_is_not_read_aloud(visit, shop):
     await page.locator("#mint").click()
     button = page.locator("#notice").get_by_role("button", name="Try again", exact=True)
     await expect(button).to_have_text(re.compile(r"^Try again \(by itself in \d+ s\)$"))
+
+
+async def test_retries_end(visit, shop):
+    """After five attempts by itself, the page leaves further ones to the visitor."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    sent = []
+
+    async def refuse(route):
+        sent.append(route.request.url)
+        await route.fulfill(status=429, json={"retry_delay_s": 0, "detail": f"No {len(sent)}."})
+
+    await page.route("**:streamGenerate", refuse)
+    again, notice = page.locator("#mint"), page.locator("#notice")
+    for attempts in (6, 12):
+        await again.click()
+        await expect(notice).to_contain_text(f"No {attempts}.")
+        again = notice.get_by_role("button")
+        await expect(again).to_have_text("Try again")
+        await page.evaluate(ROUND_TRIP)
+        assert len(sent) == attempts
 
 
 async def test_answers_of_proxies_are_shown(visit, shop):
