@@ -5,6 +5,7 @@ import { after, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { status as Code } from "@grpc/grpc-js";
 
+import { planChannel } from "../src/channel.js";
 import { TranslateResponseSchema } from "../src/gen/imagemint/v1/translation_service_pb.js";
 import {
   Cancelled,
@@ -271,6 +272,19 @@ test("a large request is retried, too", async () => {
   await retrying.translate("m", [new Uint8Array(3 * 2 ** 20)]);
   assert.equal(calls, 2);
   server.close();
+});
+
+test("each client has a connection of its own, which pings its server", async () => {
+  const proxy = new Proxy(given.address);
+  const address = await proxy.listen();
+  using first = new Client(address);
+  using second = new Client(address);
+  await Promise.all([first.generate("digits"), second.generate("digits")]);
+  assert.equal(proxy.connections, 2);
+  proxy.close();
+  const { options } = await planChannel([address], undefined);
+  assert.equal(options["grpc.keepalive_time_ms"], 20_000); // the server takes one each 10 s
+  assert.equal(options["grpc.keepalive_timeout_ms"], 10_000);
 });
 
 test("TLS and an API key open a locked server", async () => {

@@ -258,6 +258,21 @@ test("a server that names no variant may begin or continue a stream", async () =
   }
 });
 
+test("a stream goes on with the version of its first answer", async () => {
+  const begun: (string | undefined)[] = [];
+  const answerAll = (call: ScriptedCall) => {
+    call.once("data", ({ images }) => begun.push(images?.version));
+    call.on("data", ({ sources }) => sources.length && call.write(answerOne({ version: "7" })));
+    call.on("end", () => call.end());
+  };
+  const begin = (call: ScriptedCall) => {
+    call.write(answerOne({ version: "7" }));
+    call.emit("error", { code: Code.UNAVAILABLE, details: "gone" });
+  };
+  assert.deepEqual(await runScripted([begin, answerAll]), { results: 5, error: undefined });
+  assert.deepEqual(begun, ["7"]);
+});
+
 test("missing answers are found", async () => {
   const end = await runScripted([lose, (call) => call.end()]);
   assert.equal((end.error as ServerError).reason, "STREAM_TRUNCATED");
