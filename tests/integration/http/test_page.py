@@ -396,6 +396,45 @@ async def test_retries_end(visit, shop):
         assert len(sent) == attempts
 
 
+async def test_countdown_ends_with_its_notice(visit, shop):
+    """An attempt that is no longer announced is not made."""
+    page = await visit(shop, "#model=digits&count=4")
+    await page.clock.install()
+    await page.reload()
+    await wait_for_images(page)
+    await page.route(
+        "**:streamGenerate", lambda route: route.fulfill(status=429, json={"retry_delay_s": 600})
+    )
+    await page.locator("#mint").click()
+    await expect(page.locator("#notice")).to_contain_text("by itself in")
+    await page.unroute("**:streamGenerate")
+    await page.locator("#mint").click()
+    await wait_for_images(page)
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    await page.clock.fast_forward(700_000)
+    await page.evaluate(ROUND_TRIP)
+    await page.evaluate(ROUND_TRIP)
+    assert not [url for url in sent if url.endswith(":streamGenerate")]
+
+
+async def test_server_that_comes_back_is_used(visit, shop):
+    """If there are no images, the page generates them by itself when the server answers again."""
+    page = await visit(shop, "#model=digits&count=4")
+    await wait_for_images(page)
+    for address in ("**/readyz", "**:streamGenerate"):
+        await page.route(address, lambda route: route.abort())
+    await page.locator("#mint").click()
+    await expect(page.locator("#notice")).to_contain_text("No answer from the server")
+    await expect(page.locator("#status-text")).to_have_text("No answer")
+    await expect(page.locator(".tile")).to_have_count(0)
+    for address in ("**:streamGenerate", "**/readyz"):
+        await page.unroute(address)
+    await expect(page.locator(".tile img")).to_have_count(4)
+    await expect(page.locator("#status-text")).to_have_text("Ready")
+    await expect(page.locator("#notice")).to_be_hidden()
+
+
 async def test_answers_of_proxies_are_shown(visit, shop):
     """They are no problem details, and may be cut off."""
     page = await visit(shop, "#model=digits&count=4")
