@@ -81,6 +81,22 @@ test("a server that comes back is found while another serves, and a stream goes 
   second.close();
 });
 
+test("closing ends the connections to the addresses before, too", async () => {
+  const proxy = new Proxy(given.address);
+  const port = (await proxy.listen()).split(":")[1];
+  const client = new Client(`a.test:${port},b.test:${port}`);
+  await client.generate("digits");
+  const before = proxy.connections;
+  addresses["b.test"] = NOBODY;
+  advancedMs += 30_000;
+  while (proxy.connections === before) {
+    await client.generate("digits");
+  }
+  client.close();
+  await proxy.waitUntilUnused();
+  proxy.close();
+});
+
 test("names are not resolved again before their time", async () => {
   using client = new Client(`a.test:${PORT},b.test:${PORT}`);
   await Promise.all([1, 2, 3].map(() => client.generate("digits")));

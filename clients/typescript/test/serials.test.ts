@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { formatSerial, InvalidRequest, parseSerial } from "../src/index.js";
+import { cutIntoRuns } from "../src/runs.js";
 import { given } from "./server.js";
 
 test("serials are spelled and parsed as the engine does", () => {
@@ -29,6 +30,20 @@ test("every character but letters, digits and hyphens is quoted", () => {
   const serial = parseSerial(text);
   assert.equal(serial.caption, "-!\"'()*_~.é");
   assert.equal(formatSerial(serial), text);
+});
+
+test("one call asks for neighbours, and for no more images than the limit", async () => {
+  const last = 2n ** 64n - 1n;
+  const indices = [last, 3n, 1n, 0n, 2n, last - 1n, 2n];
+  const texts = indices.map((index) => `mnist@3/42/${index}`);
+  const runs = await cutIntoRuns(texts, async () => 2);
+  const found = runs.map((run) => [run.first.index, run.positions]);
+  assert.deepEqual(found, [
+    [0n, [3, 2]],
+    [2n, [4]],
+    [2n, [6, 1]],
+    [last - 1n, [5, 0]],
+  ]);
 });
 
 const MALFORMED = [

@@ -61,6 +61,7 @@ export class Proxy {
   cutAfterBytes = Infinity;
   readonly #server = createServer((socket) => this.#accept(socket));
   readonly #sockets = new Set<Socket>();
+  #reportUnused = (): void => {};
 
   constructor(private readonly target: string) {}
 
@@ -72,6 +73,13 @@ export class Proxy {
   /** Cuts all open connections. */
   cut(): void {
     this.#sockets.forEach((each) => each.destroy());
+  }
+
+  /** Resolves when no connection is open. */
+  async waitUntilUnused(): Promise<void> {
+    if (this.#sockets.size > 0) {
+      await new Promise<void>((resolve) => (this.#reportUnused = resolve));
+    }
   }
 
   close(): void {
@@ -102,7 +110,13 @@ export class Proxy {
     for (const [each, other] of [[socket, upstream], [upstream, socket]] as const) {
       this.#sockets.add(each);
       each.on("error", () => {});
-      each.on("close", () => other.destroy());
+      each.on("close", () => {
+        other.destroy();
+        this.#sockets.delete(each);
+        if (this.#sockets.size === 0) {
+          this.#reportUnused();
+        }
+      });
       each.pipe(other);
     }
   }

@@ -2,9 +2,13 @@ import assert from "node:assert/strict";
 import { after, mock, test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
+import { Metadata, type Client as GrpcClient } from "@grpc/grpc-js";
 
+import { ServerStream } from "../src/calls.js";
+import { openChannel, planChannel } from "../src/channel.js";
 import { CONNECTION_LOST } from "../src/errors.js";
 import {
+  GenerationService,
   StreamGenerateResponseSchema,
   type StreamGenerateRequest,
   type StreamGenerateResponse,
@@ -174,6 +178,35 @@ test("a server that asks for more time than is left ends the stream at once", as
   await assert.rejects(answers.next(), (error) => error === full);
   mock.restoreAll();
   assert.equal(scripted.requests.length, 1);
+});
+
+test("a stream is read one chunk ahead of its loop", async (running) => {
+  const channel = openChannel(await planChannel([given.address], undefined));
+  running.after(() => channel.close());
+  let read = 0;
+  const counting = {
+    makeServerStreamRequest: (
+      ...[path, serialize, parse, ...rest]: Parameters<GrpcClient["makeServerStreamRequest"]>
+    ) => {
+      const count = (data: Buffer) => {
+        read += 1;
+        return parse(data);
+      };
+      return channel.makeServerStreamRequest(path, serialize, count, ...rest);
+    },
+  };
+  const context = { connection: counting as unknown as GrpcClient, metadata: new Metadata() };
+  const { streamGenerate } = GenerationService.method;
+  const request = streamRequest("digits", { count: 200, chunkSize: 1 });
+  const stream = ServerStream.open(context, streamGenerate, request);
+  for (const asked of [1, 2]) {
+    await stream.next();
+    for (let number = 0; number < 10; number += 1) {
+      await client.generate("digits"); // meanwhile, the server makes further chunks
+    }
+    assert.ok(read <= asked + 1, `${read} chunks are read, and ${asked} were asked for`);
+  }
+  stream.cancel();
 });
 
 test("a signal that is aborted while a call is opened cancels it", async () => {
