@@ -6,6 +6,8 @@ import { create } from "@bufbuild/protobuf";
 import { status as Code } from "@grpc/grpc-js";
 
 import { planChannel } from "../src/channel.js";
+import { InterpolateResponseSchema } from "../src/gen/imagemint/v1/generation_service_pb.js";
+import { ImageFormat } from "../src/gen/imagemint/v1/image_pb.js";
 import { TranslateResponseSchema } from "../src/gen/imagemint/v1/translation_service_pb.js";
 import {
   Cancelled,
@@ -174,6 +176,25 @@ test("a path leads from one serial number to the other", async () => {
   const animation = await client.animate([first, second], { frames: 7, format: "gif", frameMs: 40 });
   assert.equal(Buffer.from(animation.subarray(0, 6)).toString(), "GIF89a");
   await assert.rejects(client.animate([first]), InvalidRequest);
+});
+
+test("leaving a path early ends the call", async () => {
+  let reportEnd = () => {};
+  const ended = new Promise<void>((resolve) => (reportEnd = resolve));
+  const server = await listenScripted({
+    interpolate: (call) => {
+      call.on("cancelled", reportEnd);
+      call.write(create(InterpolateResponseSchema, { batch: { format: ImageFormat.RAW } }));
+    },
+  });
+  using walking = new Client(server.address);
+  const path = walking.interpolate(["m@1/1/1", "m@1/1/2"], { timeoutMs: null });
+  for await (const batch of path) {
+    assert.equal(batch.images.length, 0);
+    break;
+  }
+  await ended;
+  server.close();
 });
 
 test("captions are asked for, and minted from their serials", async () => {

@@ -15,6 +15,8 @@ import {
 } from "../src/errors.js";
 import { ErrorInfoSchema, RetryInfoSchema } from "../src/gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../src/gen/google/rpc/status_pb.js";
+import { ImageBatchSchema, ImageFormat } from "../src/gen/imagemint/v1/image_pb.js";
+import { joinBatches, parseImageBatch } from "../src/images.js";
 
 function serviceError(code: Code, details: string, packed?: Uint8Array): ServiceError {
   const metadata = new Metadata();
@@ -61,6 +63,25 @@ test("google.rpc details are read", () => {
   assert.equal(error.reason, "QUEUE_FULL");
   assert.equal(error.retryDelayMs, 1500);
   assert.deepEqual({ ...error.metadata }, { model: "mnist" });
+});
+
+test("a lost connection is told from one that could not be made", () => {
+  for (const [text, reason] of [
+    ["Connection dropped", "CONNECTION_LOST"],
+    ["read ECONNRESET", "CONNECTION_LOST"],
+    ["No connection established. Last error: read ECONNRESET", "SERVER_UNREACHABLE"],
+  ]) {
+    assert.equal(translateError(serviceError(Code.UNAVAILABLE, text!), "host:1").reason, reason);
+  }
+});
+
+test("a bundle that changes between two calls of mint is noticed", () => {
+  const format = ImageFormat.RAW;
+  const [first, second] = ["ab", "cd"].map((bundleSha256) =>
+    parseImageBatch(create(ImageBatchSchema, { bundleSha256, format }), undefined),
+  );
+  assert.equal(joinBatches([first!, first!], []).bundleSha256, "ab");
+  assert.throws(() => joinBatches([first!, second!], []), { reason: "BUNDLE_CHANGED" });
 });
 
 test("a message that is too large is an invalid request", () => {

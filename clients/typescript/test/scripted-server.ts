@@ -18,6 +18,11 @@ import {
   type ServerWritableStream,
 } from "@grpc/grpc-js";
 
+import {
+  GenerationService,
+  type InterpolateRequest,
+  type InterpolateResponse,
+} from "../src/gen/imagemint/v1/generation_service_pb.js";
 import { ImageFormat } from "../src/gen/imagemint/v1/image_pb.js";
 import {
   StreamTranslateResponseSchema,
@@ -38,6 +43,7 @@ export type WatchCall = ServerWritableStream<string, number>;
 export interface Script {
   readonly streamTranslate?: (call: ScriptedCall) => void;
   readonly translate?: handleUnaryCall<TranslateRequest, TranslateResponse>;
+  readonly interpolate?: (call: ServerWritableStream<InterpolateRequest, InterpolateResponse>) => void;
   readonly watch?: (call: WatchCall) => void;
 }
 
@@ -49,6 +55,8 @@ export async function listenScripted(
   const { translate, streamTranslate } = TranslationService.method;
   const methods = { translate: define(translate), streamTranslate: define(streamTranslate) };
   server.addService(methods, pick(script, "translate", "streamTranslate"));
+  const { interpolate } = GenerationService.method;
+  server.addService({ interpolate: define(interpolate) }, pick(script, "interpolate"));
   server.addService({ watch: HEALTH_WATCH }, pick(script, "watch"));
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
@@ -101,7 +109,7 @@ function define<I extends DescMessage, O extends DescMessage>(
   return {
     path: `/${parent.typeName}/${name}`,
     requestStream: methodKind === "bidi_streaming",
-    responseStream: methodKind === "bidi_streaming",
+    responseStream: methodKind === "bidi_streaming" || methodKind === "server_streaming",
     requestSerialize: (message) => Buffer.from(toBinary(input, message)),
     requestDeserialize: (data) => fromBinary(input, data),
     responseSerialize: (message) => Buffer.from(toBinary(output, message)),
