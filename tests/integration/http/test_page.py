@@ -633,6 +633,11 @@ async def test_foreign_answers_are_shown(visit, shop):
     page = await visit(shop, "#model=digits&count=4")
     await wait_for_images(page)
     login = {"status": 200, "content_type": "text/html", "body": "<p>Log in</p>\n"}
+    await page.locator(".tile").first.click()
+    await page.route("**/images/**", lambda route: route.fulfill(**login))
+    await page.locator("#remint").click()
+    await expect(page.locator("#viewer-note")).to_have_text("The answer is not one of imagemint.")
+    await page.keyboard.press("Escape")
     for address in ("**:streamGenerate", "**/v1/models?*"):
         await page.route(address, lambda route: route.fulfill(**login))
     notice = page.locator("#notice")

@@ -170,7 +170,10 @@ async function nullIfAbsent(found) {
 
 /** Returns a picture as a blob; `fresh` asks the server again, whatever the browser has kept. */
 export async function fetchPicture(path, fresh = false) {
-  return readBody(await call(path, { accept: "image/png", cache: fresh ? "no-store" : "default" }), "blob");
+  const response = await call(path, { accept: "image/png", cache: fresh ? "no-store" : "default" });
+  const picture = await readBody(response, "blob");
+  if (!picture.type.startsWith("image/")) throw makeForeign();
+  return picture;
 }
 
 /** Returns the path of the URL of a serial number. */

@@ -60,6 +60,7 @@ export function connectKey(changed) {
   const dialog = byId("key-dialog");
   const open = () => {
     byId("key").value = getKey();
+    dialog.returnValue = ""; // the Escape key leaves that of the time before
     dialog.showModal();
   };
   byId("key-button").addEventListener("click", open);
