@@ -41,9 +41,9 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     batch_size: int = Field(default=512, ge=2)
     """Images in one step of either network."""
     generator_channels: int = Field(default=256, ge=8, multiple_of=8)
-    """Channels of the generator at 4x4."""
+    """Channels of the generator at 4x4, which halve with each doubling of the size."""
     discriminator_channels: int = Field(default=256, ge=8, multiple_of=8)
-    """Channels of the discriminator at 4x4."""
+    """Channels of the discriminator at 4x4, which halve with each doubling of the size."""
     c_dim: int = Field(default=8, ge=1)
     """Length of the class embedding. If it is long, G ignores the latent: see
     `ConvolutionalRecipe`."""
@@ -52,9 +52,11 @@ class R3ganRecipe(ZeroCentredOptions, Recipe):
     groups: int = Field(default=1, ge=1)
     """Groups of the 3x3 convolutions; the paper has groups of 16 channels."""
     penalty_weight: float = Field(default=0.05, ge=0)
-    """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each."""
+    """Gamma of the R1 and R2 penalties at the start; they enter the loss as gamma / 2 each. The
+    default is for 32x32; the authors have 2 for faces of 64x64, and 150 for those of 256x256."""
     final_penalty_weight: float = Field(default=0.005, ge=0)
-    """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail."""
+    """Gamma once the burn-in is over: smooth at first for stability, sharper later for detail. The
+    authors have a tenth of the value at the start."""
     burn_in: int = Field(default=1_000_000, ge=0)
     """Images over which gamma goes from the one to the other along a cosine, as in R3GAN."""
     penalty_interval: int = Field(default=1, ge=1)
