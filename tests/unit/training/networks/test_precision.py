@@ -47,7 +47,10 @@ def test_precision_depends_on_the_device(monkeypatch):
 
 
 def test_precisions_are_compared_without_random_numbers(monkeypatch):
-    """The clock of this test advances by two in bf16, by one in fp32 and by ten at first."""
+    """The clock of this test advances by two in bf16, by one in fp32 and by ten at first.
+
+    One thread computes, and the number of threads is what it was before.
+    """
     now, passes = 0, []
 
     def convolve(x, weight, padding, convolve=torch.nn.functional.conv2d):
@@ -55,14 +58,17 @@ def test_precisions_are_compared_without_random_numbers(monkeypatch):
         result = convolve(x, weight, padding=padding)
         now += (2 if result.dtype == torch.bfloat16 else 1) if len(passes) > 1 else 10
         passes.append(result.dtype)
+        used.append(torch.get_num_threads())
         return result
 
     monkeypatch.setattr(precision.functional, "conv2d", convolve)
-    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(precision, "time", SimpleNamespace(process_time=lambda: now))
+    threads, used = torch.get_num_threads(), []
     state = torch.get_rng_state()
     assert precision.compare_precisions(torch.device("cpu")) == 2.0
     assert torch.equal(torch.get_rng_state(), state)
-    assert passes == [torch.float32, torch.bfloat16] * 4
+    assert passes == [torch.float32, torch.bfloat16] * 11
+    assert (used, torch.get_num_threads()) == ([1] * 22, threads)
 
 
 def test_only_layers_compute_in_bf16():

@@ -7,7 +7,8 @@ passes of a penalty, are bfloat16, whose exponents are those of float32: no loss
 """
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from imagemint.training.networks.players import Discriminator, draw
 
 Precision = Literal["fp32", "bf16"]
 
-_COMPARISONS = 3
+_COMPARISONS = 10
 
 
 def choose_precision(device: torch.device) -> Precision:
@@ -31,7 +32,7 @@ def choose_precision(device: torch.device) -> Precision:
 def compare_precisions(device: torch.device) -> float:
     """Returns how long bf16 takes in comparison with fp32: 2.0 means twice as long.
 
-    It measures the two passes of a convolution, in a tenth of a second or so. The instructions that
+    It measures the two passes of a convolution, in half a second or less. The instructions that
     a processor has do not tell: with ``amx_bf16`` bf16 is faster, without any it takes many times
     as long, and with ``avx512_bf16`` alone either of them can be faster.
 
@@ -42,17 +43,31 @@ def compare_precisions(device: torch.device) -> float:
     weight = torch.ones(64, 64, 3, 3, device=device, requires_grad=True)
     x = torch.ones(16, 64, 16, 16, device=device, requires_grad=True)
     times: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(1 + _COMPARISONS):
-        for precision, seconds in times.items():
-            started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                result = functional.conv2d(x, weight, padding=1)
-            result.sum().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - started)
+    # Other programs hardly change the CPU time of one thread. Several threads wait for each other,
+    # and spin meanwhile.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    with _one_thread():
+        for _ in range(1 + _COMPARISONS):
+            for precision, seconds in times.items():
+                started = clock()
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    result = functional.conv2d(x, weight, padding=1)
+                result.sum().backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds.append(clock() - started)
     # The first passes load libraries and compile kernels; other programs slow down single ones.
     return min(times["bf16"][1:]) / min(times["fp32"][1:])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Passes:
