@@ -63,12 +63,16 @@ def test_precisions_are_compared_without_random_numbers(monkeypatch):
 
     monkeypatch.setattr(precision.functional, "conv2d", convolve)
     monkeypatch.setattr(precision, "time", SimpleNamespace(process_time=lambda: now))
-    threads, used = torch.get_num_threads(), []
+    threads, used = torch.get_num_threads() + 1, []
+    torch.set_num_threads(threads)
     state = torch.get_rng_state()
-    assert precision.compare_precisions(torch.device("cpu")) == 2.0
+    try:
+        assert precision.compare_precisions(torch.device("cpu")) == 2.0
+        assert (used, torch.get_num_threads()) == ([1] * 22, threads)
+    finally:
+        torch.set_num_threads(threads - 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert passes == [torch.float32, torch.bfloat16] * 11
-    assert (used, torch.get_num_threads()) == ([1] * 22, threads)
 
 
 def test_only_layers_compute_in_bf16():
